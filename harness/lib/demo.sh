@@ -1,0 +1,72 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# SPDX-License-Identifier: GPL-2.0
+# The reference VMM and its guest, ready to be copied into a machine: for ./gmem demo and
+# for the test of the VMM. Needs packages, base, series, tree, kernel, guest, selftests.
+#
+#   out/vmm/bin/gmem-vmm      the VMM, built against the headers of our kernel
+#   out/vmm/guest/bzImage     the guest's kernel: unpatched, as small as it can be
+#   out/vmm/guest/demo        initramfs: init, fill, stress-ng with its libraries
+#   out/vmm/guest/test        initramfs: init and fill
+
+packages[demo]="stress-ng"
+
+vmm_out=$GMEM_OUT/vmm
+
+# vmm_ready: make all of it current.
+vmm_ready() {
+	need build demo
+	guest_kernel || return
+	locked "$vmm_out.lock" vmm_build
+}
+
+# The guest's Linux is the unpatched base: it need not know of guest_memfd, and work on the
+# patches never rebuilds it. Its configuration stands alone on top of tinyconfig, hence
+# the fragments() that kernel_build() sees here.
+guest_kernel() {
+	local built
+	tree_ready vanilla || return
+	# shellcheck disable=SC2317 # kernel_build() calls them
+	built=$(
+		fragments() { echo "$GMEM_TOP/harness/configs/guest.config"; }
+		check_variant() { :; }
+		kernel_build x86_64 guest vanilla >&2 || exit
+		echo "$kernel"
+	) || return
+	[[ ! $GMEM_DRY ]] || return 0
+	mkdir -p "$vmm_out/guest"
+	cp "$built" "$vmm_out/guest/bzImage"
+}
+
+# The distribution's linux/kvm.h may not know guest_memfd; that of our tree does.
+vmm_build() {
+	local make=(make -C "$GMEM_TOP/vmm" O="$vmm_out/bin")
+	tree_ready "" || return
+	kernel_env x86_64
+	locked "$GMEM_OUT/selftests-x86_64.lock" selftest_headers || return
+	make+=(KHDR="$tree/build-headers-x86_64/usr/include")
+	[[ ! $GMEM_DRY ]] && "${make[@]}" -q >/dev/null 2>&1 ||
+		step "$GMEM_OUT/log/vmm.log" "building the VMM" "${make[@]}" || return
+	[[ ! $GMEM_DRY ]] || return 0
+	guest_initramfs test "" && guest_initramfs demo "$(command -v stress-ng)"
+}
+
+# guest_initramfs NAME PROGRAM: what the guest does is in /programs, a line each; its init
+# stops at the first that fails.
+guest_initramfs() {
+	local image=$vmm_out/guest/$1 program=$2 root=$vmm_out/guest/root file
+	rm -rf "$root"
+	mkdir -p "$root/lib64" || return
+	cp "$vmm_out/bin/init" "$vmm_out/bin/fill" "$root/" || return
+	printf '%s\n' "/fill direct" "hot-add" "/fill program" >"$root/programs"
+	if [[ $program ]]; then
+		# An ordinary program of the distribution, with the libraries it asks for.
+		cp "$program" "$root/stress-ng" || return
+		while read -r file; do
+			mkdir -p "$root${file%/*}" && cp -L "$file" "$root$file" || return
+		done < <(ldd "$program" | grep -o '/[^ ]*')
+		printf '%s\n' "echo stress-ng --vm --verify, in a quarter of it ..." \
+			"/stress-ng --quiet --vm 1 --vm-bytes 25% --vm-method rand-set --verify --vm-ops 1" \
+			"echo ... found nothing wrong" >>"$root/programs"
+	fi
+	archive "$root" "$image" && rm -rf "$root"
+}

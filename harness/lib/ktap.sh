@@ -1,0 +1,53 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+# Say results as KTAP, version 1 (Documentation/dev-tools/ktap.rst): a plan, one line per
+# test, diagnostics before the line they explain.
+
+ktap_nr=0 ktap_pass=0 ktap_fail=0 ktap_skip=0
+
+ktap_start() {
+	echo "KTAP version 1"
+	echo "1..$1"
+}
+
+# Lines of text as diagnostics.
+ktap_text() {
+	[[ ! ${1-} ]] || printf '%s\n' "$1" | sed 's/^/# /'
+}
+
+# ktap_result STATUS NAME [REASON]: 0 passed, 4 skipped, all else failed.
+ktap_result() {
+	local status=$1 name=$2 reason=${3-}
+	ktap_nr=$((ktap_nr + 1))
+	case $status in
+	0) ktap_pass=$((ktap_pass + 1)); echo "ok $ktap_nr $name" ;;
+	"$EXIT_SKIP") ktap_skip=$((ktap_skip + 1)); echo "ok $ktap_nr $name # SKIP $reason" ;;
+	*) ktap_fail=$((ktap_fail + 1)); echo "not ok $ktap_nr $name" ;;
+	esac
+}
+
+# ktap_case NAME CMD...: CMD's output is only shown if it fails, or says why it skipped.
+ktap_case() {
+	local name=$1 text status=0
+	shift
+	text=$("$@" 2>&1) || status=$?
+	if ((status == EXIT_SKIP)); then
+		ktap_result "$status" "$name" "$(tail -n 1 <<<"$text")"
+		return
+	fi
+	((status == 0)) || ktap_text "$text"
+	ktap_result "$status" "$name"
+}
+
+ktap_totals() {
+	echo "# Totals: pass:$ktap_pass fail:$ktap_fail skip:$ktap_skip error:0"
+}
+
+# 0: passed; 1: something failed; 4: there was nothing but skips.
+ktap_status() {
+	if ((ktap_fail)); then
+		return "$EXIT_FAIL"
+	elif ((!ktap_pass)); then
+		return "$EXIT_SKIP"
+	fi
+}

@@ -1,0 +1,231 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+# Start a machine, and follow it to its end.
+
+now_ms() {
+	echo $((${EPOCHREALTIME/[.,]/} / 1000))
+}
+
+# The memory of the machine in MiB: what was asked for, or enough for everything that is
+# reserved and 4G besides.
+machine_memory() {
+	local kb=0 size count gib
+	if [[ $opt_mem ]]; then
+		echo $(($(size_kb "$opt_mem") / 1024))
+		return
+	fi
+	while read -r size count; do
+		kb=$((kb + size * count))
+	done < <(hugepage_list "$opt_hugepages")
+	# Whole GiB: 1G pages are aligned, and what is left over below one is lost.
+	gib=$(((kb + 1048575) / 1048576))
+	echo $((4096 + gib * 1024))
+}
+
+boot_line() {
+	local line="console=$console printk.devkmsg=on panic=-1 oops=panic" entry
+	[[ -z $cmdline ]] || line+=" $cmdline"
+	for entry in ${opt_hugepages//,/ }; do
+		line+=" hugepagesz=${entry%=*} hugepages=${entry#*=}"
+	done
+	for entry in ${opt_append[@]+"${opt_append[@]}"}; do
+		line+=" $entry"
+	done
+	echo "$line"
+}
+
+# Processors and memory in $opt_numa equal nodes.
+numa_args() {
+	local mem=$1 i first last
+	((opt_numa > 1)) || return 0
+	for ((i = 0; i < opt_numa; i++)); do
+		qemu_args+=(-object "memory-backend-ram,id=node$i,size=$((mem / opt_numa))M")
+		first=$((i * opt_smp / opt_numa))
+		last=$(((i + 1) * opt_smp / opt_numa - 1))
+		if ((last >= first)); then
+			qemu_args+=(-numa "node,nodeid=$i,memdev=node$i,cpus=$first-$last")
+		else
+			qemu_args+=(-numa "node,nodeid=$i,memdev=node$i")
+		fi
+	done
+}
+
+# machine_args MEM: everything but what the machine talks to.
+machine_args() {
+	qemu_args=("$qemu" "${machine[@]}" -nodefaults -no-user-config -display none -no-reboot)
+	if [[ $opt_icount ]]; then
+		qemu_args+=(-accel "tcg,thread=single" -icount "shift=0,sleep=off")
+	else
+		qemu_args+=(-accel "tcg,thread=multi")
+	fi
+	# A node has sockets of its own; a socket in two nodes would make the kernel complain.
+	if ((opt_numa > 1)); then
+		qemu_args+=(-smp "$opt_smp,sockets=$opt_smp,cores=1,threads=1")
+	else
+		qemu_args+=(-smp "$opt_smp")
+	fi
+	qemu_args+=(-m "$1M")
+	numa_args "$1"
+	qemu_args+=(-kernel "$kernel" -initrd "$run/initrd" -append "$(boot_line)")
+}
+
+# The console and four ports, all in the run's directory. What comes out ends up in plain
+# files: nobody who reads slowly can stall the machine, and everything is kept. The input
+# is QEMU's standard input: of its devices only that one passes an end of file on.
+# "talk_args paste" is for people: the same machine without anyone at the other end.
+talk_args() {
+	local name report=report.fifo
+	if [[ ${1-} == paste ]]; then
+		report=report
+		qemu_args+=(-chardev "file,id=console,path=$run/console")
+	else
+		qemu_args+=(-chardev "pipe,id=console,path=$run/tty"
+			-chardev "pipe,id=monitor,path=$run/monitor"
+			-mon "chardev=monitor,mode=readline")
+	fi
+	qemu_args+=(
+		-serial chardev:console
+		-device "virtio-serial-pci,id=ports"
+		-chardev "stdio,id=in,signal=off"
+		-chardev "file,id=out,path=$run/stdout"
+		-chardev "file,id=err,path=$run/stderr"
+		-chardev "file,id=ctl,path=$run/$report"
+	)
+	for name in in out err ctl; do
+		qemu_args+=(-device "virtserialport,bus=ports.0,chardev=$name,name=gmem.$name")
+	done
+}
+
+# Processes of this run, ended by their numbers when it ends, however it ends.
+helpers=()
+
+end_helpers() {
+	local pid
+	for pid in ${helpers[@]+"${helpers[@]}"}; do
+		kill "$pid" 2>/dev/null || :
+	done
+	wait 2>/dev/null || :
+	helpers=()
+}
+
+# follow FILE FD: copy what is appended to FILE, until the machine is gone.
+follow() {
+	: >>"$1"	# it may not be there yet
+	tail -q -c +1 -s 0.1 -f --pid="$qemu_pid" "$1" >&"$2" &
+	followers+=($!)
+}
+
+start_machine() {
+	local feed=/dev/null
+	mkfifo "$run"/{stdin,tty.in,tty.out,monitor.in,monitor.out,report.fifo}
+	# Held open at both ends: opening never waits for the other side.
+	exec {report_fd}<>"$run/report.fifo" {console_fd}<>"$run/tty.in" \
+		{monitor_fd}<>"$run/monitor.in"
+	# A terminal belongs to the user (./gmem shell is for that); all else is the
+	# command's input.
+	[[ -t 0 ]] || feed=/dev/stdin
+	cat <"$feed" >"$run/stdin" 2>/dev/null &
+	helpers+=($!)
+	cat "$run/monitor.out" >"$run/monitor" 2>/dev/null &
+	helpers+=($!)
+	cat "$run/tty.out" >"$run/console" &
+	followers=($!)
+	helpers+=($!)
+	"${qemu_args[@]}" <"$run/stdin" >"$run/qemu.log" 2>&1 &
+	qemu_pid=$!
+	helpers+=("$qemu_pid")
+	follow "$run/stdout" 1
+	follow "$run/stderr" 2
+	[[ ! $GMEM_VERBOSE ]] || follow "$run/console" 2
+}
+
+alive() {
+	kill -0 "$qemu_pid" 2>/dev/null
+}
+
+# Ask the kernel what every task is doing, for the log; it has two seconds to answer. What
+# it says from here on is no report of its own.
+ask_for_traces() {
+	console_end=$(stat -c %s "$run/console")
+	echo "chardev-send-break console" >&"$monitor_fd"
+	sleep 0.3
+	echo -n t >&"$console_fd"
+	sleep 2
+}
+
+# Read the report to its end. Sets outcome to ended, died, timeout, noboot or error, and
+# status to what the command returned.
+follow_report() {
+	local line part="" deadline phase="boot"
+	outcome=died status=
+	deadline=$(($(now_ms) + 1000 * boot_limit))
+	while :; do
+		if read -r -t 0.2 line <&"$report_fd"; then
+			line=$part$line part=""
+			echo "$line" >>"$run/report"
+			case $line in
+			start)
+				phase="command"
+				deadline=$(($(now_ms) + 1000 * opt_timeout))
+				;;
+			"exit "*) status=${line#exit } phase=end ;;
+			"signal "*) status=$((128 + ${line#signal })) phase=end ;;
+			"error "*) outcome=error; reason=${line#error }; return ;;
+			done) outcome=ended; return ;;
+			esac
+			[[ $phase != end ]] || deadline=$(($(now_ms) + 1000 * boot_limit))
+			continue
+		fi
+		part+=$line
+		if ! alive; then
+			# It may have said more between our last look and its end.
+			read -r -t 0.01 line <&"$report_fd" || return 0
+			part+=$line$'\n'
+			drain_report "$part"
+			return 0
+		fi
+		if [[ $phase != command || $opt_timeout != 0 ]] &&
+		   (($(now_ms) > deadline)); then
+			[[ $phase == command ]] && outcome=timeout || outcome=stuck
+			ask_for_traces
+			return
+		fi
+	done
+}
+
+# The rest of the report of a machine that is gone.
+drain_report() {
+	local line
+	{ printf '%s' "$1"; timeout 0.2 cat <&"$report_fd" || :; } >"$run/report.rest"
+	while read -r line; do
+		echo "$line" >>"$run/report"
+		case $line in
+		"exit "*) status=${line#exit } ;;
+		"signal "*) status=$((128 + ${line#signal })) ;;
+		"error "*) outcome=error; reason=${line#error } ;;
+		done) outcome=ended ;;
+		esac
+	done <"$run/report.rest"
+	rm -f "$run/report.rest"
+}
+
+# Let the machine power off by itself (that is part of the test), but not for ever.
+stop_machine() {
+	local deadline
+	deadline=$(($(now_ms) + 1000 * boot_limit))
+	if [[ $outcome == ended || $outcome == error ]]; then
+		while alive && (($(now_ms) < deadline)); do
+			sleep 0.05
+		done
+		if alive; then
+			outcome=stuck
+			ask_for_traces
+		fi
+	fi
+	kill "$qemu_pid" 2>/dev/null || :
+	wait "$qemu_pid" 2>/dev/null || :
+	# They end by themselves, once they have copied the last byte.
+	wait "${followers[@]}" 2>/dev/null || :
+	exec {report_fd}>&- {console_fd}>&- {monitor_fd}>&-
+	rm -f "$run"/{stdin,tty.in,tty.out,monitor.in,monitor.out,report.fifo}
+}

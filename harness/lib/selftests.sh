@@ -1,0 +1,52 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+# The kernel's selftests, from the patched tree, as static programs for the machine.
+
+# selftest_build ARCH DIR/NAME...: prints nothing; selftest_path says where one is.
+selftest_build() {
+	local arch=$1
+	shift
+	kernel_env "$arch"
+	need build
+	[[ $arch == x86_64 ]] || need "$arch"
+	locked "$GMEM_OUT/selftests-$arch.lock" selftest_build_locked "$@"
+}
+
+selftest_path() {
+	echo "$GMEM_OUT/selftests/$1/$2"
+}
+
+# The exported headers, outside the source tree (one that has them inside refuses O=).
+selftest_headers() {
+	local dir=$tree/build-headers-$arch state
+	state=$(source_state "$tree" | hash_of)
+	[[ $(cat "$dir/.gmem-built" 2>/dev/null) != "$state" ]] || return 0
+	mkdir -p "$dir"
+	step "$GMEM_OUT/log/headers-$arch.log" "exporting headers, $arch" \
+		"${kmake[@]}" -C "$tree" O="$dir" headers || return
+	echo "$state" >"$dir/.gmem-built"
+}
+
+selftest_build_locked() {
+	local dir names
+	selftest_headers || return
+	for dir in $(printf '%s\n' "${@%%/*}" | sort -u); do
+		names=$(printf '%s\n' "$@" | sed -n "s,^$dir/,,p" | sort -u)
+		selftest_make "$dir" "$names" || return
+	done
+}
+
+selftest_make() {
+	local dir=$1 out=$GMEM_OUT/selftests/$arch/$1 targets=() name
+	local log=$GMEM_OUT/log/selftests-$arch-$dir.log
+	for name in $2; do
+		targets+=("$out/$name")
+		mkdir -p "$(dirname "$out/$name")"
+	done
+	local args=("${kmake[@]}" -C "$tree/tools/testing/selftests/$dir" OUTPUT="$out"
+		KHDR_INCLUDES="-isystem ../../../../build-headers-$arch/usr/include"
+		LDFLAGS="-pthread -static -no-pie" "${targets[@]}")
+	# Nothing to say where make has nothing to do.
+	[[ $GMEM_DRY ]] || ! "${args[@]}" -q >/dev/null 2>&1 || return 0
+	step "$log" "building selftests/$dir, $arch" "${args[@]}"
+}

@@ -1,0 +1,120 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+# Prove that patches/ and the overlay are a series that others can take.
+
+# MAINTAINERS has a patch of its own; who submits signs.
+checkpatch_options=(--strict --no-signoff --ignore FILE_PATH_CHANGES --show-types -q --summary-file)
+
+series_check() {
+	local with_build=$1 target
+	ktap_start $((5 + (with_build ? 1 : 0)))
+	ktap_case overlay check_overlay
+	ktap_case apply check_apply
+	ktap_case am check_am
+	ktap_case tree check_tree
+	ktap_case checkpatch check_patches
+	[[ ! $with_build ]] || ktap_case build check_builds
+	ktap_totals
+	ktap_status
+}
+
+# Every new file enters once; none of them, and no file here, is one of Linux's own.
+check_overlay() {
+	local claims files
+	claims=$(series_entries | while read -r p; do overlay_claims "$patches/$p"; done | sort)
+	files=$(overlay_files)
+	{
+		uniq -d <<<"$claims" | sed 's/$/: claimed by two patches/'
+		comm -13 <(sort -u <<<"$claims") <(echo "$files") | sed '/^$/d;s/$/: no patch brings it/'
+		comm -23 <(sort -u <<<"$claims") <(echo "$files") | sed '/^$/d;s/$/: claimed, but not there/'
+		# shellcheck disable=SC2086 # a list of words
+		[[ ! $files ]] || ktree ls-tree --name-only origin/base $files |
+			sed 's/$/: Linux has it already, change it by a patch/'
+		(cd "$patches" 2>/dev/null && printf '%s\n' [0-9]*.patch | grep -v '\*') |
+			grep -vxF -f <(series_entries) | sed 's/$/: not in patches\/series/'
+	} >"$GMEM_OUT/overlay.errors" || :
+	cat "$GMEM_OUT/overlay.errors"
+	[[ ! -s $GMEM_OUT/overlay.errors ]]
+}
+
+# git apply knows no fuzz; an offset says that the patch is older than what is below it.
+check_apply() {
+	local tmp entry status=0
+	tmp=$(mktemp -d "$GMEM_OUT/series.XXXXXX")
+	GIT_INDEX_FILE=$tmp/index ktree read-tree origin/base
+	while read -r entry; do
+		grep -q '^diff --git ' "$patches/$entry" || continue
+		GIT_INDEX_FILE=$tmp/index ktree apply --cached -v "$patches/$entry" >"$tmp/log" 2>&1 || status=1
+		if grep -E 'offset|fuzz|error:' "$tmp/log" | sed "s/^/$entry: /"; then
+			status=1
+		fi
+	done < <(series_entries)
+	rm -rf "$tmp"
+	return "$status"
+}
+
+# The mails, on a pristine tree of only the files that they touch.
+check_am() {
+	local tmp=$GMEM_OUT/am mails=$GMEM_OUT/series target status=0
+	series_build "$mails" || return
+	[[ $(series_entries) ]] || return 0
+	target=$(series_commits) || return
+	rm -rf "$tmp"
+	git clone -q --shared --no-checkout "$tree" "$tmp" || return
+	ktree diff --name-only --no-renames "origin/base..$target" | sed 's,^,/,' >"$tmp/.git/files"
+	git -C "$tmp" sparse-checkout set --no-cone --stdin <"$tmp/.git/files" || return
+	git -C "$tmp" checkout -q --detach "$(ktree rev-parse origin/base)" || return
+	git -C "$tmp" -c user.name=gmem -c user.email=gmem@localhost \
+		am -q --keep-non-patch "$mails"/*.patch || status=1
+	if ((!status)) && [[ $(git -C "$tmp" rev-parse 'HEAD^{tree}') != $(ktree rev-parse "$target^{tree}") ]]; then
+		echo "what git am made differs from patches/ and overlay"
+		status=1
+	fi
+	rm -rf "$tmp"
+	return "$status"
+}
+
+# What is built is what is in the repository.
+check_tree() {
+	local target
+	target=$(series_commits) || return
+	if [[ $(ktree rev-parse 'HEAD^{tree}') != $(ktree rev-parse "$target^{tree}") ]]; then
+		echo "$tree has commits that are not in patches/: ./gmem series refresh"
+		ktree diff --stat "$target" HEAD | tail -n 5
+		return 1
+	fi
+	! tree_dirty || { echo "$tree has uncommitted changes"; ktree status --short; return 1; }
+}
+
+# With Debian's python3: that is the one whose modules are installed.
+checkpatch() {
+	(cd "$tree" && PATH=/usr/bin:$PATH scripts/checkpatch.pl "${checkpatch_options[@]}" "$@")
+}
+
+check_patches() {
+	local mail status=0
+	for mail in "$GMEM_OUT"/series/*.patch; do
+		[[ -f $mail ]] || continue
+		checkpatch "$mail" || status=1
+	done
+	return "$status"
+}
+
+# Every commit, in a tree of its own (the compiler cache knows most of it).
+check_builds() {
+	local dir=$GMEM_OUT/linux-series commit
+	have_clone "$dir" || return
+	git -C "$dir" fetch -q "$tree" "$(series_commits)" || return
+	while read -r commit; do
+		git -C "$dir" checkout -q --detach "$commit" || return
+		kernel_env x86_64
+		need build
+		# Options that a later commit brings are unknown here, as in the base.
+		kernel_make "$dir" "$dir/build-x86_64-default" default 1 series \
+			>"$GMEM_OUT/log/series-build.log" 2>&1 || {
+			git -C "$dir" log -1 --oneline
+			tail -n 20 "$GMEM_OUT/log/series-build.log"
+			return 1
+		}
+	done < <(git -C "$dir" rev-list --reverse origin/base..FETCH_HEAD)
+}

@@ -1,0 +1,110 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+# The kernel trees: out/linux is the base with the series applied, one commit per patch, on
+# branch gmem; out/linux-vanilla is the base alone. Developers edit and commit in out/linux, and
+# ./gmem series refresh carries that over to patches/ and the overlay. Nothing that was
+# done there is ever thrown away unasked.
+
+tree=$GMEM_OUT/linux
+
+ktree() {
+	git -C "$tree" "$@"
+}
+
+# A clone that borrows the cache's objects.
+clone_base() {
+	local dir=$1 repo tmp=$1.tmp
+	repo=$(base_repo) || return
+	[[ ! $GMEM_DRY ]] || { doit git clone --shared -b base "$repo" "$dir"; return; }
+	say_base "$repo"
+	rm -rf "$tmp"
+	step "$GMEM_OUT/log/clone.log" "checking out ${dir#"$GMEM_TOP"/}" \
+		git clone -q --shared -b base "$repo" "$tmp" || return
+	echo '/build-*/' >>"$tmp/.git/info/exclude"
+	git -C "$tmp" checkout -q -b gmem || return
+	mv "$tmp" "$dir"
+}
+
+have_clone() {
+	local dir=$1
+	if [[ ! -d $dir ]]; then
+		mkdir -p "$GMEM_OUT"
+		clone_base "$dir"
+		return
+	fi
+	git -C "$dir" cat-file -e 'origin/base^{tree}' 2>/dev/null || {
+		note "$dir borrows from a cache that is gone ($(git -C "$dir" config remote.origin.url))"
+		note "remove it, and it will be made anew (work that is only there is lost)"
+		return 1
+	}
+	[[ ! ${GMEM_LINUX:-} || $(base_repo) == "$(git -C "$dir" config remote.origin.url)" ]] || {
+		note "$dir has another base than GMEM_LINUX; remove it, or unset GMEM_LINUX"
+		return 1
+	}
+}
+
+# tree_ready VANILLA: the tree is there and is what patches/ and the overlay say, or what a
+# developer has made of that.
+tree_ready() {
+	if [[ ${1:-} ]]; then
+		locked "$GMEM_OUT/tree.lock" have_clone "$GMEM_OUT/linux-vanilla" >&2
+	else
+		locked "$GMEM_OUT/tree.lock" tree_sync "" >&2
+	fi
+}
+
+# What was applied last: "key commit".
+applied_key() {
+	cut -d' ' -f1 "$tree/.git/gmem-applied" 2>/dev/null || :
+}
+
+applied_commit() {
+	cut -d' ' -f2 "$tree/.git/gmem-applied" 2>/dev/null || :
+}
+
+record_applied() {
+	echo "$1 $2" >"$tree/.git/gmem-applied"
+}
+
+tree_dirty() {
+	[[ $(ktree status --porcelain | head -n 1) ]]
+}
+
+tree_sync() {
+	local force=$1 key target head
+	have_clone "$tree" || return
+	[[ ! $GMEM_DRY || -d $tree ]] || return 0
+	key=$(series_key) || return
+	[[ $key != "$(applied_key)" || $force ]] || return 0
+	target=$(series_commits) || return
+	head=$(ktree rev-parse HEAD)
+	# It is what it should be, or that and somebody's work on top of it.
+	if [[ ! $force ]] && { ktree merge-base --is-ancestor "$target" "$head" ||
+	   [[ $(ktree rev-parse "$head^{tree}") == $(ktree rev-parse "$target^{tree}") ]]; }; then
+		[[ $GMEM_DRY ]] || record_applied "$key" "$head"
+		return 0
+	fi
+	if [[ $force ]]; then
+		tree_save || return
+	elif tree_dirty || { [[ $head != "$(applied_commit)" ]] &&
+	     [[ $head != $(ktree rev-parse origin/base) ]]; }; then
+		note "patches/ or the overlay changed, and $tree has work of its own:"
+		ktree log --oneline -n 5 "$(applied_commit || echo origin/base)..HEAD" 2>/dev/null |
+			sed 's/^/  /' >&2
+		ktree status --short | head -n 5 >&2
+		note "keep that: ./gmem series refresh; drop it (a backup is kept): ./gmem tree --force"
+		return 1
+	fi
+	# Only files that differ are written, so that a build stays incremental.
+	doit ktree reset -q --keep "$target" || return
+	[[ $GMEM_DRY ]] || record_applied "$key" "$target"
+	note "${tree#"$GMEM_TOP"/}: $(ktree rev-list --count "origin/base..$target") patches applied"
+}
+
+tree_save() {
+	local name
+	name=$(date +%Y%m%d-%H%M%S)
+	doit ktree update-ref "refs/gmem/backup/$name" HEAD || return
+	! tree_dirty || doit ktree stash push -q -u -m "gmem tree --force $name" || return
+	note "what was there: git -C $tree log refs/gmem/backup/$name; git -C $tree stash list"
+}
