@@ -1,0 +1,593 @@
+// SPDX-License-Identifier: GPL-2.0
+/**
+ * DOC: Words
+ *
+ * Guest memory made of hugetlb pages, the allocator behind guest_memfd.
+ *
+ * A *unit* is one hugetlb page of a file: huge_page_size() bytes, naturally
+ * aligned in the file.  All units of a file have the same size.
+ *
+ * A file's *reservation* is the promise, made when the file is created, that
+ * every unit can be allocated.  It is a hugetlb subpool whose minimum and
+ * maximum are the number of units: allocating a unit takes a page out of the
+ * reservation, and a unit that is freed, in whatever context, goes back to the
+ * pool and is reserved again.
+ */
+
+/**
+ * DOC: Rules
+ *
+ * - A unit is in the page cache as a whole, or it isn't there.  It enters zeroed
+ *   and up to date, and it leaves by guestmem_hugetlb_remove() only.  Generic
+ *   truncation doesn't get to see any of it.
+ * - A hugetlb folio is never mapped by user space.
+ * - Units come from memory that may be pinned for long, i.e. neither from CMA
+ *   nor from ZONE_MOVABLE, as guest memory doesn't move.
+ * - The pool's counters, the hugetlb cgroup and the memcg see units exactly as
+ *   they see pages of a hugetlbfs file.
+ */
+
+/**
+ * DOC: Locks
+ *
+ * From the outside in::
+ *
+ *   mapping->invalidate_lock   for read to get or allocate units, for write to
+ *                              remove them; not needed by the last user
+ *     unit bit                 allocation of one unit, guestmem_hugetlb.busy
+ *       folio lock
+ *         hugetlb_lock, subpool lock, i_pages
+ *
+ * The unit bit is what the fault mutex is for hugetlbfs, and isn't the fault
+ * mutex because clearing a unit takes long: waiting for it must be killable, and
+ * must not hit whoever hashes to the same mutex.  The alternative, clearing a
+ * unit without any lock and throwing it away if somebody else was faster, needs
+ * a page more than what is reserved.
+ */
+
+#include <linux/cma.h>
+#include <linux/folio_batch.h>
+#include <linux/guestmem.h>
+#include <linux/hugetlb.h>
+#include <linux/hugetlb_cgroup.h>
+#include <linux/kvm_types.h>
+#include <linux/mempolicy.h>
+#include <linux/mmzone.h>
+#include <linux/pagemap.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/wait_bit.h>
+#include <linux/workqueue.h>
+
+#include "hugetlb_internal.h"
+#include "internal.h"
+
+/**
+ * struct guestmem_hugetlb - the units of one file
+ * @h: where they come from
+ * @spool: the reservation
+ * @h_cg_rsvd: hugetlb cgroup that is charged for the reservation
+ * @nr_units: size of the file, and of @busy
+ * @files: entry in guestmem_hugetlb_files
+ * @release_work: used when the file is gone but a unit isn't
+ * @busy: a bit per unit, set by the task that is allocating the unit
+ */
+struct guestmem_hugetlb {
+	struct hstate *h;
+	struct hugepage_subpool *spool;
+	struct hugetlb_cgroup *h_cg_rsvd;
+	unsigned long nr_units;
+	struct list_head files;
+	struct delayed_work release_work;
+	unsigned long *busy;
+};
+
+/* All files, to compare what they have been promised with what there is. */
+static LIST_HEAD(guestmem_hugetlb_files);
+static DEFINE_MUTEX(guestmem_hugetlb_files_lock);
+
+static unsigned long gmh_rsvd_base_pages(const struct guestmem_hugetlb *gh)
+{
+	return gh->nr_units << huge_page_order(gh->h);
+}
+
+/* Is there any memory that FOLL_LONGTERM refuses? */
+static bool gmh_has_unpinnable_memory(void)
+{
+	struct zone *zone;
+
+	if (IS_ENABLED(CONFIG_CMA) && totalcma_pages)
+		return true;
+
+	for_each_populated_zone(zone) {
+		if (zone_idx(zone) == ZONE_MOVABLE)
+			return true;
+	}
+
+	return false;
+}
+
+/*
+ * The global reservation counts pages of any kind, units are of one kind only.
+ * Check that there are enough of those for all that files have yet to allocate.
+ * Users of hugetlbfs may take them nevertheless, nothing can be done about that
+ * here, but a file that can't ever get its units is refused when it is created.
+ */
+static bool gmh_pool_is_pinnable(struct hstate *h)
+{
+	unsigned long nr_needed = 0, nr_found = 0;
+	struct guestmem_hugetlb *gh;
+	struct folio *folio;
+	int nid;
+
+	lockdep_assert_held(&guestmem_hugetlb_files_lock);
+
+	if (!gmh_has_unpinnable_memory())
+		return true;
+
+	list_for_each_entry(gh, &guestmem_hugetlb_files, files) {
+		if (gh->h == h)
+			nr_needed += READ_ONCE(gh->spool->rsv_hpages);
+	}
+
+	for_each_node_state(nid, N_MEMORY) {
+		/* Node by node, so as not to disable interrupts for too long. */
+		spin_lock_irq(&hugetlb_lock);
+		list_for_each_entry(folio, &h->hugepage_freelists[nid], lru) {
+			if (nr_found >= nr_needed)
+				break;
+			if (folio_is_longterm_pinnable(folio) &&
+			    !folio_test_hwpoison(folio))
+				nr_found++;
+		}
+		spin_unlock_irq(&hugetlb_lock);
+		cond_resched();
+	}
+
+	return nr_found >= nr_needed;
+}
+
+static int gmh_reserve(struct guestmem_hugetlb *gh)
+{
+	int idx = hstate_index(gh->h);
+	unsigned int pin_flags;
+	bool pinnable;
+
+	if (hugetlb_cgroup_charge_cgroup_rsvd(idx, gmh_rsvd_base_pages(gh),
+					      &gh->h_cg_rsvd))
+		return -ENOMEM;
+
+	/* May allocate surplus pages, which have to be pinnable as well. */
+	pin_flags = memalloc_pin_save();
+	gh->spool = hugepage_new_subpool(gh->h, gh->nr_units, gh->nr_units);
+	memalloc_pin_restore(pin_flags);
+	if (!gh->spool)
+		goto err_uncharge;
+
+	mutex_lock(&guestmem_hugetlb_files_lock);
+	list_add(&gh->files, &guestmem_hugetlb_files);
+	pinnable = gmh_pool_is_pinnable(gh->h);
+	if (!pinnable)
+		list_del(&gh->files);
+	mutex_unlock(&guestmem_hugetlb_files_lock);
+	if (!pinnable)
+		goto err_unreserve;
+
+	return 0;
+
+err_unreserve:
+	hugepage_put_subpool(gh->spool);
+err_uncharge:
+	hugetlb_cgroup_uncharge_cgroup_rsvd(idx, gmh_rsvd_base_pages(gh),
+					    gh->h_cg_rsvd);
+	return -ENOMEM;
+}
+
+static void gmh_unreserve(struct guestmem_hugetlb *gh)
+{
+	mutex_lock(&guestmem_hugetlb_files_lock);
+	list_del(&gh->files);
+	mutex_unlock(&guestmem_hugetlb_files_lock);
+
+	hugepage_put_subpool(gh->spool);
+	hugetlb_cgroup_uncharge_cgroup_rsvd(hstate_index(gh->h),
+					    gmh_rsvd_base_pages(gh),
+					    gh->h_cg_rsvd);
+}
+
+/* Give back what is left of a file.  Returns false if a unit is still in use. */
+static bool gmh_try_release(struct guestmem_hugetlb *gh)
+{
+	struct hugepage_subpool *spool = gh->spool;
+	bool settled;
+
+	/*
+	 * The last page would release the subpool in free_huge_folio(), which
+	 * may be called in any context, whereas giving up a reservation may
+	 * sleep.  So hold on to the subpool until all pages are back.  The page
+	 * returns to the subpool first, and to the global reservation, which
+	 * this is going to be subtracted from, a moment later.
+	 */
+	spin_lock_irq(&hugetlb_lock);
+	settled = !READ_ONCE(spool->used_hpages) &&
+		  gh->h->resv_huge_pages >= READ_ONCE(spool->rsv_hpages);
+	spin_unlock_irq(&hugetlb_lock);
+	if (!settled)
+		return false;
+
+	gmh_unreserve(gh);
+	kvfree(gh->busy);
+	kfree(gh);
+	return true;
+}
+
+static void gmh_release_work(struct work_struct *work)
+{
+	struct guestmem_hugetlb *gh = container_of(to_delayed_work(work),
+						   struct guestmem_hugetlb,
+						   release_work);
+
+	if (!gmh_try_release(gh))
+		schedule_delayed_work(&gh->release_work, HZ);
+}
+
+/**
+ * guestmem_hugetlb_create - reserve the huge pages of a file
+ * @size: size of the file in bytes
+ * @size_log2: log2 of the huge page size, 0 for the default huge page size
+ *
+ * Nothing is allocated, but all of it is guaranteed to be there later, subject
+ * to the memory policy, the cpuset and the cgroup of whoever allocates.  The
+ * current task's hugetlb cgroup is charged for the reservation.
+ *
+ * Context: may sleep.
+ * Return: the reservation, to be released with guestmem_hugetlb_destroy().
+ *	-EINVAL: no such huge page size, or @size isn't a multiple of it.
+ *	-ENOMEM: the pool or the cgroup can't cover @size, or what the pool has
+ *	is CMA or movable memory.
+ */
+struct guestmem_hugetlb *guestmem_hugetlb_create(loff_t size, unsigned int size_log2)
+{
+	struct guestmem_hugetlb *gh;
+	struct hstate *h;
+	int ret;
+
+	if (size_log2 >= BITS_PER_LONG)
+		return ERR_PTR(-EINVAL);
+
+	h = size_log2 ? size_to_hstate(1UL << size_log2) : &default_hstate;
+	if (!hugepages_supported() || !h)
+		return ERR_PTR(-EINVAL);
+
+	if (size <= 0 || size & (huge_page_size(h) - 1))
+		return ERR_PTR(-EINVAL);
+
+	gh = kzalloc_obj(*gh, GFP_KERNEL_ACCOUNT);
+	if (!gh)
+		return ERR_PTR(-ENOMEM);
+
+	gh->h = h;
+	gh->nr_units = size >> huge_page_shift(h);
+	INIT_DELAYED_WORK(&gh->release_work, gmh_release_work);
+
+	ret = gmh_reserve(gh);
+	if (ret)
+		goto err_free;
+
+	/* Only now is the size known to be sane. */
+	gh->busy = kvcalloc(BITS_TO_LONGS(gh->nr_units), sizeof(*gh->busy),
+			    GFP_KERNEL_ACCOUNT);
+	if (!gh->busy) {
+		ret = -ENOMEM;
+		goto err_unreserve;
+	}
+
+	return gh;
+
+err_unreserve:
+	gmh_unreserve(gh);
+err_free:
+	kfree(gh);
+	return ERR_PTR(ret);
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_create);
+
+/**
+ * guestmem_hugetlb_destroy - give up the reservation of a file
+ * @gh: the reservation
+ *
+ * The file is gone, or doesn't exist yet, and so are all of its units, except
+ * for those that somebody else, e.g. memory_failure(), has a reference to: the
+ * reservation outlives the file until these are back.
+ *
+ * Context: may sleep.
+ */
+void guestmem_hugetlb_destroy(struct guestmem_hugetlb *gh)
+{
+	if (!gmh_try_release(gh))
+		schedule_delayed_work(&gh->release_work, 1);
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_destroy);
+
+/**
+ * guestmem_hugetlb_order - the order of a file's units
+ * @gh: the reservation
+ *
+ * Return: log2 of the number of pages.
+ */
+unsigned int guestmem_hugetlb_order(const struct guestmem_hugetlb *gh)
+{
+	return huge_page_order(gh->h);
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_order);
+
+static struct folio *gmh_alloc_hugetlb_folio(struct guestmem_hugetlb *gh,
+					     struct address_space *mapping,
+					     pgoff_t index,
+					     struct shared_policy *policy)
+{
+	struct mempolicy_interpreted mpoli = { .mode = MPOL_DEFAULT };
+	unsigned int order = huge_page_order(gh->h), pin_flags;
+	u8 flags = HUGETLB_ALLOC_USE_GLOBAL_RESERVATIONS;
+	gfp_t gfp = htlb_alloc_mask(gh->h);
+	struct mempolicy *pol;
+	struct folio *folio;
+
+	pol = mpol_shared_policy_lookup(policy, index);
+
+	pin_flags = memalloc_pin_save();
+	mpoli.nid = mpol_huge_node(pol, mapping->host->i_ino + (index >> order),
+				   gfp, &mpoli.nodemask);
+#ifdef CONFIG_NUMA
+	mpoli.mode = pol ? pol->mode : get_task_policy(current)->mode;
+#endif
+	folio = hugetlb_alloc_folio(gh->h, &mpoli, current->mm, flags);
+	memalloc_pin_restore(pin_flags);
+
+	mpol_cond_put(pol);
+	return folio;
+}
+
+/* How long to wait for a unit that was removed from the file, in jiffies. */
+#define GMH_RETURN_TIMEOUT	HZ
+
+/*
+ * Take a page out of the reservation.  That covers all units, i.e. if nothing is
+ * left then a unit that was removed from the file is still in use.  In general,
+ * a fault that was in flight when the hole was punched has yet to drop its
+ * reference, which is a matter of scheduling and doesn't need any lock that the
+ * caller has.  Don't wait for ever, memory_failure() doesn't give back at all.
+ */
+static int gmh_get_reserved_page(struct guestmem_hugetlb *gh)
+{
+	unsigned long timeout = jiffies + GMH_RETURN_TIMEOUT;
+
+	while (hugepage_subpool_get_pages(gh->spool, 1)) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+
+		if (time_after(jiffies, timeout))
+			return -ENOSPC;
+
+		schedule_timeout_killable(1);
+	}
+
+	return 0;
+}
+
+/*
+ * Allocate the unit that starts at an index and add it to the file.  Returns
+ * the folio with a reference, or an ERR_PTR with all counters as they were.
+ */
+static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
+				    struct address_space *mapping, pgoff_t index,
+				    struct shared_policy *policy)
+{
+	struct folio *folio;
+	int ret;
+
+	ret = gmh_get_reserved_page(gh);
+	if (ret)
+		return ERR_PTR(ret);
+
+	folio = gmh_alloc_hugetlb_folio(gh, mapping, index, policy);
+	if (IS_ERR(folio)) {
+		hugepage_subpool_put_pages(gh->spool, 1);
+		return folio;
+	}
+
+	/* From here on free_huge_folio() puts the page back into the subpool. */
+	hugetlb_set_folio_subpool(folio, gh->spool);
+	folio_clear_hugetlb_restore_reserve(folio);
+
+	folio_zero_user(folio, 0);
+	__folio_mark_uptodate(folio);
+
+	__folio_set_locked(folio);
+	ret = __filemap_add_folio(mapping, folio, index, GFP_KERNEL, NULL);
+	if (ret) {
+		__folio_clear_locked(folio);
+		folio_put(folio);
+		return ERR_PTR(ret);
+	}
+
+	/*
+	 * Lets memory_failure() take a reference.  Migration itself fails, it
+	 * refuses all inaccessible mappings.
+	 */
+	folio_set_hugetlb_migratable(folio);
+	inode_add_bytes(mapping->host, huge_page_size(gh->h));
+	folio_unlock(folio);
+
+	return folio;
+}
+
+/**
+ * guestmem_hugetlb_get_folio - get the folio at an index, allocate if necessary
+ * @gh: the file's reservation
+ * @mapping: the file
+ * @index: any index below the end of the file
+ * @policy: memory policies of the file
+ *
+ * Context: may sleep.  The caller holds invalidate_lock.
+ * Return: the folio, unlocked and with a reference.  It is up to date.
+ *	-ENOSPC: the memory policy or the cpuset confine the allocation to nodes
+ *	that have no free page, or a unit that was removed is still in use.
+ *	-ENOMEM: a cgroup is at its limit, or no memory for the page cache.
+ *	-EINTR: killed while waiting for a unit, either because somebody else is
+ *	busy allocating it or because it has yet to come back to the pool.
+ */
+struct folio *guestmem_hugetlb_get_folio(struct guestmem_hugetlb *gh,
+					 struct address_space *mapping,
+					 pgoff_t index,
+					 struct shared_policy *policy)
+{
+	unsigned int order = huge_page_order(gh->h);
+	unsigned long unit = index >> order;
+	unsigned long *word = gh->busy + BIT_WORD(unit);
+	int bit = unit % BITS_PER_LONG;
+	struct folio *folio;
+
+	lockdep_assert_held(&mapping->invalidate_lock);
+
+	folio = filemap_get_folio(mapping, index);
+	if (!IS_ERR(folio))
+		return folio;
+
+	if (WARN_ON_ONCE(unit >= gh->nr_units))
+		return ERR_PTR(-EIO);
+
+	if (wait_on_bit_lock(word, bit, TASK_KILLABLE))
+		return ERR_PTR(-EINTR);
+
+	folio = filemap_get_folio(mapping, index);
+	if (IS_ERR(folio))
+		folio = gmh_alloc_unit(gh, mapping, unit << order, policy);
+
+	clear_and_wake_up_bit(bit, word);
+	return folio;
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_get_folio);
+
+/**
+ * guestmem_hugetlb_zero_folio - clear a part of a unit
+ * @folio: the unit
+ * @first: first page to clear, relative to the folio
+ * @nr_pages: how many
+ *
+ * Memory that is poisoned isn't touched, nobody gets to see it anyway.
+ *
+ * Context: may sleep.  The caller makes sure that the guest doesn't have access.
+ */
+void guestmem_hugetlb_zero_folio(struct folio *folio, pgoff_t first,
+				 unsigned long nr_pages)
+{
+	if (folio_test_hwpoison(folio))
+		return;
+
+	for (; nr_pages; nr_pages--, first++) {
+		clear_highpage(folio_page(folio, first));
+		cond_resched();
+	}
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_zero_folio);
+
+/*
+ * A poisoned page doesn't come back, memory_failure() keeps a reference to it,
+ * and if it does nevertheless then nobody can use it.  Cut it out of the
+ * reservation.
+ */
+static bool gmh_cut_if_poisoned(struct guestmem_hugetlb *gh, struct folio *folio)
+{
+	struct hugepage_subpool *spool = gh->spool;
+	bool poisoned;
+
+	/* memory_failure() poisons hugetlb folios under hugetlb_lock. */
+	spin_lock_irq(&hugetlb_lock);
+	poisoned = folio_test_hwpoison(folio);
+	if (poisoned) {
+		spin_lock(&spool->lock);
+		hugetlb_set_folio_subpool(folio, NULL);
+		spool->used_hpages--;
+		spool->max_hpages--;
+		spool->min_hpages--;
+		spin_unlock(&spool->lock);
+	}
+	spin_unlock_irq(&hugetlb_lock);
+
+	return poisoned;
+}
+
+/* Try to get a reservation for another page in place of a poisoned one. */
+static void gmh_replace_poisoned(struct guestmem_hugetlb *gh)
+{
+	struct hugepage_subpool *spool = gh->spool;
+	unsigned int pin_flags;
+	int ret;
+
+	pin_flags = memalloc_pin_save();
+	ret = hugetlb_acct_memory(gh->h, 1);
+	memalloc_pin_restore(pin_flags);
+	if (ret)
+		return;
+
+	spin_lock_irq(&spool->lock);
+	spool->max_hpages++;
+	spool->min_hpages++;
+	spool->rsv_hpages++;
+	spin_unlock_irq(&spool->lock);
+}
+
+static void gmh_remove_unit(struct guestmem_hugetlb *gh,
+			    struct address_space *mapping, struct folio *folio)
+{
+	folio_lock(folio);
+	VM_WARN_ON_ONCE_FOLIO(folio_mapped(folio), folio);
+
+	folio_clear_dirty(folio);
+	folio_clear_uptodate(folio);
+	filemap_remove_folio(folio);
+	inode_sub_bytes(mapping->host, huge_page_size(gh->h));
+	folio_unlock(folio);
+}
+
+/**
+ * guestmem_hugetlb_remove - remove units from a file
+ * @gh: the file's reservation
+ * @mapping: the file
+ * @start: first index, at the start of a unit
+ * @end: index after the last one, at the start of a unit, or ULONG_MAX for all
+ *
+ * The units go back to the pool, and are reserved for the file again, as soon as
+ * nobody has a reference to them.
+ *
+ * Context: may sleep.  The caller holds invalidate_lock for write, or is the
+ *	last user of the file.
+ */
+void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
+			     struct address_space *mapping,
+			     pgoff_t start, pgoff_t end)
+{
+	unsigned long nr_poisoned = 0;
+	struct folio_batch fbatch;
+	unsigned int i;
+
+	folio_batch_init(&fbatch);
+	while (filemap_get_folios(mapping, &start, end - 1, &fbatch)) {
+		for (i = 0; i < folio_batch_count(&fbatch); i++) {
+			gmh_remove_unit(gh, mapping, fbatch.folios[i]);
+			nr_poisoned += gmh_cut_if_poisoned(gh, fbatch.folios[i]);
+		}
+
+		folio_batch_release(&fbatch);
+		cond_resched();
+	}
+
+	/* No use if the file is on its way out. */
+	if (end == ULONG_MAX)
+		return;
+
+	for (; nr_poisoned; nr_poisoned--)
+		gmh_replace_poisoned(gh);
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_remove);

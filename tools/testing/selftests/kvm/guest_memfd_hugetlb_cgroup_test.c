@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Who pays for the HugeTLB pages of a guest_memfd file: their reservation is
+ * charged to who creates it, their use to who allocates; a limit is an error for
+ * that one only, and everything is uncharged when pages or files go.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/bitmap.h>
+
+#include "cgroup_util.h"
+#include "guest_memfd_hugetlb.h"
+
+#define CREATOR		"guest_memfd_creator"
+#define ALLOCATOR	"guest_memfd_allocator"
+
+FIXTURE(cgroup)
+{
+	struct hugetlb_pool pool;
+	struct kvm_vm *vm;
+	size_t unit, size;
+	char root[PATH_MAX];
+	char *creator, *allocator;
+	char controller[16];
+	int nr;
+};
+
+FIXTURE_VARIANT(cgroup)
+{
+	u8 size_log2;
+	int nr_units;
+	const char *name;
+};
+
+FIXTURE_VARIANT_ADD(cgroup, 2m)
+{
+	.size_log2 = 21,
+	.nr_units = 4,
+	.name = "2MB",
+};
+
+FIXTURE_VARIANT_ADD(cgroup, 1g)
+{
+	.size_log2 = 30,
+	.nr_units = 2,
+	.name = "1GB",
+};
+
+FIXTURE_SETUP(cgroup)
+{
+	self->unit = BIT_ULL(variant->size_log2);
+	self->nr = variant->nr_units;
+	self->size = self->nr * self->unit;
+
+	if (!hugetlb_size_supported(self->unit))
+		SKIP(return, "needs huge pages of %zu kB", self->unit / 1024);
+	hugetlb_read_pool(self->unit, &self->pool);
+	if (hugetlb_available(&self->pool) < self->nr)
+		SKIP(return, "needs %d x %zu kB page, have %ld", self->nr,
+		     self->unit / 1024, hugetlb_available(&self->pool));
+	if (cg_find_unified_root(self->root, sizeof(self->root), NULL))
+		SKIP(return, "needs a mounted cgroup2 hierarchy");
+	if (cg_read_strstr(self->root, "cgroup.controllers", "hugetlb"))
+		SKIP(return, "needs the hugetlb controller in cgroup2");
+	if (cg_read_strstr(self->root, "cgroup.subtree_control", "hugetlb"))
+		TEST_ASSERT(!cg_write(self->root, "cgroup.subtree_control", "+hugetlb"),
+			    "Enabling the hugetlb controller should succeed");
+
+	self->creator = cg_name(self->root, CREATOR);
+	self->allocator = cg_name(self->root, ALLOCATOR);
+	TEST_ASSERT(!cg_create(self->creator) && !cg_create(self->allocator),
+		    "Creating cgroups should succeed");
+	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+}
+
+FIXTURE_TEARDOWN_PARENT(cgroup)
+{
+	const char *diff = hugetlb_pool_settle(&self->pool, 0, 0);
+	int i;
+
+	EXPECT_EQ(NULL, diff) {
+		TH_LOG("Pool not restored: %s", diff);
+	}
+
+	/* A cgroup whose last task has just exited may be busy for a moment. */
+	for (i = 0; i < 100; i++) {
+		char *creator = cg_name(self->root, CREATOR);
+		char *allocator = cg_name(self->root, ALLOCATOR);
+
+		rmdir(creator);
+		rmdir(allocator);
+		if (access(creator, F_OK) && access(allocator, F_OK))
+			return;
+		usleep(20 * 1000);
+	}
+	EXPECT_TRUE(false) {
+		TH_LOG("cgroups cannot be removed");
+	}
+}
+
+#define create_file()							\
+	vm_create_guest_memfd_hugetlb(self->vm, self->size, 0, variant->size_log2)
+
+#define assert_pool(allocated, reserved)				\
+	TEST_ASSERT_POOL(&self->pool, -(allocated), reserved)
+
+/* Charges are in bytes, here they are in units. */
+static void __assert_charge(const char *cgroup, const char *size_name, const char *what,
+			    long bytes)
+{
+	char file[32];
+	long now;
+
+	snprintf(file, sizeof(file), "hugetlb.%s.%s", size_name, what);
+	now = cg_read_long(cgroup, file);
+	TEST_ASSERT(now == bytes, "%s of %s should be %ld, is %ld", file, cgroup, bytes, now);
+}
+
+static void __set_limit(const char *cgroup, const char *size_name, const char *what,
+			long bytes)
+{
+	char file[32];
+
+	snprintf(file, sizeof(file), "hugetlb.%s.%s", size_name, what);
+	TEST_ASSERT(!cg_write_numeric(cgroup, file, bytes), "Setting %s should succeed", file);
+}
+
+static void enter(const char *cgroup)
+{
+	TEST_ASSERT(!cg_enter_current(cgroup), "Entering %s should succeed", cgroup);
+}
+
+#define assert_charge(cgroup, what, nr_units)				\
+	__assert_charge(cgroup, variant->name, what, (nr_units) * self->unit)
+
+#define set_limit(cgroup, what, nr_units)				\
+	__set_limit(cgroup, variant->name, what, (nr_units) * self->unit)
+
+TEST_F_TIMEOUT(cgroup, reservation_is_the_creators, 120)
+{
+	int fd, fd2;
+
+	enter(self->creator);
+	fd = create_file();
+	assert_charge(self->creator, "rsvd.current", self->nr);
+	assert_charge(self->creator, "current", 0);
+
+	/* Not who allocates. */
+	enter(self->allocator);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	assert_charge(self->creator, "rsvd.current", self->nr);
+	assert_charge(self->allocator, "rsvd.current", 0);
+
+	/* And not less with a page more or less, but when the file goes. */
+	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	assert_charge(self->creator, "rsvd.current", self->nr);
+	fd2 = kvm_dup(fd);
+	close(fd);
+	assert_charge(self->creator, "rsvd.current", self->nr);
+	close(fd2);
+	assert_charge(self->creator, "rsvd.current", 0);
+	assert_pool(0, 0);
+}
+
+TEST_F(cgroup, reservation_limit)
+{
+	int fd;
+
+	set_limit(self->creator, "rsvd.max", self->nr - 1);
+	enter(self->creator);
+	fd = __vm_create_guest_memfd_hugetlb(self->vm, self->size, 0, variant->size_log2);
+	TEST_ASSERT(fd < 0 && errno == ENOMEM,
+		    "Creation over rsvd.max should fail with ENOMEM, got %d errno %d", fd, errno);
+	assert_charge(self->creator, "rsvd.current", 0);
+	assert_pool(0, 0);
+
+	/* EINVAL comes first. */
+	fd = __vm_create_guest_memfd_hugetlb(self->vm, self->size + page_size, 0,
+					     variant->size_log2);
+	TEST_ASSERT(fd < 0 && errno == EINVAL,
+		    "Creation should fail with EINVAL, got %d errno %d", fd, errno);
+
+	/* Up to the limit it is fine. */
+	self->size -= self->unit;
+	fd = create_file();
+	assert_charge(self->creator, "rsvd.current", self->nr - 1);
+	assert_pool(0, self->nr - 1);
+	close(fd);
+	assert_charge(self->creator, "rsvd.current", 0);
+
+	/* A pool that is too small leaves no charge behind. */
+	set_limit(self->creator, "rsvd.max", BIT(20));
+	fd = __vm_create_guest_memfd_hugetlb(self->vm,
+					     (hugetlb_available(&self->pool) + 1) * self->unit,
+					     0, variant->size_log2);
+	TEST_ASSERT(fd < 0 && errno == ENOMEM,
+		    "Creation should fail with ENOMEM, got %d errno %d", fd, errno);
+	assert_charge(self->creator, "rsvd.current", 0);
+	assert_pool(0, 0);
+}
+
+TEST_F_TIMEOUT(cgroup, usage_is_the_allocators, 120)
+{
+	int fd;
+
+	enter(self->creator);
+	fd = create_file();
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, page_size);
+	assert_charge(self->creator, "current", 1);
+
+	enter(self->allocator);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 2 * self->unit);
+	assert_charge(self->creator, "current", 1);
+	assert_charge(self->allocator, "current", 1);
+	kvm_fallocate(fd, PUNCH, page_size, self->unit - page_size);
+	assert_charge(self->creator, "current", 1);
+
+	/* Whoever punches, it is uncharged where it was charged. */
+	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	assert_charge(self->creator, "current", 0);
+	assert_charge(self->allocator, "current", 1);
+
+	close(fd);
+	assert_charge(self->allocator, "current", 0);
+	assert_pool(0, 0);
+}
+
+TEST_F_TIMEOUT(cgroup, usage_limit, 120)
+{
+	int fd = create_file();
+
+	set_limit(self->allocator, "max", 1);
+	enter(self->allocator);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	TEST_ASSERT(fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit, page_size) && errno == ENOMEM,
+		    "fallocate() over the limit should fail with ENOMEM, errno %d", errno);
+	assert_charge(self->allocator, "current", 1);
+	assert_pool(1, self->nr - 1);
+
+	/* What is allocated already costs nothing. */
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+
+	/* One for another. */
+	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	assert_charge(self->allocator, "current", 0);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit, self->unit);
+	assert_charge(self->allocator, "current", 1);
+
+	/* The limit is this cgroup's, not the file's. */
+	enter(self->creator);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	assert_charge(self->creator, "current", self->nr - 1);
+	assert_pool(self->nr, 0);
+	close(fd);
+	assert_charge(self->creator, "current", 0);
+	assert_charge(self->allocator, "current", 0);
+}
+
+/* Remove a cgroup, and wait until its controllers are through with it. */
+static bool remove_and_wait(const char *root, const char *cgroup)
+{
+	const char *key = "nr_dying_subsys_hugetlb ";
+	long before = cg_read_key_long(root, "cgroup.stat", key);
+	int i;
+
+	TEST_ASSERT(before >= 0, "cgroup.stat should have %s", key);
+	for (i = 0; i < 100 && rmdir(cgroup); i++)
+		usleep(20 * 1000);
+	TEST_ASSERT(access(cgroup, F_OK), "rmdir(%s) should succeed, errno %d", cgroup, errno);
+	for (i = 0; i < 500; i++) {
+		if (cg_read_key_long(root, "cgroup.stat", key) <= before)
+			return true;
+		usleep(20 * 1000);
+	}
+	return false;
+}
+
+/* Taking a cgroup down waits until nothing is charged to it: pages must move. */
+TEST_F_TIMEOUT(cgroup, remove_while_allocated, 120)
+{
+	int fd = create_file();
+
+	enter(self->allocator);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	assert_charge(self->allocator, "current", 1);
+	TEST_ASSERT(!cg_enter_current(self->root), "Leaving a cgroup should succeed");
+
+	TEST_ASSERT(remove_and_wait(self->root, self->allocator),
+		    "A cgroup should go away although a unit was charged to it");
+	assert_pool(1, self->nr - 1);
+
+	/* The unit can be used and freed as ever. */
+	kvm_fallocate(fd, PUNCH, 0, page_size);
+	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	assert_pool(0, self->nr);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+TEST_F_TIMEOUT(cgroup, remove_while_reserved, 120)
+{
+	int fd;
+
+	enter(self->creator);
+	fd = create_file();
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	TEST_ASSERT(!cg_enter_current(self->root), "Leaving a cgroup should succeed");
+
+	/* The reservation may keep the cgroup, but it must not be in the way. */
+	TEST_ASSERT(!rmdir(self->creator), "rmdir() should succeed, errno %d", errno);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	assert_pool(self->nr, 0);
+	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	close(fd);
+	assert_pool(0, 0);
+
+	TEST_ASSERT(remove_and_wait(self->root, self->allocator),
+		    "Another cgroup should go away");
+}
+
+/* (a) of "with the reservation it fails only if": a cpuset. */
+TEST_F_TIMEOUT(cgroup, cpuset_without_pages, 120)
+{
+	long hogged = self->pool.node_free[1];
+	struct hugetlb_pool now;
+	void *hog;
+	int fd;
+
+	if (hogged < 1 || self->pool.node_free[0] < 1)
+		SKIP(return, "needs a free page on nodes 0 and 1, have %ld and %ld",
+		     self->pool.node_free[0], hogged);
+	if (cg_read_strstr(self->root, "cgroup.controllers", "cpuset") ||
+	    cg_write(self->root, "cgroup.subtree_control", "+cpuset"))
+		SKIP(return, "needs the cpuset controller in cgroup2");
+	TEST_ASSERT(!cg_write(self->allocator, "cpuset.mems", "1"),
+		    "Setting cpuset.mems should succeed");
+
+	self->size = self->unit;
+	fd = create_file();
+	hog = hugetlb_hog(self->unit, hogged, 1);
+
+	enter(self->allocator);
+	TEST_ASSERT(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, page_size) && errno == ENOSPC,
+		    "fallocate() should fail with ENOSPC, errno %d", errno);
+	assert_pool(hogged, 1);
+	assert_charge(self->allocator, "current", 0);
+
+	/* A file that could never be filled is not created. */
+	TEST_ASSERT(__vm_create_guest_memfd_hugetlb(self->vm, self->unit, 0,
+						    variant->size_log2) < 0 && errno == ENOMEM,
+		    "Creation should fail with ENOMEM, errno %d", errno);
+	assert_pool(hogged, 1);
+
+	hugetlb_unhog(hog, self->unit, hogged);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, page_size);
+	hugetlb_read_pool(self->unit, &now);
+	TEST_ASSERT_EQ(now.node_free[1], hogged - 1);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+
+	page_size = getpagesize();
+	return test_harness_run(argc, argv);
+}

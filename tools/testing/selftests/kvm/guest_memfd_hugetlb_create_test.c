@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Creating guest_memfd files made of HugeTLB pages, and binding them to memslots:
+ * what is refused and with which error, and what a pool promises to a file.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "guest_memfd_hugetlb_fixture.h"
+
+static int __create(struct kvm_vm *vm, struct kvm_create_guest_memfd args)
+{
+	int fd = __vm_ioctl(vm, KVM_CREATE_GUEST_MEMFD, &args);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static void assert_args_fail(struct kvm_vm *vm, int error,
+			     struct kvm_create_guest_memfd args)
+{
+	int r = __create(vm, args);
+
+	TEST_ASSERT(r == -error,
+		    "guest_memfd() of 0x%llx bytes, flags 0x%llx, log2 %u should fail with %d, got %d",
+		    args.size, args.flags, args.huge_page_size_log2, -error, r);
+}
+
+static void assert_create_fails(struct kvm_vm *vm, int error, u64 size, u64 flags, u8 log2)
+{
+	assert_args_fail(vm, error, (struct kvm_create_guest_memfd) {
+		.size = size,
+		.flags = flags | GUEST_MEMFD_FLAG_HUGETLB,
+		.huge_page_size_log2 = log2,
+	});
+}
+
+TEST_F(hugetlb, create_reserves)
+{
+	struct stat st;
+	int fd;
+
+	fd = create_file(0);
+	assert_pool(0, self->nr);
+
+	TEST_ASSERT(!fstat(fd, &st), "fstat() should succeed");
+	TEST_ASSERT_EQ(st.st_size, self->size);
+
+	close(fd);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, create_several)
+{
+	int fds[2];
+
+	self->size = self->unit;
+	fds[0] = create_file(0);
+	assert_pool(0, 1);
+	fds[1] = create_file(GUEST_MEMFD_FLAG_MMAP);
+	assert_pool(0, 2);
+	close(fds[0]);
+	assert_pool(0, 1);
+	close(fds[1]);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, create_bad_size)
+{
+	const s64 sizes[] = {
+		0,
+		1,
+		page_size,
+		self->unit / 2,
+		self->unit - page_size,
+		self->unit - 1,
+		self->unit + 1,
+		self->unit + page_size,
+		self->unit * 3 / 2,
+		-1,
+		-(s64)page_size,
+		-(s64)self->unit,
+		INT64_MIN,
+		INT64_MAX,
+		INT64_MAX - page_size + 1,
+	};
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(sizes); i++)
+		assert_create_fails(self->vm, EINVAL, sizes[i], 0, variant->size_log2);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, create_bad_log2)
+{
+	int log2;
+
+	for (log2 = 1; log2 <= UINT8_MAX; log2++) {
+		/* A multiple of whatever size there is, but too much to have. */
+		u64 size = BIT_ULL(62);
+		bool valid = log2 < 63 && hugetlb_size_supported(BIT_ULL(log2));
+
+		assert_create_fails(self->vm, valid ? ENOMEM : EINVAL, size, 0, log2);
+	}
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, create_bad_flags)
+{
+	u64 valid = vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_FLAGS);
+	u64 flag;
+
+	for (flag = BIT(0); flag; flag <<= 1) {
+		if (flag & valid)
+			continue;
+		assert_create_fails(self->vm, EINVAL, self->unit, flag, variant->size_log2);
+	}
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, create_bad_padding)
+{
+	struct kvm_create_guest_memfd args = {
+		.size = self->unit,
+		.flags = GUEST_MEMFD_FLAG_HUGETLB,
+		.huge_page_size_log2 = variant->size_log2,
+	};
+	int i, fd;
+
+	for (i = 0; i < ARRAY_SIZE(args.pad); i++) {
+		args.pad[i] = 1;
+		assert_args_fail(self->vm, EINVAL, args);
+		args.pad[i] = 0;
+	}
+	for (i = 0; i < ARRAY_SIZE(args.reserved); i++) {
+		args.reserved[i] = BIT_ULL(63);
+		assert_args_fail(self->vm, EINVAL, args);
+		args.reserved[i] = 0;
+	}
+	assert_pool(0, 0);
+
+	fd = __create(self->vm, args);
+	TEST_ASSERT(fd >= 0, "All padding 0 should succeed, got %d", fd);
+	close(fd);
+}
+
+/* 7.3 ignores reserved[], and existing users may rely on it. */
+TEST_F(hugetlb, fields_ignored_without_flag)
+{
+	struct kvm_create_guest_memfd args = {
+		.size = page_size,
+		.huge_page_size_log2 = 255,
+	};
+	int fd;
+
+	memset(args.pad, 0xff, sizeof(args.pad));
+	memset(args.reserved, 0xff, sizeof(args.reserved));
+
+	fd = __create(self->vm, args);
+	TEST_ASSERT(fd >= 0, "Without the flag the new fields should be ignored, got %d", fd);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, page_size);
+	assert_pool(0, 0);
+	close(fd);
+
+	args.huge_page_size_log2 = variant->size_log2;
+	args.size = self->unit;
+	fd = __create(self->vm, args);
+	TEST_ASSERT(fd >= 0, "Without the flag the new fields should be ignored, got %d", fd);
+	assert_pool(0, 0);
+	close(fd);
+}
+
+/* UAPI: shared from the start needs host faults that can split; not yet. */
+TEST_F(hugetlb, create_init_shared)
+{
+	struct kvm_vm *vms[] = { self->vm, vm_create_barebones_type(VM_TYPE_DEFAULT) };
+	const u64 shared = GUEST_MEMFD_FLAG_INIT_SHARED;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(vms); i++) {
+		assert_create_fails(vms[i], EINVAL, self->unit, shared, variant->size_log2);
+		assert_create_fails(vms[i], EINVAL, self->unit, shared | GUEST_MEMFD_FLAG_MMAP,
+				    variant->size_log2);
+	}
+	assert_pool(0, 0);
+	kvm_vm_free(vms[1]);
+}
+
+TEST_F(hugetlb, create_pool_too_small)
+{
+	long avail = hugetlb_available(&self->pool);
+	int fd;
+
+	assert_create_fails(self->vm, ENOMEM, (avail + 1) * self->unit, 0, variant->size_log2);
+	assert_pool(0, 0);
+
+	/* To the last page; and then there is none for anybody. */
+	fd = vm_create_guest_memfd_hugetlb(self->vm, avail * self->unit, 0,
+					   variant->size_log2);
+	assert_pool(0, avail);
+	assert_create_fails(self->vm, ENOMEM, self->unit, 0, variant->size_log2);
+	TEST_ASSERT(!__hugetlb_hog(self->unit, 1, -1),
+		    "A reserved page should not be there for others");
+	assert_pool(0, avail);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, create_absurdly_large)
+{
+	const u64 sizes[] = {
+		TOO_MUCH, BIT_ULL(50), BIT_ULL(62), INT64_MAX & ~(self->unit - 1),
+	};
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(sizes); i++)
+		assert_create_fails(self->vm, ENOMEM, sizes[i], 0, variant->size_log2);
+	assert_pool(0, 0);
+}
+
+/* What is wrong with the arguments is told before what is wrong with the pool. */
+TEST_F(hugetlb, create_order_of_checks)
+{
+	struct kvm_create_guest_memfd args = {
+		.size = TOO_MUCH,
+		.flags = GUEST_MEMFD_FLAG_HUGETLB,
+		.huge_page_size_log2 = variant->size_log2,
+	};
+
+	assert_args_fail(self->vm, ENOMEM, args);
+
+	args.pad[6] = 1;
+	assert_args_fail(self->vm, EINVAL, args);
+	args.pad[6] = 0;
+	args.reserved[4] = 1;
+	assert_args_fail(self->vm, EINVAL, args);
+	args.reserved[4] = 0;
+	args.size += page_size;
+	assert_args_fail(self->vm, EINVAL, args);
+	args.size = TOO_MUCH;
+	args.flags |= BIT_ULL(63);
+	assert_args_fail(self->vm, EINVAL, args);
+	assert_pool(0, 0);
+}
+
+static int bind(struct kvm_vm *vm, void *hva, int fd, u32 slot, u64 offset, u64 size)
+{
+	int r = __vm_set_user_memory_region2(vm, slot, KVM_MEM_GUEST_MEMFD,
+					     slot * BIT_ULL(32), size, hva, fd, offset);
+
+	return r ? -errno : 0;
+}
+
+static void unbind(struct kvm_vm *vm, u32 slot)
+{
+	vm_set_user_memory_region2(vm, slot, 0, slot * BIT_ULL(32), 0, NULL, 0, 0);
+}
+
+/* A huge page is no limit for a memslot, the file and other memslots are. */
+TEST_F(hugetlb, memslots)
+{
+	const u64 offsets[] = {
+		0, page_size, self->unit / 2, self->unit - page_size, self->unit,
+		self->unit + page_size, self->size - page_size,
+	};
+	void *hva = kvm_mmap(self->size, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+	int fd = create_file(0), i;
+
+	for (i = 0; i < ARRAY_SIZE(offsets); i++) {
+		u64 rest = self->size - offsets[i];
+
+		TEST_ASSERT_EQ(bind(self->vm, hva, fd, 1, offsets[i], rest), 0);
+		unbind(self->vm, 1);
+		TEST_ASSERT_EQ(bind(self->vm, hva, fd, 1, offsets[i], page_size), 0);
+		unbind(self->vm, 1);
+
+		TEST_ASSERT_EQ(bind(self->vm, hva, fd, 1, offsets[i], rest + page_size), -EINVAL);
+		TEST_ASSERT_EQ(bind(self->vm, hva, fd, 1, offsets[i] + 1, page_size), -EINVAL);
+		TEST_ASSERT_EQ(bind(self->vm, hva, fd, 1, offsets[i], 1), -EINVAL);
+	}
+	TEST_ASSERT_EQ(bind(self->vm, hva, fd, 1, self->size, page_size), -EINVAL);
+	TEST_ASSERT_EQ(bind(self->vm, hva, fd, 1, align_down(INT64_MAX, page_size), page_size),
+		       -EINVAL);
+
+	/* Every page of a file is in one memslot at most, side by side is fine. */
+	TEST_ASSERT_EQ(bind(self->vm, hva, fd, 1, page_size, page_size), 0);
+	TEST_ASSERT_EQ(bind(self->vm, hva, fd, 2, 0, 2 * page_size), -EEXIST);
+	TEST_ASSERT_EQ(bind(self->vm, hva, fd, 2, 0, page_size), 0);
+	TEST_ASSERT_EQ(bind(self->vm, hva, fd, 3, 2 * page_size, self->unit), 0);
+
+	assert_pool(0, self->nr);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+/* What does not depend on the size of the huge page. */
+TEST(default_size)
+{
+	size_t unit = hugetlb_default_size();
+	struct hugetlb_pool pool;
+	struct kvm_vm *vm;
+	int fd;
+
+	if (!unit)
+		SKIP(return, "needs huge pages");
+	hugetlb_read_pool(unit, &pool);
+	if (hugetlb_available(&pool) < 1)
+		SKIP(return, "needs 1 x %zu kB page, have %ld", unit / 1024,
+		     hugetlb_available(&pool));
+
+	vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+	fd = vm_create_guest_memfd_hugetlb(vm, unit, 0, 0);
+	TEST_ASSERT_POOL(&pool, 0, 1);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, page_size);
+	TEST_ASSERT_POOL(&pool, -1, 0);
+	close(fd);
+	TEST_ASSERT_POOL(&pool, 0, 0);
+
+	assert_create_fails(vm, EINVAL, unit + page_size, 0, 0);
+	assert_create_fails(vm, EINVAL, unit / 2, 0, 0);
+	kvm_vm_free(vm);
+}
+
+static long read_vmstat(const char *name)
+{
+	char line[128];
+	size_t len = strlen(name);
+	long val = -1;
+	FILE *f = fopen("/proc/vmstat", "r");
+
+	TEST_ASSERT(f, "Cannot open /proc/vmstat");
+	while (val < 0 && fgets(line, sizeof(line), f))
+		if (!strncmp(line, name, len) && line[len] == ' ')
+			val = atol(line + len);
+	fclose(f);
+	return val;
+}
+
+/*
+ * CMA lends its memory out, guest_memfd does not give it back: pages that are
+ * there but cannot be used are as good as none.
+ */
+TEST(unpinnable_pool)
+{
+	struct hugetlb_pool pool = { .size = SZ_1G }, empty;
+	struct kvm_vm *vm;
+	long free_cma;
+
+	if (!hugetlb_size_supported(SZ_1G))
+		SKIP(return, "needs huge pages of 1G");
+	hugetlb_read_pool(SZ_1G, &empty);
+	free_cma = read_vmstat("nr_free_cma");
+	if (empty.total || free_cma < (long)(SZ_1G / page_size))
+		SKIP(return, "needs hugetlb_cma=1G, no 1G page; have %ld of CMA, %ld 1G pages",
+		     free_cma, empty.total);
+
+	pool.total = 1;
+	hugetlb_resize_pool(&pool);
+	hugetlb_read_pool(SZ_1G, &pool);
+	TEST_ASSERT_EQ(pool.free, 1);
+	TEST_ASSERT(read_vmstat("nr_free_cma") <= free_cma - (long)(SZ_1G / page_size),
+		    "The page should be from CMA");
+
+	vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+	assert_create_fails(vm, ENOMEM, SZ_1G, 0, 30);
+	TEST_ASSERT_POOL(&pool, 0, 0);
+	kvm_vm_free(vm);
+
+	hugetlb_resize_pool(&empty);
+	TEST_ASSERT_POOL(&empty, 0, 0);
+}
+
+/* A VM type offers the flag, or refuses it. */
+TEST(vm_types)
+{
+	unsigned long types = kvm_check_cap(KVM_CAP_VM_TYPES) ?: BIT(VM_TYPE_DEFAULT);
+	size_t unit = hugetlb_default_size();
+	struct hugetlb_pool pool;
+	unsigned long type;
+
+	if (!unit)
+		SKIP(return, "needs huge pages");
+	hugetlb_read_pool(unit, &pool);
+	if (hugetlb_available(&pool) < 1)
+		SKIP(return, "needs 1 x %zu kB page, have %ld", unit / 1024,
+		     hugetlb_available(&pool));
+
+	for_each_set_bit(type, &types, BITS_PER_TYPE(types)) {
+		struct kvm_vm *vm = vm_create_barebones_type(type);
+		u64 flags = vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS);
+		int fd = __vm_create_guest_memfd_hugetlb(vm, unit, 0, 0);
+
+		if (flags & GUEST_MEMFD_FLAG_HUGETLB) {
+			TEST_ASSERT(fd >= 0, "VM type %lu offers huge pages, errno %d",
+				    type, errno);
+			close(fd);
+		} else {
+			TEST_ASSERT(fd < 0 && errno == EINVAL,
+				    "VM type %lu does not offer huge pages, got %d errno %d",
+				    type, fd, errno);
+		}
+		kvm_vm_free(vm);
+		TEST_ASSERT_POOL(&pool, 0, 0);
+	}
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+
+	page_size = getpagesize();
+	return test_harness_run(argc, argv);
+}

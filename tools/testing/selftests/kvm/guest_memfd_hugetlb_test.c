@@ -1,0 +1,876 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * guest_memfd files made of HugeTLB pages: allocation, punching holes, lifetime,
+ * mmap() and NUMA placement, as far as they can be seen without running a guest.
+ * What the pool should look like is asserted after every step.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "guest_memfd_hugetlb_fixture.h"
+#include "numaif.h"
+
+TEST_F(hugetlb, fallocate_whole_units)
+{
+	int fd = create_file(0);
+	size_t off;
+	int i;
+
+	/* One page of a unit brings all of it, wherever that page is. */
+	for (i = 0; i < self->nr; i++) {
+		off = i * self->unit + (i & 1 ? self->unit - page_size : 0);
+		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, off, page_size);
+		assert_pool(i + 1, self->nr - i - 1);
+	}
+
+	/* Once more, page by page, unit by unit and as a whole: nothing to do. */
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit / 2, page_size);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit, self->unit);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	assert_pool(self->nr, 0);
+
+	close(fd);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, fallocate_across_units)
+{
+	int fd = create_file(0);
+
+	/* The last page of one unit and the first of the next. */
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit - page_size, 2 * page_size);
+	assert_pool(2, self->nr - 2);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+/* Call fallocate() on a file of huge pages and one of 4K pages: same result. */
+static void assert_same_as_4k(int fd, int fd_4k, int mode, off_t offset, off_t len)
+{
+	int r, r_4k, error, error_4k;
+
+	r_4k = fallocate(fd_4k, mode, offset, len);
+	error_4k = r_4k ? errno : 0;
+	r = fallocate(fd, mode, offset, len);
+	error = r ? errno : 0;
+	TEST_ASSERT(error == error_4k,
+		    "fallocate(%#x, 0x%lx, 0x%lx) should be as for 4K pages (%s), but: %s",
+		    mode, offset, len, strerror(error_4k), strerror(error));
+}
+
+TEST_F(hugetlb, fallocate_as_4k_files)
+{
+	const int modes[] = {
+		FALLOC_FL_KEEP_SIZE,
+		PUNCH,
+		0,
+		FALLOC_FL_PUNCH_HOLE,
+		FALLOC_FL_KEEP_SIZE | FALLOC_FL_ZERO_RANGE,
+		FALLOC_FL_COLLAPSE_RANGE,
+		FALLOC_FL_INSERT_RANGE,
+		FALLOC_FL_KEEP_SIZE | FALLOC_FL_UNSHARE_RANGE,
+		BIT(20),
+	};
+	const off_t offsets[] = {
+		0, 1, page_size - 1, page_size, self->unit, self->size - page_size,
+		self->size, self->size + page_size, -1, INT64_MAX & ~(page_size - 1),
+	};
+	const off_t lens[] = {
+		0, 1, page_size - 1, page_size + 1, -1, -(off_t)page_size,
+	};
+	int fd = create_file(0), fd_4k, i, j, k;
+
+	fd_4k = vm_create_guest_memfd(self->vm, self->size, 0);
+
+	/* Invalid lengths: no offset and no mode makes them valid. */
+	for (i = 0; i < ARRAY_SIZE(modes); i++)
+		for (j = 0; j < ARRAY_SIZE(offsets); j++)
+			for (k = 0; k < ARRAY_SIZE(lens); k++)
+				assert_same_as_4k(fd, fd_4k, modes[i], offsets[j], lens[k]);
+	assert_pool(0, self->nr);
+
+	/* Valid ones with an invalid mode or offset. */
+	for (i = 1; i < ARRAY_SIZE(modes); i++)
+		for (j = 0; j < ARRAY_SIZE(offsets); j++)
+			assert_same_as_4k(fd, fd_4k, modes[i], offsets[j], page_size);
+	assert_pool(0, self->nr);
+
+	/* Past the end of the file, also if only in part; nothing is allocated. */
+	assert_same_as_4k(fd, fd_4k, FALLOC_FL_KEEP_SIZE, self->size, page_size);
+	assert_same_as_4k(fd, fd_4k, FALLOC_FL_KEEP_SIZE, self->size, self->unit);
+	assert_same_as_4k(fd, fd_4k, FALLOC_FL_KEEP_SIZE, self->size - page_size, 2 * page_size);
+	assert_same_as_4k(fd, fd_4k, FALLOC_FL_KEEP_SIZE, 0, self->size + page_size);
+	assert_same_as_4k(fd, fd_4k, FALLOC_FL_KEEP_SIZE, 0, INT64_MAX & ~(page_size - 1));
+	assert_pool(0, self->nr);
+
+	/* Valid at last. */
+	assert_same_as_4k(fd, fd_4k, FALLOC_FL_KEEP_SIZE, self->size - page_size, page_size);
+	assert_pool(1, self->nr - 1);
+
+	close(fd_4k);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, file_is_not_readable)
+{
+	int fd = create_file(0);
+	char buf[64] = "";
+
+	TEST_ASSERT(pread(fd, buf, sizeof(buf), 0) < 0, "pread() should fail");
+	TEST_ASSERT(pwrite(fd, buf, sizeof(buf), 0) < 0, "pwrite() should fail");
+	TEST_ASSERT(ftruncate(fd, self->unit), "ftruncate() should fail");
+	assert_pool(0, self->nr);
+	close(fd);
+}
+
+TEST_F(hugetlb, punch_whole_unit)
+{
+	int fd = create_file(0);
+	int i;
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	assert_pool(self->nr, 0);
+
+	for (i = 0; i < self->nr; i++) {
+		kvm_fallocate(fd, PUNCH, i * self->unit, self->unit);
+		assert_pool(self->nr - i - 1, i + 1);
+		/* There is nothing there any more. */
+		kvm_fallocate(fd, PUNCH, i * self->unit, self->unit);
+		assert_pool(self->nr - i - 1, i + 1);
+	}
+
+	/* What came back can be had again. */
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	assert_pool(self->nr, 0);
+	kvm_fallocate(fd, PUNCH, 0, self->size);
+	assert_pool(0, self->nr);
+
+	close(fd);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, punch_part_keeps_unit)
+{
+	const struct {
+		size_t off, len;
+	} parts[] = {
+		{ 0, page_size },
+		{ page_size, page_size },
+		{ self->unit - page_size, page_size },
+		{ self->unit / 2, self->unit / 2 },
+		{ 0, self->unit - page_size },
+		{ page_size, self->unit - page_size },
+		{ self->unit - page_size, 2 * page_size },
+		{ page_size, 2 * self->unit - 2 * page_size },
+	};
+	int fd = create_file(0);
+	int i;
+
+	/* Nothing is there: nothing comes into being. */
+	for (i = 0; i < ARRAY_SIZE(parts); i++)
+		kvm_fallocate(fd, PUNCH, parts[i].off, parts[i].len);
+	assert_pool(0, self->nr);
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 2 * self->unit);
+	for (i = 0; i < ARRAY_SIZE(parts); i++) {
+		kvm_fallocate(fd, PUNCH, parts[i].off, parts[i].len);
+		assert_pool(2, self->nr - 2);
+	}
+
+	/* Half and half does not make a whole. */
+	kvm_fallocate(fd, PUNCH, 0, self->unit / 2);
+	kvm_fallocate(fd, PUNCH, self->unit / 2, self->unit / 2);
+	assert_pool(2, self->nr - 2);
+
+	close(fd);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, punch_units_and_edges)
+{
+	int fd;
+
+	/* A part, whole units, a part. */
+	if (self->nr > 2) {
+		fd = create_file(0);
+		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+		kvm_fallocate(fd, PUNCH, self->unit - page_size,
+			      self->size - 2 * self->unit + 2 * page_size);
+		assert_pool(2, self->nr - 2);
+		close(fd);
+	}
+
+	/* A part and a whole unit, in both orders. */
+	fd = create_file(0);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 2 * self->unit);
+	kvm_fallocate(fd, PUNCH, page_size, 2 * self->unit - page_size);
+	assert_pool(1, self->nr - 1);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit, page_size);
+	assert_pool(2, self->nr - 2);
+	kvm_fallocate(fd, PUNCH, 0, 2 * self->unit - page_size);
+	assert_pool(1, self->nr - 1);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, punch_past_eof)
+{
+	int fd = create_file(0);
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	kvm_fallocate(fd, PUNCH, self->size, page_size);
+	kvm_fallocate(fd, PUNCH, self->size, self->unit);
+	kvm_fallocate(fd, PUNCH, 2 * self->size, TOO_MUCH);
+	assert_pool(self->nr, 0);
+
+	/* From within the last unit: a part of it, however long the rest is. */
+	kvm_fallocate(fd, PUNCH, self->size - page_size, TOO_MUCH);
+	assert_pool(self->nr, 0);
+	kvm_fallocate(fd, PUNCH, self->size - self->unit, TOO_MUCH);
+	assert_pool(self->nr - 1, 1);
+	kvm_fallocate(fd, PUNCH, 0, INT64_MAX & ~(page_size - 1));
+	assert_pool(0, self->nr);
+
+	close(fd);
+	assert_pool(0, 0);
+}
+
+/* What is reserved is there, even if somebody has taken all of the rest. */
+TEST_F(hugetlb, reservation_holds)
+{
+	int fd = create_file(0), i;
+	long rest = hugetlb_available(&self->pool) - self->nr;
+	void *hog = rest ? hugetlb_hog(self->unit, rest, -1) : NULL;
+
+	assert_pool(rest, self->nr);
+	for (i = 0; i < 3; i++) {
+		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+		assert_pool(rest + self->nr, 0);
+		kvm_fallocate(fd, PUNCH, 0, self->size);
+		assert_pool(rest, self->nr);
+		TEST_ASSERT(!__hugetlb_hog(self->unit, 1, -1),
+			    "What was punched should be reserved again");
+	}
+	close(fd);
+	assert_pool(rest, 0);
+	if (rest)
+		hugetlb_unhog(hog, self->unit, rest);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, close_while_slot_exists)
+{
+	void *hva = kvm_mmap(self->size, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+	int fd = create_file(0);
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	vm_set_user_memory_region2(self->vm, 1, KVM_MEM_GUEST_MEMFD, SZ_4G,
+				   self->size, hva, fd, 0);
+	close(fd);
+	assert_pool(0, 0);
+
+	/* The slot is still there, and can be removed. */
+	vm_set_user_memory_region2(self->vm, 1, 0, SZ_4G, 0, NULL, 0, 0);
+	kvm_vm_free(self->vm);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, file_outlives_vm)
+{
+	int fd = create_file(0);
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	kvm_vm_free(self->vm);
+	assert_pool(1, self->nr - 1);
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	assert_pool(self->nr, 0);
+	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	assert_pool(self->nr - 1, 1);
+
+	close(fd);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, references_keep_file)
+{
+	int fd = create_file(GUEST_MEMFD_FLAG_MMAP), fd2, status;
+	void *mem;
+	pid_t pid;
+	int to_child[2];
+	char c = 0;
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+
+	fd2 = kvm_dup(fd);
+	close(fd);
+	assert_pool(1, self->nr - 1);
+
+	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd2);
+	TEST_ASSERT(!pipe(to_child), "pipe() should succeed");
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	if (!pid) {
+		close(to_child[1]);
+		_exit(read(to_child[0], &c, 1));
+	}
+	close(to_child[0]);
+
+	close(fd2);
+	kvm_munmap(mem, self->size);
+	assert_pool(1, self->nr - 1);
+
+	close(to_child[1]);
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status,
+		    "Child should exit with 0, got %#x", status);
+	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
+
+	/* A mapping alone. */
+	fd = create_file(GUEST_MEMFD_FLAG_MMAP);
+	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	close(fd);
+	assert_pool(1, self->nr - 1);
+	kvm_munmap(mem, self->size);
+	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
+}
+
+/* Pages of a mapping that are in the page table: bit 63 of their pagemap entry. */
+static size_t nr_present(void *mem, size_t size)
+{
+	size_t nr = size / page_size, i, present = 0;
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	u64 *entries = malloc(nr * sizeof(*entries));
+	ssize_t len = nr * sizeof(*entries);
+
+	TEST_ASSERT(fd >= 0, "Cannot open /proc/self/pagemap");
+	TEST_ASSERT_EQ(pread(fd, entries, len, (uintptr_t)mem / page_size * sizeof(*entries)), len);
+	for (i = 0; i < nr; i++)
+		present += entries[i] >> 63;
+	free(entries);
+	close(fd);
+	return present;
+}
+
+#define assert_not_mapped(mem, what)					\
+	TEST_ASSERT(!nr_present(mem, self->size), "%s should map nothing", what)
+
+TEST_F(hugetlb, mmap_without_flag)
+{
+	int fd = create_file(0);
+
+	TEST_ASSERT(mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) ==
+		    MAP_FAILED && errno == ENODEV, "mmap() should fail with ENODEV");
+	TEST_ASSERT(mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, 0) ==
+		    MAP_FAILED && errno == ENODEV, "mmap() should fail with ENODEV");
+	close(fd);
+}
+
+TEST_F(hugetlb, mmap_private_mapping)
+{
+	int fd = create_file(GUEST_MEMFD_FLAG_MMAP);
+
+	TEST_ASSERT(mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0) ==
+		    MAP_FAILED && errno == EINVAL, "MAP_PRIVATE should fail with EINVAL");
+	close(fd);
+}
+
+/* All memory is private: the host cannot have it, allocated or not. */
+TEST_F(hugetlb, mmap_faults_are_sigbus)
+{
+	const size_t offsets[] = {
+		0, page_size, self->unit / 2, self->unit - page_size, self->unit,
+		self->size - page_size,
+	};
+	int fd = create_file(GUEST_MEMFD_FLAG_MMAP), i, pass;
+	char *mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+
+	for (pass = 0; pass < 2; pass++) {
+		for (i = 0; i < ARRAY_SIZE(offsets); i++) {
+			TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[offsets[i]]));
+			TEST_EXPECT_SIGBUS(WRITE_ONCE(mem[offsets[i]], 1));
+		}
+		assert_not_mapped(mem, "A fault");
+		/* A fault that fails allocates nothing, one unit that is there stays. */
+		assert_pool(pass, self->nr - pass);
+		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, page_size);
+	}
+	kvm_munmap(mem, self->size);
+	close(fd);
+}
+
+TEST_F(hugetlb, mmap_at_any_offset)
+{
+	int fd = create_file(GUEST_MEMFD_FLAG_MMAP);
+	char *mem;
+
+	mem = __kvm_mmap(2 * page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			 self->unit - page_size);
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[0]));
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[page_size]));
+	kvm_munmap(mem, 2 * page_size);
+
+	/* Beyond the end of the file there is nothing, private or not. */
+	mem = __kvm_mmap(2 * page_size, PROT_READ, MAP_SHARED, fd, self->size - page_size);
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[page_size]));
+	kvm_munmap(mem, 2 * page_size);
+	close(fd);
+}
+
+TEST_F(hugetlb, mmap_advice_is_harmless)
+{
+	const struct {
+		const char *name;
+		int advice;
+	} advices[] = {
+		{ "MADV_WILLNEED", MADV_WILLNEED },
+		{ "MADV_DONTNEED", MADV_DONTNEED },
+		{ "MADV_HUGEPAGE", MADV_HUGEPAGE },
+		{ "MADV_COLLAPSE", MADV_COLLAPSE },
+		{ "MADV_NOHUGEPAGE", MADV_NOHUGEPAGE },
+		{ "MADV_MERGEABLE", MADV_MERGEABLE },
+		{ "MADV_COLD", MADV_COLD },
+		{ "MADV_PAGEOUT", MADV_PAGEOUT },
+		{ "MADV_FREE", MADV_FREE },
+		{ "MADV_REMOVE", MADV_REMOVE },
+		{ "MADV_HWPOISON", MADV_HWPOISON },
+		{ "MADV_SOFT_OFFLINE", MADV_SOFT_OFFLINE },
+	};
+	int fd = create_file(GUEST_MEMFD_FLAG_MMAP), i;
+	char *mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd), *moved;
+	unsigned char vec;
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+
+	TEST_ASSERT(madvise(mem, self->size, MADV_POPULATE_READ) && errno == EFAULT,
+		    "MADV_POPULATE_READ should fail with EFAULT");
+	TEST_ASSERT(madvise(mem, self->size, MADV_POPULATE_WRITE) && errno == EFAULT,
+		    "MADV_POPULATE_WRITE should fail with EFAULT");
+	assert_not_mapped(mem, "MADV_POPULATE");
+
+	TEST_ASSERT(madvise(mem, self->size, MADV_COLLAPSE), "MADV_COLLAPSE should fail");
+	for (i = 0; i < ARRAY_SIZE(advices); i++) {
+		/* MADV_REMOVE punches, and may; all else changes nothing. */
+		madvise(mem, self->size, advices[i].advice);
+		assert_not_mapped(mem, advices[i].name);
+		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+		assert_pool(1, self->nr - 1);
+	}
+
+	mlock(mem, self->size);
+	assert_not_mapped(mem, "mlock()");
+	munlock(mem, self->size);
+	mincore(mem, page_size, &vec);
+	msync(mem, self->size, MS_SYNC);
+	mprotect(mem, self->size, PROT_READ);
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[0]));
+
+	moved = mremap(mem, self->size, self->size, MREMAP_MAYMOVE | MREMAP_FIXED,
+		       kvm_mmap(self->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1));
+	if (moved != MAP_FAILED)
+		mem = moved;
+	assert_not_mapped(mem, "mremap()");
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[0]));
+	assert_pool(1, self->nr - 1);
+
+	kvm_munmap(mem, self->size);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+/* The kernel's own ways to user memory are no way in either. */
+TEST_F(hugetlb, mmap_gup_fails)
+{
+	int fd = create_file(GUEST_MEMFD_FLAG_MMAP), status, fds[2];
+	char *mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	pid_t pid;
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	TEST_ASSERT(!pipe(fds), "pipe() should succeed");
+	TEST_ASSERT(write(fds[1], mem, page_size) < 0 && errno == EFAULT,
+		    "write() from private memory should fail with EFAULT");
+	TEST_ASSERT(write(fds[1], "x", 1) == 1, "write() to a pipe should succeed");
+	TEST_ASSERT(read(fds[0], mem, 1) < 0 && errno == EFAULT,
+		    "read() into private memory should fail with EFAULT");
+
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	if (!pid) {
+		TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[0]));
+		TEST_EXPECT_SIGBUS(WRITE_ONCE(mem[self->unit - 1], 1));
+		_exit(nr_present(mem, self->size) != 0);
+	}
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status,
+		    "A child should see the same, status %#x", status);
+	assert_not_mapped(mem, "Nothing");
+	kvm_munmap(mem, self->size);
+	close(fd);
+}
+
+static bool has_two_nodes(const struct hugetlb_pool *pool)
+{
+	return pool->nr_nodes > 1 && pool->node_free[0] > 0 && pool->node_free[1] > 0;
+}
+
+static void bind_to_node(void *mem, size_t size, int node)
+{
+	unsigned long nodemask = BIT(node);
+
+	kvm_mbind(mem, size, MPOL_BIND, &nodemask, BITS_PER_TYPE(nodemask), 0);
+}
+
+TEST_F(hugetlb, numa_mbind_places_units)
+{
+	struct hugetlb_pool now;
+	int fd, node;
+	void *mem;
+
+	if (!has_two_nodes(&self->pool))
+		SKIP(return, "needs a free page on nodes 0 and 1, have %ld and %ld",
+		     self->pool.node_free[0], self->pool.node_free[1]);
+
+	self->size = 2 * self->unit;
+	fd = create_file(GUEST_MEMFD_FLAG_MMAP);
+	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+
+	/* Unit 0 on one node, unit 1 on the other, then the other way round. */
+	for (node = 0; node < 2; node++) {
+		bind_to_node(mem, self->unit, node);
+		bind_to_node(mem + self->unit, self->unit, !node);
+
+		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, page_size);
+		assert_pool(1, 1);
+		hugetlb_read_pool(self->unit, &now);
+		TEST_ASSERT(now.node_free[node] == self->pool.node_free[node] - 1,
+			    "Unit 0 should be on node %d, free are %ld and %ld pages",
+			    node, now.node_free[0], now.node_free[1]);
+
+		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit, page_size);
+		assert_pool(2, 0);
+		hugetlb_read_pool(self->unit, &now);
+		TEST_ASSERT(now.node_free[!node] == self->pool.node_free[!node] - 1,
+			    "Unit 1 should be on node %d, free are %ld and %ld pages",
+			    !node, now.node_free[0], now.node_free[1]);
+
+		kvm_fallocate(fd, PUNCH, 0, self->size);
+		assert_pool(0, 2);
+	}
+
+	kvm_munmap(mem, self->size);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+TEST_F(hugetlb, numa_node_without_pages)
+{
+	struct hugetlb_pool now;
+	long hogged;
+	void *mem, *hog;
+	int fd;
+
+	if (!has_two_nodes(&self->pool))
+		SKIP(return, "needs a free page on nodes 0 and 1, have %ld and %ld",
+		     self->pool.node_free[0], self->pool.node_free[1]);
+
+	hogged = self->pool.node_free[1];
+	self->size = self->unit;
+	fd = create_file(GUEST_MEMFD_FLAG_MMAP);
+	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	hog = hugetlb_hog(self->unit, hogged, 1);
+	bind_to_node(mem, self->size, 1);
+
+	TEST_ASSERT(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size) && errno == ENOSPC,
+		    "fallocate() should fail with ENOSPC: there is no page on node 1");
+	assert_pool(hogged, 1);
+
+	/* The reservation is unharmed: somewhere else, or later, it is honoured. */
+	bind_to_node(mem, self->size, 0);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	assert_pool(hogged + 1, 0);
+	kvm_fallocate(fd, PUNCH, 0, self->size);
+
+	bind_to_node(mem, self->size, 1);
+	hugetlb_unhog(hog, self->unit, hogged);
+	assert_pool(0, 1);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	hugetlb_read_pool(self->unit, &now);
+	TEST_ASSERT_EQ(now.node_free[1], self->pool.node_free[1] - 1);
+
+	kvm_munmap(mem, self->size);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+/* Threads that allocate the same unit at the same time. */
+struct race {
+	pthread_barrier_t barrier;
+	size_t unit;
+	int fd;
+	int rounds;
+	int errors;
+};
+
+#define NR_RACERS	4
+
+static void *race_to_allocate(void *data)
+{
+	struct race *race = data;
+	int i;
+
+	for (i = 0; i < race->rounds; i++) {
+		pthread_barrier_wait(&race->barrier);
+		if (fallocate(race->fd, FALLOC_FL_KEEP_SIZE, 0, page_size)) {
+			pr_info("round %d: fallocate: %s\n", i, strerror(errno));
+			__atomic_fetch_add(&race->errors, 1, __ATOMIC_RELAXED);
+		}
+		pthread_barrier_wait(&race->barrier);
+		/* The main thread looks at the pool and punches. */
+		pthread_barrier_wait(&race->barrier);
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(hugetlb, race_to_one_unit, 120)
+{
+	long rest = hugetlb_available(&self->pool) - 1;
+	struct race race = {
+		.unit = self->unit,
+		.rounds = self->unit > SZ_2M ? 3 : 100,
+	};
+	pthread_t threads[NR_RACERS];
+	void *hog;
+	int i;
+
+	self->size = self->unit;
+	race.fd = create_file(0);
+
+	/* Leave exactly the page it takes: who loses must not need a second one. */
+	hog = rest ? hugetlb_hog(self->unit, rest, -1) : NULL;
+
+	pthread_barrier_init(&race.barrier, NULL, NR_RACERS + 1);
+	for (i = 0; i < NR_RACERS; i++)
+		kvm_pthread_create(&threads[i], NULL, race_to_allocate, &race);
+
+	for (i = 0; i < race.rounds; i++) {
+		pthread_barrier_wait(&race.barrier);
+		pthread_barrier_wait(&race.barrier);
+		assert_pool(rest + 1, 0);
+		kvm_fallocate(race.fd, PUNCH, 0, self->unit);
+		assert_pool(rest, 1);
+		pthread_barrier_wait(&race.barrier);
+	}
+	for (i = 0; i < NR_RACERS; i++)
+		kvm_pthread_join(threads[i], NULL);
+
+	TEST_ASSERT(!race.errors, "Everybody should succeed, %d did not", race.errors);
+	close(race.fd);
+	if (rest)
+		hugetlb_unhog(hog, self->unit, rest);
+	assert_pool(0, 0);
+}
+
+/* Everything at once; nothing may get lost. */
+struct stress {
+	struct kvm_vm *vm;
+	size_t size, unit;
+	int fd;
+	u8 size_log2;
+	u32 seed;
+	time_t end;
+	long done;
+};
+
+static void *stress_worker(void *data)
+{
+	struct stress *s = data;
+	int fd;
+
+	while (time(NULL) < s->end) {
+		u64 r = (u64)rand_r(&s->seed) << 16 ^ rand_r(&s->seed);
+		off_t off = r % (s->size / page_size) * page_size;
+		off_t len = min_t(size_t, s->size - off, s->unit);
+
+		switch (rand_r(&s->seed) % 8) {
+		case 0 ... 2:
+			kvm_fallocate(s->fd, FALLOC_FL_KEEP_SIZE, off, page_size);
+			break;
+		case 3 ... 4:
+			kvm_fallocate(s->fd, PUNCH, align_down(off, s->unit), s->unit);
+			break;
+		case 5:
+			kvm_fallocate(s->fd, PUNCH, off, len);
+			break;
+		case 6:
+			kvm_fallocate(s->fd, PUNCH, off, page_size);
+			break;
+		case 7:
+			/* A file of its own; the pool may be too small for it. */
+			fd = __vm_create_guest_memfd_hugetlb(s->vm, s->unit, 0, s->size_log2);
+			TEST_ASSERT(fd >= 0 || errno == ENOMEM,
+				    "Creation should succeed or fail with ENOMEM, errno %d", errno);
+			if (fd < 0)
+				break;
+			kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, s->unit);
+			close(fd);
+			break;
+		}
+		s->done++;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(hugetlb, stress, 120)
+{
+	struct stress s[NR_RACERS];
+	pthread_t threads[NR_RACERS];
+	int fd = create_file(0), i;
+	u32 seed = kvm_random_seed;
+
+	for (i = 0; i < NR_RACERS; i++) {
+		s[i] = (struct stress) {
+			.vm = self->vm, .size = self->size, .unit = self->unit,
+			.fd = fd, .size_log2 = variant->size_log2,
+			.seed = seed + i, .end = time(NULL) + 5,
+		};
+		kvm_pthread_create(&threads[i], NULL, stress_worker, &s[i]);
+	}
+	for (i = 0; i < NR_RACERS; i++) {
+		kvm_pthread_join(threads[i], NULL);
+		s[0].done += i ? s[i].done : 0;
+	}
+	TH_LOG("seed %#x, %ld operations", seed, s[0].done);
+
+	kvm_fallocate(fd, PUNCH, 0, self->size);
+	assert_pool(0, self->nr);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	assert_pool(self->nr, 0);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+/*
+ * A pool that grows and shrinks with what is asked for.  Of 2M pages only, 1G
+ * pages once given up may not be had again.
+ */
+FIXTURE(surplus)
+{
+	struct hugetlb_pool pool;
+	struct kvm_vm *vm;
+};
+
+#define NR_SURPLUS	4
+
+FIXTURE_SETUP(surplus)
+{
+	if (!hugetlb_size_supported(SZ_2M))
+		SKIP(return, "needs huge pages of 2M");
+	hugetlb_read_pool(SZ_2M, &self->pool);
+	if (self->pool.free != self->pool.total || hugetlb_available(&self->pool) < NR_SURPLUS)
+		SKIP(return, "needs %d x 2M page and nobody else who uses any, have %ld of %ld",
+		     NR_SURPLUS, hugetlb_available(&self->pool), self->pool.total);
+	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+}
+
+FIXTURE_TEARDOWN_PARENT(surplus)
+{
+	struct hugetlb_pool now;
+
+	hugetlb_write_attr(SZ_2M, "nr_overcommit_hugepages", 0);
+	hugetlb_resize_pool(&self->pool);
+	hugetlb_read_pool(SZ_2M, &now);
+	EXPECT_EQ(self->pool.total, now.total);
+	EXPECT_EQ(self->pool.free, now.free);
+	EXPECT_EQ(self->pool.rsvd, now.rsvd);
+	EXPECT_EQ(self->pool.surp, now.surp);
+}
+
+static void assert_all_surplus(long total, long free)
+{
+	struct hugetlb_pool now;
+
+	hugetlb_read_pool(SZ_2M, &now);
+	TEST_ASSERT(now.total == total && now.surp == total && now.free == free && now.rsvd == free,
+		    "total %ld surplus %ld free %ld rsvd %ld, should be total and surplus %ld, free and rsvd %ld",
+		    now.total, now.surp, now.free, now.rsvd, total, free);
+}
+
+/* Whatever became surplus, the file has its pages, used or not, until it goes. */
+static void use_surplus(int fd)
+{
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
+		assert_all_surplus(NR_SURPLUS, 0);
+		kvm_fallocate(fd, PUNCH, 0, SZ_2M);
+		assert_all_surplus(NR_SURPLUS, 1);
+		TEST_ASSERT(!__hugetlb_hog(SZ_2M, 1, -1),
+			    "A page that is reserved should not be there for others");
+		kvm_fallocate(fd, PUNCH, 0, NR_SURPLUS * SZ_2M);
+		assert_all_surplus(NR_SURPLUS, NR_SURPLUS);
+	}
+	close(fd);
+	assert_all_surplus(0, 0);
+}
+
+TEST_F(surplus, overcommit)
+{
+	int fd;
+
+	hugetlb_write_attr(SZ_2M, "nr_hugepages", 0);
+	hugetlb_write_attr(SZ_2M, "nr_overcommit_hugepages", NR_SURPLUS);
+	fd = __vm_create_guest_memfd_hugetlb(self->vm, (NR_SURPLUS + 1) * SZ_2M, 0, 21);
+	TEST_ASSERT(fd < 0 && errno == ENOMEM,
+		    "More than can be overcommitted should fail with ENOMEM");
+	assert_all_surplus(0, 0);
+
+	fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
+	hugetlb_write_attr(SZ_2M, "nr_overcommit_hugepages", 0);
+	assert_all_surplus(NR_SURPLUS, NR_SURPLUS);
+	use_surplus(fd);
+}
+
+/* The administrator takes all pages away, but for what is in use. */
+TEST_F(surplus, pool_shrinks)
+{
+	int fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
+	hugetlb_write_attr(SZ_2M, "nr_hugepages", 0);
+	use_surplus(fd);
+}
+
+TEST_F(surplus, pool_shrinks_before_use)
+{
+	struct hugetlb_pool now;
+	int fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
+
+	/* What is reserved stays, whatever it is called. */
+	hugetlb_write_attr(SZ_2M, "nr_hugepages", 0);
+	hugetlb_read_pool(SZ_2M, &now);
+	TEST_ASSERT(now.free >= NR_SURPLUS && now.rsvd == NR_SURPLUS,
+		    "%d pages should be left and reserved, are %ld and %ld",
+		    NR_SURPLUS, now.free, now.rsvd);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
+	kvm_fallocate(fd, PUNCH, 0, NR_SURPLUS * SZ_2M);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
+	close(fd);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+
+	page_size = getpagesize();
+	return test_harness_run(argc, argv);
+}
