@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The commands, their options, and the life of a guest from creation to the last
+ * counter: run_guest() is the table of contents of this program.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm.h"
+
+#define MAX_GUESTS	8
+
+/* What failed, why as errno has it, and what to do about it. */
+void die(int err, const char *advice, const char *fmt, ...)
+{
+	va_list args;
+
+	fflush(stdout);
+	fprintf(stderr, "gmem-vmm: ");
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fprintf(stderr, "%s%s\n", err ? ": " : "", err ? strerror(err) : "");
+	if (advice)
+		fprintf(stderr, "  %s\n", advice);
+	exit(1);
+}
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+/* The guest is done and still mapped: count. */
+static void measure(struct vm *vm, const struct stats *start)
+{
+	struct report *report = vm->report;
+	struct stats with, without;
+
+	stats_read(vm->fd, vm->vcpu_fd, &with);
+	report->total.pf_taken = with.pf_taken - start->pf_taken;
+	report->total.pf_fixed = with.pf_fixed - start->pf_fixed;
+	report->total.exits = with.exits - start->exits;
+	if (vm->opt->stats) {
+		stats_print(stderr, "VM statistics", vm->fd);
+		stats_print(stderr, "vCPU statistics", vm->vcpu_fd);
+	}
+	if (vm->gmem_fd < 0)
+		return;
+
+	report->during = pool_read(vm->opt->page_size);
+	report->hva_pages = memory_resident(vm->private_hva, vm->opt->private);
+	report->has_map = memory_map_units(vm->gmem_fd, vm->opt->private, report->map);
+	/* pages_* count the whole VM. What goes away with the slot was the slot's. */
+	memory_remove_private(vm);
+	stats_read(vm->fd, vm->vcpu_fd, &without);
+	report->private.pages_1g = with.pages_1g - without.pages_1g;
+	report->private.pages_2m = with.pages_2m - without.pages_2m;
+	report->private.pages_4k = with.pages_4k - without.pages_4k;
+}
+
+/* The file lives as long as someone has it open; the VM as long as its vCPU's mapping. */
+static void destroy(struct vm *vm)
+{
+	munmap(vm->run, sysconf(_SC_PAGESIZE));
+	if (vm->gmem_fd >= 0) {
+		close(vm->gmem_fd);
+		munmap(vm->private_hva, vm->opt->private);
+	}
+	close(vm->vcpu_fd);
+	close(vm->fd);
+	close(vm->kvm_fd);
+	munmap(vm->ordinary, vm->opt->memory);
+}
+
+/* The console goes to @out; with @story, so do the counters while they change. */
+static void run_guest(const struct options *opt, struct report *report, FILE *out, bool story)
+{
+	struct vm vm = { .opt = opt, .gmem_fd = -1, .report = report };
+	FILE *tell = story ? out : NULL;
+	long unevictable = meminfo_kib("Unevictable");
+	struct stats start;
+	double begin = now();
+
+	memset(report, 0, sizeof(*report));
+	report->status = -1;
+	report->size = opt->private;
+	report->page_size = opt->page_size;
+	vm.serial.out = out;
+	vm.serial.prefix = story ? "  guest | " : NULL;
+
+	report->before = pool_read(opt->page_size);
+	report_pool(tell, "before", &report->before, "");
+	vm_create(&vm);
+	memory_add_ordinary(&vm);
+	if (opt->private)
+		memory_add_private(&vm);
+	report->created = pool_read(opt->page_size);
+	report_pool(tell, "file created", &report->created, "   (promised, not yet taken)");
+
+	vm_create_vcpu(&vm);
+	x86_load_linux(&vm);
+	x86_setup_vcpu(&vm);
+	memory_populate_ordinary(&vm);
+	stats_read(vm.fd, vm.vcpu_fd, &start);
+	vm_run(&vm);
+	report->seconds = now() - begin;
+
+	report->unevictable = meminfo_kib("Unevictable") - unevictable;
+	measure(&vm, &start);
+	report_pool(tell, "guest verified", &report->during, "");
+	if (story)
+		report_map(out, report);
+	destroy(&vm);
+	report->after = pool_read(opt->page_size);
+	report_pool(tell, "guest gone", &report->after, "");
+}
+
+static int cmd_run(const struct options *opts, int nr)
+{
+	static struct report report;
+
+	if (nr != 1)
+		die(0, NULL, "run takes one --hugepage; compare takes a list");
+	run_guest(opts, &report, stdout, false);
+	if (opts->private) {
+		report_pool(stderr, "before", &report.before, "");
+		report_pool(stderr, "file created", &report.created, "");
+		report_pool(stderr, "guest done", &report.during, "");
+		report_pool(stderr, "guest gone", &report.after, "");
+		report_map(stderr, &report);
+		report_table(stderr, &report, 1);
+	}
+	return report_check(stderr, &report) ? 1 : 0;
+}
+
+static int cmd_compare(const struct options *opts, int nr)
+{
+	static struct report reports[MAX_GUESTS];
+	int failures = 0;
+
+	for (int i = 0; i < nr; i++) {
+		if (!opts[i].private)
+			die(0, "give --private a size", "there is nothing to compare");
+		printf("A guest with %s of private memory in units of %s\n",
+		       size_name(opts[i].private), size_name(opts[i].page_size));
+		run_guest(&opts[i], &reports[i], stdout, true);
+		printf("\n");
+	}
+	printf("Side by side\n");
+	report_table(stdout, reports, nr);
+	fflush(stdout);
+	for (int i = 0; i < nr; i++)
+		failures += report_check(stderr, &reports[i]);
+	return failures ? 1 : 0;
+}
+
+static const struct command {
+	const char *name, *help;
+	int (*run)(const struct options *opts, int nr);
+} commands[] = {
+	{ "run", "boot one guest, its console on stdout, what was measured on stderr", cmd_run },
+	{ "compare", "boot one guest for each size in --hugepage, then compare", cmd_compare },
+};
+
+static void print_usage(FILE *out)
+{
+	fprintf(out, "usage: gmem-vmm COMMAND --kernel BZIMAGE [OPTION]...\n\n");
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		fprintf(out, "  %-22s %s\n", commands[i].name, commands[i].help);
+	fprintf(out, "\n"
+		"  --kernel FILE          a bzImage\n"
+		"  --initrd FILE          an initramfs\n"
+		"  --append TEXT          more for the kernel's command line\n"
+		"  --memory SIZE          ordinary memory, for the kernel and its root (160M)\n"
+		"  --private SIZE[,...]   private memory at 4G, for the guest to hot-add (none)\n"
+		"  --hugepage 1G|2M|0     what private memory is made of; 0 is 4K pages (0);\n"
+		"                         compare takes a list, and one for --private\n"
+		"  --stats                dump all of KVM's counters\n"
+		"  --no-attribute         leave private memory shared: the guest runs just as well,\n"
+		"                         and every check of where its data is must fail\n");
+}
+
+static __u64 parse_size(const char *option, const char *text)
+{
+	char *end;
+	__u64 size = strtoull(text, &end, 0);
+
+	switch (*end) {
+	case 'G':
+		size *= KIB;
+		/* fall through */
+	case 'M':
+		size *= KIB;
+		/* fall through */
+	case 'K':
+		size *= KIB;
+		end++;
+	}
+	if (end == text || *end || size % PAGE)
+		die(0, "bytes, or with K, M or G; a multiple of 4K", "%s %s", option, text);
+	return size;
+}
+
+/*
+ * One guest for each size in the list of page sizes. The list of private sizes may be
+ * shorter: its last one is for the rest. Returns the number of guests.
+ */
+static int make_guests(struct options *guests, const char *page_sizes, const char *sizes)
+{
+	char *pages = strdup(page_sizes), *privates = strdup(sizes), *save[2] = { NULL, NULL };
+	const char *word, *private = strtok_r(privates, ",", &save[1]);
+	__u64 size;
+	int nr = 0;
+
+	for (word = strtok_r(pages, ",", &save[0]); word; word = strtok_r(NULL, ",", &save[0])) {
+		size = parse_size("--hugepage", word);
+		if (nr == MAX_GUESTS || (size & (size - 1)))
+			die(0, "1G, 2M, or 0 for no huge pages", "--hugepage %s", page_sizes);
+		guests[nr] = guests[0];
+		guests[nr].page_size = size ? size : PAGE;
+		if (private)
+			guests[nr].private = parse_size("--private", private);
+		else if (nr)
+			guests[nr].private = guests[nr - 1].private;
+		if (guests[nr++].private > PRIVATE_MAX)
+			die(0, "64G is the limit here", "--private %s", sizes);
+		private = strtok_r(NULL, ",", &save[1]);
+	}
+	free(pages);
+	free(privates);
+	return nr;
+}
+
+enum { KERNEL, INITRD, APPEND, MEMORY, PRIVATE, HUGEPAGE, STATS, NO_ATTRIBUTE, NR_OPTIONS };
+
+static const struct option long_options[] = {
+	{ "kernel",	  required_argument, NULL, KERNEL },
+	{ "initrd",	  required_argument, NULL, INITRD },
+	{ "append",	  required_argument, NULL, APPEND },
+	{ "memory",	  required_argument, NULL, MEMORY },
+	{ "private",	  required_argument, NULL, PRIVATE },
+	{ "hugepage",	  required_argument, NULL, HUGEPAGE },
+	{ "stats",	  no_argument,	     NULL, STATS },
+	{ "no-attribute", no_argument,	     NULL, NO_ATTRIBUTE },
+	{ }
+};
+
+/* Returns the number of guests. */
+static int parse_options(int argc, char **argv, struct options *opts)
+{
+	const char *value[NR_OPTIONS] = {
+		[APPEND] = "", [MEMORY] = "160M", [PRIVATE] = "0", [HUGEPAGE] = "0",
+	};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", long_options, NULL)) >= 0 && c < NR_OPTIONS)
+		value[c] = optarg ? optarg : "yes";
+	if (c >= 0 || optind < argc || !value[KERNEL]) {
+		print_usage(stderr);
+		exit(64);
+	}
+	*opts = (struct options){
+		.kernel = value[KERNEL], .initrd = value[INITRD], .append = value[APPEND],
+		.memory = parse_size("--memory", value[MEMORY]),
+		.stats = value[STATS], .no_attribute = value[NO_ATTRIBUTE],
+	};
+	if (opts->memory > 3 * GIB)
+		die(0, "3G is the limit here", "--memory %s", value[MEMORY]);
+	return make_guests(opts, value[HUGEPAGE], value[PRIVATE]);
+}
+
+int main(int argc, char **argv)
+{
+	struct options opts[MAX_GUESTS];
+	int nr;
+
+	for (size_t i = 0; argc > 1 && i < ARRAY_SIZE(commands); i++) {
+		if (strcmp(argv[1], commands[i].name))
+			continue;
+		nr = parse_options(argc - 1, argv + 1, opts);
+		return commands[i].run(opts, nr);
+	}
+	if (argc > 1 && !strcmp(argv[1], "--help")) {
+		print_usage(stdout);
+		return 0;
+	}
+	print_usage(stderr);
+	return 64;
+}

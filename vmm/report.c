@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Telling what was measured. Nothing is printed here that was not read from a counter,
+ * and report_check() says what each of them must be.
+ */
+#include <stdarg.h>
+#include <string.h>
+
+#include "vmm.h"
+
+#define CELLS_PER_ROW	64
+
+static __u64 pages_of(const struct report *report)
+{
+	return report->size / PAGE;
+}
+
+static __u64 units_of(const struct report *report)
+{
+	return report->size / report->page_size;
+}
+
+static bool is_huge(const struct report *report)
+{
+	return report->page_size != PAGE;
+}
+
+/* "96M", "1G", as it would be typed. Good for a few calls in one printf(). */
+const char *size_name(__u64 size)
+{
+	static char names[4][24];
+	static int next;
+	char *name = names[next++ % 4];
+	int shift = 0;
+
+	while (shift < 3 && size && !(size % KIB)) {
+		size /= KIB;
+		shift++;
+	}
+	snprintf(name, sizeof(names[0]), "%llu%.*s", size, shift > 0,
+		 &"BKMG"[shift]);
+	return name;
+}
+
+void report_pool(FILE *out, const char *when, const struct pool *pool, const char *what)
+{
+	if (out && pool->there)
+		fprintf(out, "  %-16s total %4ld   free %4ld   reserved %4ld%s\n", when,
+			pool->total, pool->free, pool->reserved, what);
+}
+
+/* One cell a block of 2M: # all its pages are allocated, . none, + some. */
+void report_map(FILE *out, const struct report *report)
+{
+	__u64 blocks = (report->size + BLOCK - 1) / BLOCK, pages = 0;
+
+	if (!report->has_map) {
+		fprintf(out, "  map of the file: not measured, this kernel has no cachestat()\n");
+		return;
+	}
+	fprintf(out, "  the file: %llu x %s; a cell is 2M: # allocated, . not, + partly\n",
+		units_of(report), size_name(report->page_size));
+	for (__u64 i = 0; i < blocks; i++) {
+		__u64 left = pages_of(report) - i * (BLOCK / PAGE);
+		__u64 whole = left < BLOCK / PAGE ? left : BLOCK / PAGE;
+
+		if (i % CELLS_PER_ROW == 0)
+			fputs("    ", out);
+		fputc(report->map[i] == whole ? '#' : report->map[i] ? '+' : '.', out);
+		if (i % CELLS_PER_ROW == CELLS_PER_ROW - 1 || i == blocks - 1)
+			fputc('\n', out);
+		pages += report->map[i];
+	}
+	fprintf(out, "    %llu of %llu pages allocated; mapped into the guest: ", pages,
+		pages_of(report));
+	fprintf(out, "%lld x 1G, %lld x 2M, %lld x 4K\n", report->private.pages_1g,
+		report->private.pages_2m, report->private.pages_4k);
+}
+
+/* A number with thousands separated, right-aligned in a column. */
+static void print_number(FILE *out, __s64 value)
+{
+	char digits[24], text[32];
+	int len = snprintf(digits, sizeof(digits), "%lld", value), used = 0;
+
+	for (int i = 0; i < len; i++) {
+		text[used++] = digits[i];
+		if ((len - i) % 3 == 1 && i < len - 1 && digits[i] != '-')
+			text[used++] = ',';
+	}
+	text[used] = '\0';
+	fprintf(out, "%12s", text);
+}
+
+typedef __s64 (*report_value)(const struct report *report);
+
+static __s64 value_mib(const struct report *r) { return r->size / MIB; }
+static __s64 value_units(const struct report *r) { return units_of(r); }
+static __s64 value_verified(const struct report *r) { return r->verified; }
+static __s64 value_1g(const struct report *r) { return r->private.pages_1g; }
+static __s64 value_2m(const struct report *r) { return r->private.pages_2m; }
+static __s64 value_4k(const struct report *r) { return r->private.pages_4k; }
+static __s64 value_fixed(const struct report *r) { return r->total.pf_fixed; }
+static __s64 value_per_gib(const struct report *r) { return r->total.pf_fixed * GIB / r->size; }
+static __s64 value_exits(const struct report *r) { return r->total.exits; }
+static __s64 value_hva(const struct report *r) { return r->hva_pages; }
+static __s64 value_unevictable(const struct report *r) { return r->unevictable; }
+
+static __s64 value_taken_from_pool(const struct report *r)
+{
+	return is_huge(r) ? r->before.free - r->during.free : 0;
+}
+
+void report_table(FILE *out, const struct report *reports, int nr)
+{
+	static const struct {
+		const char *title;
+		report_value value;
+	} rows[] = {
+		{ "MiB in the file", value_mib },
+		{ "units in the file", value_units },
+		{ "huge pages taken from the pool", value_taken_from_pool },
+		{ "mapped into the guest: pages_1g", value_1g },
+		{ "                       pages_2m", value_2m },
+		{ "                       pages_4k", value_4k },
+		{ "stage-2 faults: pf_fixed", value_fixed },
+		{ "                per GiB", value_per_gib },
+		{ "vCPU exits", value_exits },
+		{ "pages verified by the guest", value_verified },
+		{ "ordinary pages behind them", value_hva },
+		{ "Unevictable, KiB more", value_unevictable },
+	};
+
+	fprintf(out, "  %-34s", "guest memory in units of");
+	for (int i = 0; i < nr; i++)
+		fprintf(out, "%12s", size_name(reports[i].page_size));
+	fputc('\n', out);
+	for (size_t row = 0; row < ARRAY_SIZE(rows); row++) {
+		fprintf(out, "  %-34s", rows[row].title);
+		for (int i = 0; i < nr; i++)
+			print_number(out, rows[row].value(&reports[i]));
+		fputc('\n', out);
+	}
+	fprintf(out, "  %-34s", "seconds, boot to verified");
+	for (int i = 0; i < nr; i++)
+		fprintf(out, "%12.1f", reports[i].seconds);
+	fputc('\n', out);
+}
+
+struct checker {
+	FILE *out;
+	__u64 page_size;
+	int failures;
+};
+
+static void __attribute__((format(printf, 3, 4)))
+expect(struct checker *checker, bool ok, const char *fmt, ...)
+{
+	va_list args;
+
+	if (ok)
+		return;
+	fprintf(checker->out, "not as it should be (%s): ", size_name(checker->page_size));
+	va_start(args, fmt);
+	vfprintf(checker->out, fmt, args);
+	va_end(args);
+	fputc('\n', checker->out);
+	checker->failures++;
+}
+
+/* By how much did the pool's free and reserved pages change, and was that right? */
+static void expect_pool(struct checker *checker, const char *when, const struct pool *from,
+			const struct pool *to, long free, long reserved)
+{
+	expect(checker, to->total == from->total && to->surplus == from->surplus &&
+	       to->free - from->free == free && to->reserved - from->reserved == reserved,
+	       "%s: free %ld -> %ld, reserved %ld -> %ld; a change by %ld and %ld was expected",
+	       when, from->free, to->free, from->reserved, to->reserved, free, reserved);
+}
+
+static void check_mapping(struct checker *checker, const struct report *report)
+{
+	const struct stats *private = &report->private;
+	__s64 units = units_of(report);
+	__s64 want_1g = report->page_size == GIB ? units : 0;
+	__s64 want_2m = report->page_size == BLOCK ? units : 0;
+	__s64 want_4k = report->page_size == PAGE ? units : 0;
+
+	expect(checker, private->pages_1g == want_1g && private->pages_2m == want_2m &&
+	       private->pages_4k == want_4k,
+	       "pages_1g %lld, pages_2m %lld, pages_4k %lld; expected %lld, %lld, %lld",
+	       private->pages_1g, private->pages_2m, private->pages_4k, want_1g, want_2m, want_4k);
+	/* One fault a unit; the host may have taken a page of ordinary memory meanwhile. */
+	expect(checker, report->total.pf_fixed >= units && report->total.pf_fixed <= units + 64,
+	       "%lld faults for %lld units", report->total.pf_fixed, units);
+}
+
+/*
+ * Was the data in guest_memfd, all of it, in units of the size asked for, and is
+ * everything back? Returns the number of things that are not so.
+ */
+int report_check(FILE *out, const struct report *report)
+{
+	struct checker checker = { .out = out, .page_size = report->page_size };
+	long units = units_of(report);
+	__u64 in_file = 0;
+
+	expect(&checker, report->status == 0, "the guest's exit status is %d", report->status);
+	if (!report->size)
+		return checker.failures;
+	expect(&checker, report->verified >= pages_of(report),
+	       "the guest verified %llu of %llu pages", report->verified, pages_of(report));
+	expect(&checker, !report->hva_pages,
+	       "%llu pages of ordinary memory are behind the private slot", report->hva_pages);
+	check_mapping(&checker, report);
+	if (is_huge(report)) {
+		expect_pool(&checker, "the file", &report->before, &report->created, 0, units);
+		expect_pool(&checker, "the guest", &report->before, &report->during, -units, 0);
+		expect_pool(&checker, "the end", &report->before, &report->after, 0, 0);
+	} else {
+		/* Less a little: the kernel sums up late what each CPU has counted. */
+		expect(&checker, report->unevictable * 100 >= (long)(report->size / KIB * 99),
+		       "Unevictable grew by %ld KiB only", report->unevictable);
+	}
+	for (__u64 off = 0; report->has_map && off < report->size; off += BLOCK)
+		in_file += report->map[off / BLOCK];
+	expect(&checker, !report->has_map || in_file == pages_of(report),
+	       "the file has %llu of %llu pages", in_file, pages_of(report));
+	return checker.failures;
+}

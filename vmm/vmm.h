@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A small virtual machine monitor, to read.
+ *
+ * The words, used the same way everywhere:
+ *
+ *   ordinary memory  the slot at guest physical address 0, plain anonymous memory of
+ *                    this process. Kernel, page tables and whatever KVM itself reads
+ *                    or writes for the guest live there.
+ *   private memory   the slot at PRIVATE_BASE, a guest_memfd. This process can not see
+ *                    what is in it, and nothing here ever tries to.
+ *   the file         that guest_memfd.
+ *   a unit           what the file allocates at a time: a 1G or 2M page from the
+ *                    hugetlb pool, or a 4K page where no huge pages were asked for.
+ *   a block          2M of the file, one cell of the map.
+ *
+ * Read main.c for what a run does and in which order, then memory.c, which is what
+ * this program is about. README.md has the whole tour.
+ */
+#ifndef VMM_H
+#define VMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include <linux/kvm.h>
+#include <linux/types.h>
+
+/*
+ * The interface for huge pages is newer than Linux 7.3. With a header that lacks it,
+ * this program still builds, and finds out from the kernel what it can do.
+ */
+#ifndef GUEST_MEMFD_FLAG_HUGETLB
+#define GUEST_MEMFD_FLAG_HUGETLB	BIT_ULL(4)
+static inline void gmem_set_page_size(struct kvm_create_guest_memfd *args, int log2)
+{
+	args->reserved[0] = log2;
+}
+#else
+static inline void gmem_set_page_size(struct kvm_create_guest_memfd *args, int log2)
+{
+	args->huge_page_size_log2 = log2;
+}
+#endif
+
+#define BIT_ULL(nr)		(1ULL << (nr))
+#define ARRAY_SIZE(a)		(sizeof(a) / sizeof((a)[0]))
+
+#define KIB			1024ULL
+#define MIB			(1024 * KIB)
+#define GIB			(1024 * MIB)
+#define PAGE			(4 * KIB)
+#define BLOCK			(2 * MIB)
+
+/* Above everything 32 bits can address, and aligned for the largest page. */
+#define PRIVATE_BASE		(4 * GIB)
+#define PRIVATE_MAX		(64 * GIB)
+
+enum { SLOT_ORDINARY, SLOT_PRIVATE };
+
+/* pool.c: one size of the hugetlb pool, read from sysfs. */
+struct pool {
+	bool there;		/* false: the kernel has no pages of this size */
+	long total, free, reserved, surplus;
+};
+
+struct pool pool_read(__u64 page_size);
+bool pool_same(const struct pool *a, const struct pool *b);
+long meminfo_kib(const char *field);
+
+/* stats.c: the counters of the binary statistics files that are of interest here. */
+struct stats {
+	__s64 pages_1g, pages_2m, pages_4k;		/* VM: what is mapped now */
+	__s64 pf_taken, pf_fixed, exits;		/* vCPU: since its creation */
+};
+
+void stats_read(int vm_fd, int vcpu_fd, struct stats *stats);
+void stats_print(FILE *out, const char *title, int fd);
+
+/* serial.c: a 16550, transmit only. */
+struct serial {
+	int vm_fd;
+	FILE *out;
+	const char *prefix;	/* printed before each line */
+	bool in_line;
+	bool tx_empty;		/* an interrupt for "transmitter empty" is due */
+	__u8 regs[8];
+};
+
+#define SERIAL_PORT		0x3f8
+void serial_io(struct serial *serial, int reg, bool is_write, __u8 *data);
+
+/* What the command line asks for. */
+struct options {
+	const char *kernel, *initrd, *append;
+	__u64 memory;	/* ordinary */
+	__u64 private;	/* 0: none */
+	__u64 page_size;	/* of the file; PAGE: no huge pages */
+	bool no_attribute;	/* negative control: leave "private" memory shared */
+	bool stats;		/* dump every counter KVM has */
+};
+
+/* Everything that was measured during the life of one guest. */
+struct report {
+	__u64 size, page_size;
+	int status;			/* as the guest told it, -1: it did not */
+	__u64 verified;		/* pages of private memory, as the guest told it */
+	double seconds;
+	struct pool before, created, during, after;
+	long unevictable;		/* KiB more than before the guest ran */
+	struct stats total;		/* over the life of the guest */
+	struct stats private;		/* pages_*: of the private slot alone */
+	__u64 hva_pages;		/* pages of ordinary memory behind the private slot */
+	bool has_map;
+	__u16 map[PRIVATE_MAX / BLOCK];	/* pages the file has in each block */
+};
+
+struct vm {
+	const struct options *opt;
+	int kvm_fd, fd, vcpu_fd;
+	struct kvm_run *run;
+	__u8 *ordinary;	/* guest physical address 0 */
+	int gmem_fd;		/* -1: none */
+	__u8 *private_hva;	/* the shared half of the private slot; stays empty */
+	struct serial serial;
+	struct report *report;
+};
+
+/* vm.c: /dev/kvm, the VM, the vCPU, and what to do when it exits. */
+void vm_create(struct vm *vm);
+void vm_create_vcpu(struct vm *vm);
+void vm_run(struct vm *vm);
+int vm_check(int fd, int capability);
+
+/* memory.c: the two slots. */
+void memory_add_ordinary(struct vm *vm);
+void memory_populate_ordinary(struct vm *vm);
+void memory_add_private(struct vm *vm);
+void memory_remove_private(struct vm *vm);
+__u64 memory_resident(const void *hva, __u64 size);
+bool memory_map_units(int gmem_fd, __u64 size, __u16 *map);
+
+/* x86.c: from a bzImage to a vCPU that is about to execute its first instruction. */
+void x86_load_linux(struct vm *vm);
+void x86_setup_vcpu(struct vm *vm);
+
+/* report.c: telling it. */
+void report_pool(FILE *out, const char *when, const struct pool *pool, const char *what);
+void report_map(FILE *out, const struct report *report);
+void report_table(FILE *out, const struct report *reports, int nr);
+int report_check(FILE *out, const struct report *report);
+const char *size_name(__u64 size);
+
+/* main.c */
+void __attribute__((noreturn, format(printf, 3, 4)))
+die(int err, const char *advice, const char *fmt, ...);
+
+#endif /* VMM_H */
