@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * guest_memfd files made of HugeTLB pages, and a pool whose size changes below
+ * them: a file has the pages that were promised to it, surplus or not, used or
+ * not, until it is closed, and then none of them stays behind.
+ *
+ * With 2M pages only, as 1G pages once given up may not be had again.
+ */
+#include <errno.h>
+#include <unistd.h>
+
+#include <linux/sizes.h>
+
+#include "guest_memfd_hugetlb.h"
+
+FIXTURE(surplus)
+{
+	struct hugetlb_pool pool;
+	struct kvm_vm *vm;
+};
+
+#define NR_SURPLUS	4
+
+FIXTURE_SETUP(surplus)
+{
+	if (!hugetlb_size_supported(SZ_2M))
+		SKIP(return, "needs huge pages of 2M");
+	hugetlb_read_pool(SZ_2M, &self->pool);
+	if (self->pool.free != self->pool.total || hugetlb_available(&self->pool) < NR_SURPLUS)
+		SKIP(return, "needs %d x 2M page and nobody else who uses any, have %ld of %ld",
+		     NR_SURPLUS, hugetlb_available(&self->pool), self->pool.total);
+	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+}
+
+FIXTURE_TEARDOWN_PARENT(surplus)
+{
+	struct hugetlb_pool now;
+
+	hugetlb_write_attr(SZ_2M, "nr_overcommit_hugepages", 0);
+	hugetlb_resize_pool(&self->pool);
+	hugetlb_read_pool(SZ_2M, &now);
+	EXPECT_EQ(self->pool.total, now.total);
+	EXPECT_EQ(self->pool.free, now.free);
+	EXPECT_EQ(self->pool.rsvd, now.rsvd);
+	EXPECT_EQ(self->pool.surp, now.surp);
+}
+
+static void assert_all_surplus(long total, long free)
+{
+	struct hugetlb_pool now;
+
+	hugetlb_read_pool(SZ_2M, &now);
+	TEST_ASSERT(now.total == total && now.surp == total && now.free == free && now.rsvd == free,
+		    "total %ld surplus %ld free %ld rsvd %ld, should be total and surplus %ld, free and rsvd %ld",
+		    now.total, now.surp, now.free, now.rsvd, total, free);
+}
+
+/* Whatever became surplus, the file has its pages, used or not, until it goes. */
+static void use_surplus(int fd)
+{
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
+		assert_all_surplus(NR_SURPLUS, 0);
+		kvm_fallocate(fd, PUNCH, 0, SZ_2M);
+		assert_all_surplus(NR_SURPLUS, 1);
+		TEST_ASSERT(!__hugetlb_hog(SZ_2M, 1, -1),
+			    "A page that is reserved should not be there for others");
+		kvm_fallocate(fd, PUNCH, 0, NR_SURPLUS * SZ_2M);
+		assert_all_surplus(NR_SURPLUS, NR_SURPLUS);
+	}
+	close(fd);
+	assert_all_surplus(0, 0);
+}
+
+TEST_F(surplus, overcommit)
+{
+	int fd;
+
+	hugetlb_write_attr(SZ_2M, "nr_hugepages", 0);
+	hugetlb_write_attr(SZ_2M, "nr_overcommit_hugepages", NR_SURPLUS);
+	fd = __vm_create_guest_memfd_hugetlb(self->vm, (NR_SURPLUS + 1) * SZ_2M, 0, 21);
+	TEST_ASSERT(fd < 0 && errno == ENOMEM,
+		    "More than can be overcommitted should fail with ENOMEM");
+	assert_all_surplus(0, 0);
+
+	fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
+	hugetlb_write_attr(SZ_2M, "nr_overcommit_hugepages", 0);
+	assert_all_surplus(NR_SURPLUS, NR_SURPLUS);
+	use_surplus(fd);
+}
+
+/* The administrator takes all pages away, but for what is in use. */
+TEST_F(surplus, pool_shrinks)
+{
+	int fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
+	hugetlb_write_attr(SZ_2M, "nr_hugepages", 0);
+	use_surplus(fd);
+}
+
+TEST_F(surplus, pool_shrinks_before_use)
+{
+	struct hugetlb_pool now;
+	int fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
+
+	/* What is reserved stays, whatever it is called. */
+	hugetlb_write_attr(SZ_2M, "nr_hugepages", 0);
+	hugetlb_read_pool(SZ_2M, &now);
+	TEST_ASSERT(now.free >= NR_SURPLUS && now.rsvd == NR_SURPLUS,
+		    "%d pages should be left and reserved, are %ld and %ld",
+		    NR_SURPLUS, now.free, now.rsvd);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
+	kvm_fallocate(fd, PUNCH, 0, NR_SURPLUS * SZ_2M);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
+	close(fd);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+
+	return test_harness_run(argc, argv);
+}
