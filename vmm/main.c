@@ -71,7 +71,7 @@ static void measure(struct vm *vm, const struct stats *start)
 /* The file lives as long as someone has it open; the VM as long as its vCPU's mapping. */
 static void destroy(struct vm *vm)
 {
-	munmap(vm->run, sysconf(_SC_PAGESIZE));
+	munmap(vm->run, vm->run_size);
 	if (vm->gmem_fd >= 0) {
 		close(vm->gmem_fd);
 		munmap(vm->private_hva, vm->opt->private);

@@ -70,17 +70,16 @@ void vm_create(struct vm *vm)
 
 void vm_create_vcpu(struct vm *vm)
 {
-	int size;
-
 	vm->vcpu_fd = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
 	if (vm->vcpu_fd < 0)
 		die(errno, NULL, "KVM_CREATE_VCPU(0)");
-	size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-	if (size < (int)sizeof(*vm->run))
-		die(size < 0 ? errno : 0, NULL, "KVM_GET_VCPU_MMAP_SIZE() = %d", size);
-	vm->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu_fd, 0);
+	vm->run_size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	if (vm->run_size < (int)sizeof(*vm->run))
+		die(vm->run_size < 0 ? errno : 0, NULL, "KVM_GET_VCPU_MMAP_SIZE() = %d",
+		    vm->run_size);
+	vm->run = mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu_fd, 0);
 	if (vm->run == MAP_FAILED)
-		die(errno, NULL, "mmap(vCPU, %d bytes)", size);
+		die(errno, NULL, "mmap(vCPU, %d bytes)", vm->run_size);
 }
 
 /* Returns false when the guest is done. */

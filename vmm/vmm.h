@@ -119,7 +119,8 @@ struct report {
 struct vm {
 	const struct options *opt;
 	int kvm_fd, fd, vcpu_fd;
-	struct kvm_run *run;
+	struct kvm_run *run;	/* shared with KVM */
+	int run_size;
 	__u8 *ordinary;	/* guest physical address 0 */
 	int gmem_fd;		/* -1: none */
 	__u8 *private_hva;	/* the shared half of the private slot; stays empty */

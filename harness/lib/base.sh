@@ -102,7 +102,7 @@ check_version() {
 # base_repo: the bare repository to use, made if need be; prints its path.
 base_repo() {
 	local repo
-	mkdir -p "$GMEM_CACHE"
+	[[ $GMEM_DRY ]] || mkdir -p "$GMEM_CACHE"
 	if [[ ${GMEM_LINUX:-} ]]; then
 		[[ -e $GMEM_LINUX ]] || die "GMEM_LINUX=$GMEM_LINUX does not exist"
 		# Read anew when it changes, as far as its own date tells.
@@ -110,7 +110,11 @@ base_repo() {
 	else
 		repo=$GMEM_CACHE/linux-$BASE_VERSION.git
 	fi
-	[[ -d $repo ]] || locked "$GMEM_CACHE/base.lock" make_base "$repo" >&2 || return
+	if [[ $GMEM_DRY && ! -d $repo ]]; then
+		note "would fetch Linux $BASE_VERSION (${GMEM_LINUX:-$BASE_DEBIAN_PACKAGE}) into $repo"
+	elif [[ ! -d $repo ]]; then
+		locked "$GMEM_CACHE/base.lock" make_base "$repo" >&2 || return
+	fi
 	echo "$repo"
 }
 

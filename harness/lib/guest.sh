@@ -13,6 +13,7 @@ guest_base() {
 guest_base_locked() {
 	local arch=$1 dir=$2 busybox state root=$2/root
 	busybox=$(guest_busybox "$arch") || return
+	# Made with -n as well: it is small, and what is printed refers to it.
 	state=$(cat "$GMEM_TOP/harness/guest/init.c" "$busybox" 2>/dev/null | hash_of)
 	[[ $(cat "$dir/state" 2>/dev/null) != "$state" ]] || return 0
 	need build "$arch"
@@ -28,7 +29,7 @@ guest_base_locked() {
 	chmod 755 "$root/bin/busybox"
 	echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
 	echo 'root:x:0:' >"$root/etc/group"
-	doit "${cross}gcc" -O2 -Wall -Wextra -Werror -static -o "$root/init" \
+	"${cross}gcc" -O2 -Wall -Wextra -Werror -static -o "$root/init" \
 		"$GMEM_TOP/harness/guest/init.c" || return
 	archive "$root" "$dir/base.cpio" || return
 	echo "$state" >"$dir/state"

@@ -48,6 +48,7 @@ fragments() {
 # What make would look at, in a hash: the commit, and what differs from it.
 source_state() {
 	local src=$1
+	[[ -d $src ]] || return 0	# -n, before there is anything
 	git -C "$src" rev-parse HEAD
 	git -C "$src" status --porcelain --no-renames | while read -r what path; do
 		echo "$what $path $(stat -c '%Y %s' "$src/$path" 2>/dev/null || :)"

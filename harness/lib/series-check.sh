@@ -102,9 +102,12 @@ check_patches() {
 
 # Every commit, in a tree of its own (the compiler cache knows most of it).
 check_builds() {
-	local dir=$GMEM_OUT/linux-series commit
+	local dir=$GMEM_OUT/linux-series commit target
+	target=$(series_commits) || return
 	have_clone "$dir" || return
-	git -C "$dir" fetch -q "$tree" "$(series_commits)" || return
+	# The commits are objects of the other tree; no ref names them.
+	grep -qxF "$tree/.git/objects" "$dir/.git/objects/info/alternates" ||
+		echo "$tree/.git/objects" >>"$dir/.git/objects/info/alternates"
 	while read -r commit; do
 		git -C "$dir" checkout -q --detach "$commit" || return
 		kernel_env x86_64
@@ -116,5 +119,5 @@ check_builds() {
 			tail -n 20 "$GMEM_OUT/log/series-build.log"
 			return 1
 		}
-	done < <(git -C "$dir" rev-list --reverse origin/base..FETCH_HEAD)
+	done < <(git -C "$dir" rev-list --reverse "origin/base..$target")
 }

@@ -73,7 +73,7 @@ tree_dirty() {
 tree_sync() {
 	local force=$1 key target head
 	have_clone "$tree" || return
-	[[ ! $GMEM_DRY || -d $tree ]] || return 0
+	[[ ! $GMEM_DRY ]] || [[ -d $tree ]] || return 0
 	key=$(series_key) || return
 	[[ $key != "$(applied_key)" || $force ]] || return 0
 	target=$(series_commits) || return

@@ -142,7 +142,7 @@ static void enter(const char *cgroup)
 #define set_limit(cgroup, what, nr_units)				\
 	__set_limit(cgroup, variant->name, what, (nr_units) * self->unit)
 
-TEST_F_TIMEOUT(cgroup, reservation_is_the_creators, 120)
+TEST_F(cgroup, reservation_is_the_creators)
 {
 	int fd, fd2;
 
@@ -205,7 +205,7 @@ TEST_F(cgroup, reservation_limit)
 	assert_pool(0, 0);
 }
 
-TEST_F_TIMEOUT(cgroup, usage_is_the_allocators, 120)
+TEST_F(cgroup, usage_is_the_allocators)
 {
 	int fd;
 
@@ -231,7 +231,7 @@ TEST_F_TIMEOUT(cgroup, usage_is_the_allocators, 120)
 	assert_pool(0, 0);
 }
 
-TEST_F_TIMEOUT(cgroup, usage_limit, 120)
+TEST_F(cgroup, usage_limit)
 {
 	int fd = create_file();
 
@@ -282,7 +282,7 @@ static bool remove_and_wait(const char *root, const char *cgroup)
 }
 
 /* Taking a cgroup down waits until nothing is charged to it: pages must move. */
-TEST_F_TIMEOUT(cgroup, remove_while_allocated, 120)
+TEST_F(cgroup, remove_while_allocated)
 {
 	int fd = create_file();
 
@@ -303,7 +303,7 @@ TEST_F_TIMEOUT(cgroup, remove_while_allocated, 120)
 	assert_pool(0, 0);
 }
 
-TEST_F_TIMEOUT(cgroup, remove_while_reserved, 120)
+TEST_F(cgroup, remove_while_reserved)
 {
 	int fd;
 
@@ -325,7 +325,7 @@ TEST_F_TIMEOUT(cgroup, remove_while_reserved, 120)
 }
 
 /* (a) of "with the reservation it fails only if": a cpuset. */
-TEST_F_TIMEOUT(cgroup, cpuset_without_pages, 120)
+TEST_F(cgroup, cpuset_without_pages)
 {
 	long hogged = self->pool.node_free[1];
 	struct hugetlb_pool now;

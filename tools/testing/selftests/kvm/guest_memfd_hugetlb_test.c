@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -640,7 +641,7 @@ static void *race_to_allocate(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(hugetlb, race_to_one_unit, 120)
+TEST_F(hugetlb, race_to_one_unit)
 {
 	long rest = hugetlb_available(&self->pool) - 1;
 	struct race race = {
@@ -729,7 +730,7 @@ static void *stress_worker(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(hugetlb, stress, 120)
+TEST_F(hugetlb, stress)
 {
 	struct stress s[NR_RACERS];
 	pthread_t threads[NR_RACERS];
@@ -758,113 +759,35 @@ TEST_F_TIMEOUT(hugetlb, stress, 120)
 	assert_pool(0, 0);
 }
 
-/*
- * A pool that grows and shrinks with what is asked for.  Of 2M pages only, 1G
- * pages once given up may not be had again.
- */
-FIXTURE(surplus)
+/* Killed in the middle of it: what is half done must be undone. */
+TEST_F(hugetlb, killed_while_allocating)
 {
-	struct hugetlb_pool pool;
-	struct kvm_vm *vm;
-};
+	int i, rounds = self->unit > SZ_2M ? 6 : 40;
+	u32 seed = kvm_random_seed;
 
-#define NR_SURPLUS	4
+	for (i = 0; i < rounds; i++) {
+		int status;
+		pid_t pid = fork();
 
-FIXTURE_SETUP(surplus)
-{
-	if (!hugetlb_size_supported(SZ_2M))
-		SKIP(return, "needs huge pages of 2M");
-	hugetlb_read_pool(SZ_2M, &self->pool);
-	if (self->pool.free != self->pool.total || hugetlb_available(&self->pool) < NR_SURPLUS)
-		SKIP(return, "needs %d x 2M page and nobody else who uses any, have %ld of %ld",
-		     NR_SURPLUS, hugetlb_available(&self->pool), self->pool.total);
-	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
-}
+		TEST_ASSERT(pid >= 0, "fork() should succeed");
+		if (!pid) {
+			int fd;
 
-FIXTURE_TEARDOWN_PARENT(surplus)
-{
-	struct hugetlb_pool now;
-
-	hugetlb_write_attr(SZ_2M, "nr_overcommit_hugepages", 0);
-	hugetlb_resize_pool(&self->pool);
-	hugetlb_read_pool(SZ_2M, &now);
-	EXPECT_EQ(self->pool.total, now.total);
-	EXPECT_EQ(self->pool.free, now.free);
-	EXPECT_EQ(self->pool.rsvd, now.rsvd);
-	EXPECT_EQ(self->pool.surp, now.surp);
-}
-
-static void assert_all_surplus(long total, long free)
-{
-	struct hugetlb_pool now;
-
-	hugetlb_read_pool(SZ_2M, &now);
-	TEST_ASSERT(now.total == total && now.surp == total && now.free == free && now.rsvd == free,
-		    "total %ld surplus %ld free %ld rsvd %ld, should be total and surplus %ld, free and rsvd %ld",
-		    now.total, now.surp, now.free, now.rsvd, total, free);
-}
-
-/* Whatever became surplus, the file has its pages, used or not, until it goes. */
-static void use_surplus(int fd)
-{
-	int i;
-
-	for (i = 0; i < 3; i++) {
-		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
-		assert_all_surplus(NR_SURPLUS, 0);
-		kvm_fallocate(fd, PUNCH, 0, SZ_2M);
-		assert_all_surplus(NR_SURPLUS, 1);
-		TEST_ASSERT(!__hugetlb_hog(SZ_2M, 1, -1),
-			    "A page that is reserved should not be there for others");
-		kvm_fallocate(fd, PUNCH, 0, NR_SURPLUS * SZ_2M);
-		assert_all_surplus(NR_SURPLUS, NR_SURPLUS);
+			/* A VM can be used only by who created it. */
+			self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+			fd = create_file(0);
+			for (;;) {
+				kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+				kvm_fallocate(fd, PUNCH, page_size, self->size - page_size);
+			}
+		}
+		usleep(rand_r(&seed) % (self->unit > SZ_2M ? 2000 * 1000 : 100 * 1000));
+		kill(pid, SIGKILL);
+		TEST_ASSERT(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) &&
+			    WTERMSIG(status) == SIGKILL,
+			    "The child should be killed, not fail, status %#x", status);
+		TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 	}
-	close(fd);
-	assert_all_surplus(0, 0);
-}
-
-TEST_F(surplus, overcommit)
-{
-	int fd;
-
-	hugetlb_write_attr(SZ_2M, "nr_hugepages", 0);
-	hugetlb_write_attr(SZ_2M, "nr_overcommit_hugepages", NR_SURPLUS);
-	fd = __vm_create_guest_memfd_hugetlb(self->vm, (NR_SURPLUS + 1) * SZ_2M, 0, 21);
-	TEST_ASSERT(fd < 0 && errno == ENOMEM,
-		    "More than can be overcommitted should fail with ENOMEM");
-	assert_all_surplus(0, 0);
-
-	fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
-	hugetlb_write_attr(SZ_2M, "nr_overcommit_hugepages", 0);
-	assert_all_surplus(NR_SURPLUS, NR_SURPLUS);
-	use_surplus(fd);
-}
-
-/* The administrator takes all pages away, but for what is in use. */
-TEST_F(surplus, pool_shrinks)
-{
-	int fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
-
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
-	hugetlb_write_attr(SZ_2M, "nr_hugepages", 0);
-	use_surplus(fd);
-}
-
-TEST_F(surplus, pool_shrinks_before_use)
-{
-	struct hugetlb_pool now;
-	int fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
-
-	/* What is reserved stays, whatever it is called. */
-	hugetlb_write_attr(SZ_2M, "nr_hugepages", 0);
-	hugetlb_read_pool(SZ_2M, &now);
-	TEST_ASSERT(now.free >= NR_SURPLUS && now.rsvd == NR_SURPLUS,
-		    "%d pages should be left and reserved, are %ld and %ld",
-		    NR_SURPLUS, now.free, now.rsvd);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
-	kvm_fallocate(fd, PUNCH, 0, NR_SURPLUS * SZ_2M);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
-	close(fd);
 }
 
 int main(int argc, char *argv[])

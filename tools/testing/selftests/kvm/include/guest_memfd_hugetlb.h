@@ -20,6 +20,10 @@
 #define PUNCH			(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
 #define TOO_MUCH		BIT_ULL(40)
 
+/* Zeroing 1G takes its time, the more so in an emulated kernel with debugging on. */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	600
+
 static size_t __maybe_unused page_size;
 
 #define TEST_REQUIRE_GUEST_MEMFD_HUGETLB()				\

@@ -348,7 +348,7 @@ static void assert_hva_unused(void *hva, size_t size)
 	free(vec);
 }
 
-TEST_F_TIMEOUT(guest, one_fault_per_unit, 120)
+TEST_F(guest, one_fault_per_unit)
 {
 	const u64 pages = self->unit / PAGE_SIZE;
 	struct mappings before, want;
@@ -376,7 +376,7 @@ TEST_F_TIMEOUT(guest, one_fault_per_unit, 120)
 }
 
 /* Of a file that can be mmap()ed KVM does not even look at the userspace address. */
-TEST_F_TIMEOUT(guest, userspace_address_is_ignored, 120)
+TEST_F(guest, userspace_address_is_ignored)
 {
 	const u64 pages = self->size / PAGE_SIZE;
 	struct mappings before;
@@ -392,7 +392,7 @@ TEST_F_TIMEOUT(guest, userspace_address_is_ignored, 120)
 	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, pages, PAGE_SIZE, 1);
 }
 
-TEST_F_TIMEOUT(guest, prefault_maps_huge, 120)
+TEST_F(guest, prefault_maps_huge)
 {
 	const u64 pages = self->size / PAGE_SIZE;
 	struct kvm_pre_fault_memory range = {
@@ -419,7 +419,7 @@ TEST_F_TIMEOUT(guest, prefault_maps_huge, 120)
 	assert_mappings(self->vcpu, before, want, "after prefault");
 }
 
-TEST_F_TIMEOUT(guest, zeroed, 240)
+TEST_F(guest, zeroed)
 {
 	const u64 pages = self->unit / PAGE_SIZE;
 	int i;
@@ -446,7 +446,7 @@ TEST_F_TIMEOUT(guest, zeroed, 240)
 	}
 }
 
-TEST_F_TIMEOUT(guest, punch_part_zeroes, 240)
+TEST_F(guest, punch_part_zeroes)
 {
 	const u64 pages = self->size / PAGE_SIZE;
 	const struct {
@@ -516,7 +516,7 @@ static const struct slot_case slot_cases[] = {
 #define TAG2(pgoff)	(0x7a68000000000000ull + (pgoff))
 #define HOST_TAG(page)	(0x7a69000000000000ull + (page))
 
-TEST_F_TIMEOUT(guest, slots_at_odd_offsets, 240)
+TEST_F(guest, slots_at_odd_offsets)
 {
 	const u64 unit_pages = self->unit / PAGE_SIZE;
 	const u64 window = 6 * PAGES_2M;
@@ -561,7 +561,7 @@ TEST_F_TIMEOUT(guest, slots_at_odd_offsets, 240)
 }
 
 /* A hole in a slot that is not aligned as the file is. */
-TEST_F_TIMEOUT(guest, punch_through_odd_slot, 120)
+TEST_F(guest, punch_through_odd_slot)
 {
 	const u64 gpa = TEST_GPA + 5 * PAGE_SIZE, pgoff = 3, nr = 3 * PAGES_2M;
 	const u64 first = PAGES_2M + 1, holes = PAGES_2M;
@@ -591,7 +591,7 @@ static const struct slot_case mixed_cases[] = {
 	{ "gfn as both",		1,		1,		4 * PAGES_2M,	1 },
 };
 
-TEST_F_TIMEOUT(guest, mixed_slots, 240)
+TEST_F(guest, mixed_slots)
 {
 	const u64 hva_pages = 6 * PAGES_2M;
 	struct hugetlb_pool pool_2m;
@@ -685,7 +685,7 @@ static void *race(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(guest, race_to_one_unit, 240)
+TEST_F(guest, race_to_one_unit)
 {
 	const int nr = MAX_VCPUS + NR_ALLOCATORS, rounds = self->unit > SZ_2M ? 3 : 100;
 	long rest = hugetlb_available(&self->pool) - self->nr;
@@ -756,7 +756,7 @@ static void *churn(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(guest, punch_under_running_guest, 240)
+TEST_F(guest, punch_under_running_guest)
 {
 	const int nr = MAX_VCPUS + NR_ALLOCATORS;
 	struct churner churners[MAX_VCPUS + NR_ALLOCATORS];

@@ -238,14 +238,14 @@ do {									\
 	self->hogged = 0;						\
 } while (0)
 
-TEST_F_TIMEOUT(poison, guest_is_told, 120)
+TEST_F(poison, guest_is_told)
 {
 	poison(self->pfn);
 	guest_access_fails(self->vcpu, TEST_GPA);
 	guest_access_fails(self->vcpu, TEST_GPA);
 }
 
-TEST_F_TIMEOUT(poison, guest_is_told_of_tail, 120)
+TEST_F(poison, guest_is_told_of_tail)
 {
 	u64 page = self->unit / PAGE_SIZE - 1;
 
@@ -254,7 +254,7 @@ TEST_F_TIMEOUT(poison, guest_is_told_of_tail, 120)
 }
 
 /* As with 4K pages, it is there, so fallocate() has nothing to do. */
-TEST_F_TIMEOUT(poison, punch_and_go_on, 120)
+TEST_F(poison, punch_and_go_on)
 {
 	poison(self->pfn);
 	guest_access_fails(self->vcpu, TEST_GPA);
@@ -276,7 +276,7 @@ TEST_F_TIMEOUT(poison, punch_and_go_on, 120)
 	TEST_ASSERT_EQ(guest_access(self->vcpu, TEST_GPA, 3), 3);
 }
 
-TEST_F_TIMEOUT(poison, twice, 120)
+TEST_F(poison, twice)
 {
 	u64 last = self->pfn + self->unit / PAGE_SIZE - 1;
 	int error;
@@ -291,7 +291,7 @@ TEST_F_TIMEOUT(poison, twice, 120)
 		EXPECT_EQ(0, write_pfn(UNPOISON_PFN, last));
 }
 
-TEST_F_TIMEOUT(poison, others_are_not_harmed, 120)
+TEST_F(poison, others_are_not_harmed)
 {
 	u64 gpa = TEST_GPA + self->unit;
 	void *hva;
@@ -317,7 +317,7 @@ TEST_F_TIMEOUT(poison, others_are_not_harmed, 120)
 	close(fd);
 }
 
-TEST_F_TIMEOUT(poison, close_without_looking, 120)
+TEST_F(poison, close_without_looking)
 {
 	poison(self->pfn);
 	close(self->fd);
@@ -408,7 +408,7 @@ static void *race_read(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(race, fail_while_in_use, 120)
+TEST_F(race, fail_while_in_use)
 {
 	const size_t size = NR_RACE_UNITS * SZ_2M;
 	long hogged = hugetlb_available(&self->pool) - NR_RACE_UNITS;
