@@ -35,8 +35,10 @@
  *   mapping->invalidate_lock   for read to get or allocate units, for write to
  *                              remove them; not needed by the last user
  *     unit bit                 allocation of one unit, guestmem_hugetlb.busy
- *       folio lock
- *         hugetlb_lock, subpool lock, i_pages
+ *       folio lock             also without any of the above by
+ *                              memory_failure() and by the last user
+ *         hugetlb_lock, i_pages
+ *           subpool lock
  *
  * The unit bit is what the fault mutex is for hugetlbfs, and isn't the fault
  * mutex because clearing a unit takes long: waiting for it must be killable, and
@@ -112,6 +114,8 @@ static bool gmh_has_unpinnable_memory(void)
  * Check that there are enough of those for all that files have yet to allocate.
  * Users of hugetlbfs may take them nevertheless, nothing can be done about that
  * here, but a file that can't ever get its units is refused when it is created.
+ * The list is as long as the pool is large, so don't look at it without reason,
+ * and no further than necessary.
  */
 static bool gmh_pool_is_pinnable(struct hstate *h)
 {
@@ -131,7 +135,6 @@ static bool gmh_pool_is_pinnable(struct hstate *h)
 	}
 
 	for_each_node_state(nid, N_MEMORY) {
-		/* Node by node, so as not to disable interrupts for too long. */
 		spin_lock_irq(&hugetlb_lock);
 		list_for_each_entry(folio, &h->hugepage_freelists[nid], lru) {
 			if (nr_found >= nr_needed)
@@ -348,25 +351,26 @@ static struct folio *gmh_alloc_hugetlb_folio(struct guestmem_hugetlb *gh,
 	return folio;
 }
 
-/* How long to wait for a unit that was removed from the file, in jiffies. */
-#define GMH_RETURN_TIMEOUT	HZ
-
 /*
  * Take a page out of the reservation.  That covers all units, i.e. if nothing is
  * left then a unit that was removed from the file is still in use.  In general,
  * a fault that was in flight when the hole was punched has yet to drop its
  * reference, which is a matter of scheduling and doesn't need any lock that the
- * caller has.  Don't wait for ever, memory_failure() doesn't give back at all.
+ * caller has.  Wait for as long as there is a page that is neither in the
+ * reservation nor in the file.  If there is none, then a unit was poisoned, and
+ * there was no other page to take its place.
  */
-static int gmh_get_reserved_page(struct guestmem_hugetlb *gh)
+static int gmh_get_reserved_page(struct guestmem_hugetlb *gh,
+				 struct address_space *mapping)
 {
-	unsigned long timeout = jiffies + GMH_RETURN_TIMEOUT;
+	unsigned int order = huge_page_order(gh->h);
 
 	while (hugepage_subpool_get_pages(gh->spool, 1)) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
-		if (time_after(jiffies, timeout))
+		if (READ_ONCE(gh->spool->used_hpages) <=
+		    READ_ONCE(mapping->nrpages) >> order)
 			return -ENOSPC;
 
 		schedule_timeout_killable(1);
@@ -386,7 +390,7 @@ static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
 	struct folio *folio;
 	int ret;
 
-	ret = gmh_get_reserved_page(gh);
+	ret = gmh_get_reserved_page(gh, mapping);
 	if (ret)
 		return ERR_PTR(ret);
 
@@ -475,15 +479,14 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_get_folio);
  * @first: first page to clear, relative to the folio
  * @nr_pages: how many
  *
- * Memory that is poisoned isn't touched, nobody gets to see it anyway.
- *
- * Context: may sleep.  The caller makes sure that the guest doesn't have access.
+ * Context: may sleep.  The caller has locked the folio, which isn't poisoned:
+ *	memory_failure() may take a page out of the direct map, but not as long
+ *	as the folio is locked.
  */
 void guestmem_hugetlb_zero_folio(struct folio *folio, pgoff_t first,
 				 unsigned long nr_pages)
 {
-	if (folio_test_hwpoison(folio))
-		return;
+	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
 
 	for (; nr_pages; nr_pages--, first++) {
 		clear_highpage(folio_page(folio, first));
@@ -493,9 +496,9 @@ void guestmem_hugetlb_zero_folio(struct folio *folio, pgoff_t first,
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_zero_folio);
 
 /*
- * A poisoned page doesn't come back, memory_failure() keeps a reference to it,
- * and if it does nevertheless then nobody can use it.  Cut it out of the
- * reservation.
+ * A poisoned page doesn't come back, in general memory_failure() keeps a
+ * reference to it, and if it does nevertheless then nobody can use it.  Cut it
+ * out of the reservation.
  */
 static bool gmh_cut_if_poisoned(struct guestmem_hugetlb *gh, struct folio *folio)
 {
@@ -568,7 +571,6 @@ void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 			     struct address_space *mapping,
 			     pgoff_t start, pgoff_t end)
 {
-	unsigned long nr_poisoned = 0;
 	struct folio_batch fbatch;
 	unsigned int i;
 
@@ -576,18 +578,18 @@ void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 	while (filemap_get_folios(mapping, &start, end - 1, &fbatch)) {
 		for (i = 0; i < folio_batch_count(&fbatch); i++) {
 			gmh_remove_unit(gh, mapping, fbatch.folios[i]);
-			nr_poisoned += gmh_cut_if_poisoned(gh, fbatch.folios[i]);
+
+			/*
+			 * No use if the file is on its way out.  Otherwise do it
+			 * before the page can become a free one.
+			 */
+			if (gmh_cut_if_poisoned(gh, fbatch.folios[i]) &&
+			    end != ULONG_MAX)
+				gmh_replace_poisoned(gh);
 		}
 
 		folio_batch_release(&fbatch);
 		cond_resched();
 	}
-
-	/* No use if the file is on its way out. */
-	if (end == ULONG_MAX)
-		return;
-
-	for (; nr_poisoned; nr_poisoned--)
-		gmh_replace_poisoned(gh);
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_remove);

@@ -11,6 +11,7 @@
 #   files=()      more files for the machine, SRC[:DST], relative to the repository
 #   cmd=()        what to run there (default: the first selftest)
 #   host_cmd=()   or: what to run here instead, in the repository's directory
+#   kernel_needed no: it boots nothing, so nothing has to be built before it
 #   hugepages, smp, numa, mem, vanilla, icount, append=()   the machine (as ./gmem run)
 #   timeout       seconds (120); scaled by architecture and variant
 #   plan          required, or checked if there is one (optional), or none
@@ -30,7 +31,7 @@ test_file() {
 # load_test NAME: its variables, over the defaults.
 load_test() {
 	DESCRIPTION="" level=short archs=x86_64 variants="default debug" selftests=""
-	hugepages="" smp=2 numa=1 mem="" vanilla="" icount="" timeout=120 plan=optional pools=yes
+	hugepages="" smp=2 numa=1 mem="" vanilla="" icount="" timeout=120 kernel_needed=yes plan=optional pools=yes
 	expect_taint="" files=() cmd=() host_cmd=() append=() expect_splat=() require_splat=()
 	# shellcheck source=/dev/null
 	. "$(test_file "$1")"
@@ -86,7 +87,9 @@ run_host_test() {
 	local limit status=0
 	opt_arch=$2 opt_variant=$3 opt_icount=""
 	# What has to be built is not the test's time.
-	tree_ready "$vanilla" && kernel_build "$2" "$3" "$vanilla" || return
+	if [[ $kernel_needed == yes ]]; then
+		tree_ready "$vanilla" && kernel_build "$2" "$3" "$vanilla" || return
+	fi
 	limit=$(scaled "$timeout")
 	(cd "$GMEM_TOP" && GMEM_ARCH=$2 GMEM_VARIANT=$3 \
 		timeout -k 10 "$limit" "${host_cmd[@]}") || status=$?
