@@ -112,7 +112,8 @@ select_items() {
 run_item() {
 	local nr=$1 words status=0 start=$SECONDS base=$check_dir/$1
 	read -ra words <<<"${items[nr]}"
-	"${words[@]:3}" >"$base.out" 2>"$base.err" </dev/null || status=$?
+	# In a shell of its own: what exits, or gives up by die, has a status, too.
+	("${words[@]:3}") >"$base.out" 2>"$base.err" </dev/null || status=$?
 	echo "$((SECONDS - start))" >"$base.time"
 	echo "$status" >"$base.status"
 }
@@ -127,7 +128,7 @@ print_item() {
 	local base=$check_dir/$1 words status reason="" run_dir word
 	read -ra words <<<"${items[$1]}"
 	status=$(cat "$base.status" 2>/dev/null || echo 1)
-	if grep -qE '^(KTAP|TAP) version' "$base.out"; then
+	if grep -qsE '^(KTAP|TAP) version' "$base.out"; then
 		nested "$base.out"
 	elif ((status != 0 && status != EXIT_SKIP)); then
 		tail -n 40 "$base.out" | sed 's/^/# /'
@@ -171,6 +172,13 @@ run_items() {
 		print_ready
 	done
 	wait || :
+	# Whatever ended without leaving a status, e.g. because it was killed, has failed.
+	for ((nr = 0; nr < ${#items[@]}; nr++)); do
+		[[ -f $check_dir/$nr.status ]] || {
+			echo "ended without a status" >>"$check_dir/$nr.err"
+			echo "$EXIT_FAIL" >"$check_dir/$nr.status"
+		}
+	done
 	print_ready
 }
 

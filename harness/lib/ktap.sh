@@ -3,9 +3,10 @@
 # Say results as KTAP, version 1 (Documentation/dev-tools/ktap.rst): a plan, one line per
 # test, diagnostics before the line they explain.
 
-ktap_nr=0 ktap_pass=0 ktap_fail=0 ktap_skip=0
+ktap_nr=0 ktap_pass=0 ktap_fail=0 ktap_skip=0 ktap_plan=0
 
 ktap_start() {
+	ktap_plan=$1
 	echo "KTAP version 1"
 	echo "1..$1"
 }
@@ -39,7 +40,12 @@ ktap_case() {
 	ktap_result "$status" "$name"
 }
 
+# A plan that wasn't carried out is a failure, whatever did run.
 ktap_totals() {
+	if ((ktap_nr != ktap_plan)); then
+		echo "# planned $ktap_plan, but there are $ktap_nr results"
+		ktap_fail=$((ktap_fail + 1))
+	fi
 	echo "# Totals: pass:$ktap_pass fail:$ktap_fail skip:$ktap_skip error:0"
 }
 
