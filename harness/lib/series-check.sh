@@ -6,7 +6,7 @@
 checkpatch_options=(--strict --no-signoff --ignore FILE_PATH_CHANGES --show-types -q --summary-file)
 
 series_check() {
-	local with_build=$1 target
+	local with_build=${1-} target
 	ktap_start $((5 + (with_build ? 1 : 0)))
 	ktap_case overlay check_overlay
 	ktap_case apply check_apply
