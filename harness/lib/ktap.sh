@@ -6,7 +6,7 @@
 ktap_nr=0 ktap_pass=0 ktap_fail=0 ktap_skip=0 ktap_plan=0
 
 ktap_start() {
-	ktap_plan=$1
+	ktap_nr=0 ktap_pass=0 ktap_fail=0 ktap_skip=0 ktap_plan=$1
 	echo "KTAP version 1"
 	echo "1..$1"
 }
