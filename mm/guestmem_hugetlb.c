@@ -363,14 +363,20 @@ static struct folio *gmh_alloc_hugetlb_folio(struct guestmem_hugetlb *gh,
 static int gmh_get_reserved_page(struct guestmem_hugetlb *gh,
 				 struct address_space *mapping)
 {
+	struct hugepage_subpool *spool = gh->spool;
 	unsigned int order = huge_page_order(gh->h);
+	bool lost;
 
-	while (hugepage_subpool_get_pages(gh->spool, 1)) {
+	while (hugepage_subpool_get_pages(spool, 1)) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
-		if (READ_ONCE(gh->spool->used_hpages) <=
-		    READ_ONCE(mapping->nrpages) >> order)
+		/* Only if it's still exhausted, a page may have returned by now. */
+		spin_lock_irq(&spool->lock);
+		lost = spool->used_hpages == spool->max_hpages &&
+		       spool->used_hpages <= mapping->nrpages >> order;
+		spin_unlock_irq(&spool->lock);
+		if (lost)
 			return -ENOSPC;
 
 		schedule_timeout_killable(1);
