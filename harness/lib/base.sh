@@ -37,7 +37,8 @@ debian_mirror() {
 	local uri
 	# Other archives may be set up as well: Debian's keyring must be able to vouch.
 	uri=$(apt_sources | grep -v security | grep -m1 -i debian || :)
-	echo "${uri:-http://deb.debian.org/debian}"
+	[[ $uri ]] || note "apt is not set up with a Debian mirror (GMEM_LINUX=<tarball or tree> does without)"
+	echo "$uri"
 }
 
 # debian_apt SUITE ARCH CMD...: apt-get with a configuration, lists and cache of its own. The
