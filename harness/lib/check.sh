@@ -27,7 +27,8 @@ items_series() {
 
 items_build() {
 	local builds="x86_64:default arm64:default" b
-	[[ $1 != all ]] || builds+=" x86_64:debug arm64:debug x86_64:module x86_64:nohugetlb"
+	# By name as well, as that is how a failure is repeated.
+	[[ ! $1 ]] || builds+=" x86_64:debug arm64:debug x86_64:module x86_64:nohugetlb"
 	for b in $builds; do
 		[[ -f $GMEM_TOP/harness/variants/${b#*:}.config ]] || continue
 		[[ ! $only_arch || $only_arch == "${b%:*}" ]] || continue
