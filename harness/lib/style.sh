@@ -11,7 +11,7 @@ our_files() {
 shell_files() {
 	our_files | while read -r f; do
 		case $f in
-		*.sh | *.test | *.conf) [[ $f != harness/configs/* ]] && echo "$f" ;;
+		*.sh | *.test | *.bench | *.conf) [[ $f != harness/configs/* ]] && echo "$f" ;;
 		*.c | *.h | *.patch | *.config | *.md | *.rst) ;;
 		*) head -c 80 "$GMEM_TOP/$f" | head -n 1 | grep -qE '^#!.*\b(ba)?sh\b' && echo "$f" ;;
 		esac

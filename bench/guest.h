@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the benchmarks' guest and the process that runs it agree on. The guest is no Linux:
+ * it is the functions of guest.c, copied into ordinary memory, in 64-bit mode, with every
+ * address mapped to itself. It does one command after the other and says "done" by writing
+ * to a port.
+ */
+#ifndef BENCH_GUEST_H
+#define BENCH_GUEST_H
+
+#include <linux/types.h>
+
+#define PAGE			4096ULL
+#define MIB			(256 * PAGE)
+#define GIB			(1024 * MIB)
+
+/* Ordinary memory, and what is where in it. */
+#define LOW_SIZE		(2 * MIB)
+#define PML4_ADDR		0x1000
+#define PDPT_ADDR		0x2000
+#define COMMAND_ADDR		0x10000
+#define STACK_TOP		0x80000
+#define CODE_ADDR		0x100000
+
+/* The two slots that are made of guest_memfd. */
+#define SMALL_BASE		(4 * GIB)
+#define SMALL_SIZE		(64 * MIB)
+#define LARGE_BASE		(8 * GIB)
+#define LARGE_SIZE		(1 * GIB)
+
+#define PORT_DONE		0x500
+#define MAX_REPS		128
+
+enum guest_op {
+	GUEST_WRITE,		/* a word of its own into each page: guest_word() */
+	GUEST_READ,		/* a word of each page */
+	GUEST_HYPERCALLS,	/* how long does a conversion take that converts nothing? */
+	GUEST_ROUND_TRIPS,	/* to shared, look, to private, look */
+};
+
+/* One repetition, in the guest's clock: hypercall, first access, and back. What it saw. */
+struct sample {
+	__u64 to_shared, access_shared, to_private, access_private;
+	__u64 seen_shared, seen_private;
+	__s64 error;		/* of the hypercalls, 0: none */
+};
+
+struct command {
+	__u64 op, gpa, pages, reps;
+	struct sample samples[MAX_REPS];
+};
+
+/* What the guest has in a page at @gpa before round trip @rep, and what the host makes of it. */
+static inline __attribute__((always_inline)) __u64 guest_word(__u64 gpa, __u64 rep)
+{
+	return (gpa + rep) * 0x9e3779b97f4a7c15ULL | 1;
+}
+
+static inline __attribute__((always_inline)) __u64 host_word(__u64 gpa, __u64 rep)
+{
+	return ~guest_word(gpa, rep);
+}
+
+/* guest.c, in a section of its own; the linker gives it these bounds. */
+extern const __u8 __start_guest[], __stop_guest[];
+void guest_main(void);
+
+#endif

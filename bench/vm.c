@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+/* A machine for benchmarks, from /dev/kvm to the loop around KVM_RUN. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include <linux/kvm_para.h>
+
+#include "vm.h"
+
+#define BIT(nr)			(1ULL << (nr))
+#define PTE_TABLE		(BIT(0) | BIT(1))		/* present, writable */
+#define PTE_1G			(PTE_TABLE | BIT(7))
+#define NR_1G			16	/* how much of the address space is mapped */
+
+#define CR0_LONG_MODE		(BIT(31) | BIT(16) | BIT(0))	/* PG, WP, PE */
+#define CR4_LONG_MODE		BIT(5)				/* PAE */
+#define EFER_LONG_MODE		(BIT(10) | BIT(8))		/* LMA, LME */
+
+void die(const char *fmt, ...)
+{
+	int err = errno;
+	va_list args;
+
+	fflush(stdout);
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fprintf(stderr, "%s%s\n", err ? ": " : "", err ? strerror(err) : "");
+	exit(1);
+}
+
+static int check(int fd, int capability)
+{
+	int ret = ioctl(fd, KVM_CHECK_EXTENSION, capability);
+
+	return ret < 0 ? 0 : ret;
+}
+
+static void *map_anonymous(__u64 size)
+{
+	void *map = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (map == MAP_FAILED)
+		die("mmap(%llu bytes)", size);
+	/* 4K pages on both sides of the comparison. */
+	madvise(map, size, MADV_NOHUGEPAGE);
+	return map;
+}
+
+static void set_slot(struct vm *vm, struct kvm_userspace_memory_region2 region)
+{
+	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region))
+		die("KVM_SET_USER_MEMORY_REGION2(slot %u, gpa 0x%llx)", region.slot,
+		    region.guest_phys_addr);
+}
+
+static void add_low(struct vm *vm)
+{
+	vm->low = map_anonymous(LOW_SIZE);
+	vm->command = (void *)(vm->low + COMMAND_ADDR);
+	set_slot(vm, (struct kvm_userspace_memory_region2){
+		.slot = 0, .memory_size = LOW_SIZE, .userspace_addr = (unsigned long)vm->low,
+	});
+}
+
+static void add_gmem(struct vm *vm, struct gmem *gmem, int slot, __u64 base, __u64 size)
+{
+	struct kvm_create_guest_memfd create = { .size = size };
+
+	/* What is shared is in the file itself, so the host maps the file; else it may not. */
+	if (vm->in_place)
+		create.flags = GUEST_MEMFD_FLAG_MMAP;
+	*gmem = (struct gmem){ .base = base, .size = size };
+	gmem->fd = ioctl(vm->fd, KVM_CREATE_GUEST_MEMFD, &create);
+	if (gmem->fd < 0)
+		die("KVM_CREATE_GUEST_MEMFD(flags 0x%llx)", create.flags);
+	if (vm->in_place)
+		gmem->shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, gmem->fd, 0);
+	else
+		gmem->shared = map_anonymous(size);
+	if (gmem->shared == MAP_FAILED)
+		die("mmap(guest_memfd)");
+	set_slot(vm, (struct kvm_userspace_memory_region2){
+		.slot = slot, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = base,
+		.memory_size = size, .userspace_addr = (unsigned long)gmem->shared,
+		.guest_memfd = gmem->fd,
+	});
+}
+
+struct gmem *vm_gmem(struct vm *vm, __u64 gpa)
+{
+	return gpa >= vm->large.base ? &vm->large : &vm->small;
+}
+
+/* Every address is mapped to itself, in pages of 1G. */
+static void load_guest(struct vm *vm)
+{
+	__u64 *pml4 = (void *)(vm->low + PML4_ADDR), *pdpt = (void *)(vm->low + PDPT_ADDR);
+
+	pml4[0] = PDPT_ADDR | PTE_TABLE;
+	for (__u64 i = 0; i < NR_1G; i++)
+		pdpt[i] = i * GIB | PTE_1G;
+	memcpy(vm->low + CODE_ADDR, __start_guest, __stop_guest - __start_guest);
+}
+
+static void set_cpuid(struct vm *vm)
+{
+	enum { MAX_ENTRIES = 256 };
+	struct kvm_cpuid2 *cpuid;
+
+	cpuid = calloc(1, sizeof(*cpuid) + MAX_ENTRIES * sizeof(cpuid->entries[0]));
+	if (!cpuid)
+		die("calloc()");
+	cpuid->nent = MAX_ENTRIES;
+	if (ioctl(vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid) ||
+	    ioctl(vm->vcpu_fd, KVM_SET_CPUID2, cpuid))
+		die("KVM_SET_CPUID2()");
+	free(cpuid);
+}
+
+static struct kvm_segment segment(__u16 selector, __u8 type)
+{
+	return (struct kvm_segment){
+		.limit = 0xffffffff, .selector = selector, .type = type, .present = 1, .s = 1,
+		.g = 1, .l = type == 0xb, .db = type != 0xb,
+	};
+}
+
+static void set_registers(struct vm *vm)
+{
+	struct kvm_regs regs = {
+		.rip = CODE_ADDR + ((unsigned long)guest_main - (unsigned long)__start_guest),
+		.rsp = STACK_TOP - 8,	/* as if it had been called */
+		.rflags = 2,
+	};
+	struct kvm_sregs sregs;
+
+	if (ioctl(vm->vcpu_fd, KVM_GET_SREGS, &sregs))
+		die("KVM_GET_SREGS()");
+	sregs.cs = segment(8, 0xb);
+	sregs.ds = segment(16, 0x3);
+	sregs.es = sregs.ds;
+	sregs.ss = sregs.ds;
+	sregs.cr0 = CR0_LONG_MODE;
+	sregs.cr3 = PML4_ADDR;
+	sregs.cr4 = CR4_LONG_MODE;
+	sregs.efer = EFER_LONG_MODE;
+	if (ioctl(vm->vcpu_fd, KVM_SET_SREGS, &sregs) || ioctl(vm->vcpu_fd, KVM_SET_REGS, &regs))
+		die("KVM_SET_SREGS()");
+}
+
+static void add_vcpu(struct vm *vm)
+{
+	int size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+
+	vm->vcpu_fd = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
+	if (vm->vcpu_fd < 0 || size < 0)
+		die("KVM_CREATE_VCPU()");
+	vm->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu_fd, 0);
+	if (vm->run == MAP_FAILED)
+		die("mmap(vCPU)");
+	set_cpuid(vm);
+	set_registers(vm);
+}
+
+void vm_create(struct vm *vm)
+{
+	struct kvm_enable_cap exits = {
+		.cap = KVM_CAP_EXIT_HYPERCALL, .args[0] = BIT(KVM_HC_MAP_GPA_RANGE),
+	};
+
+	vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (vm->kvm_fd < 0)
+		die("/dev/kvm");
+	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
+	if (vm->fd < 0)
+		die("KVM_CREATE_VM(KVM_X86_SW_PROTECTED_VM)");
+	if (ioctl(vm->fd, KVM_ENABLE_CAP, &exits))
+		die("KVM_ENABLE_CAP(KVM_CAP_EXIT_HYPERCALL)");
+	vm->in_place = check(vm->fd, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);
+	add_low(vm);
+	add_gmem(vm, &vm->small, 1, SMALL_BASE, SMALL_SIZE);
+	add_gmem(vm, &vm->large, 2, LARGE_BASE, LARGE_SIZE);
+	load_guest(vm);
+	add_vcpu(vm);
+}
+
+static void handle_hypercall(struct vm *vm)
+{
+	struct kvm_run *run = vm->run;
+	__u64 attributes = run->hypercall.args[2];
+
+	run->hypercall.ret = vm->convert(vm, run->hypercall.args[0], run->hypercall.args[1],
+					 !(attributes & KVM_MAP_GPA_RANGE_ENCRYPTED));
+}
+
+void vm_run(struct vm *vm)
+{
+	struct kvm_run *run = vm->run;
+
+	for (;;) {
+		if (ioctl(vm->vcpu_fd, KVM_RUN, 0)) {
+			if (errno == EINTR || errno == EAGAIN)
+				continue;
+			die("KVM_RUN(), exit reason %u", run->exit_reason);
+		}
+		if (run->exit_reason == KVM_EXIT_IO && run->io.port == PORT_DONE)
+			return;
+		if (run->exit_reason != KVM_EXIT_HYPERCALL)
+			die("KVM_RUN(): exit reason %u", run->exit_reason);
+		handle_hypercall(vm);
+	}
+}

@@ -1,0 +1,133 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# SPDX-License-Identifier: GPL-2.0
+# Benchmarks: bench/NAME.bench sets
+#
+#   DESCRIPTION, INTRO     a line, and what stands above the table
+#   program                bench/PROGRAM.c, the same on both kernels
+#   append=()              for the boot line of our kernel
+#   how_base, how_ours     what the program must find there ("how", in its first line)
+#   mem, timeout           of the machine; seconds without -icount, on an idle host
+#
+# What is counted is instructions (-icount, one processor): no time, no cache, no TLB, but the
+# same number every time. The program prints tab-separated lines: "how WAY", "section TITLE",
+# "row TITLE MEDIAN LOWEST HIGHEST", and at its end "complete".
+
+bench_out=$GMEM_OUT/bench
+
+bench_names() {
+	(cd "$GMEM_TOP/bench" && find . -name '*.bench' -printf '%f\n' | sed 's/\.bench$//' | sort)
+}
+
+load_bench() {
+	[[ -f $GMEM_TOP/bench/$1.bench ]] ||
+		usage_error "no benchmark '$1' (bench has: $(bench_names | tr '\n' ' '))"
+	DESCRIPTION="" INTRO="" program=$1 append=() how_base="" how_ours="" mem="" timeout=600
+	# shellcheck source=/dev/null
+	. "$GMEM_TOP/bench/$1.bench"
+}
+
+bench_build() {
+	local make=(make -C "$GMEM_TOP/bench" O="$bench_out/bin")
+	tree_ready "" || return
+	kernel_env x86_64
+	need build
+	locked "$GMEM_OUT/selftests-x86_64.lock" selftest_headers || return
+	make+=(KHDR="$tree/build-headers-x86_64/usr/include")
+	[[ $GMEM_DRY ]] || ! "${make[@]}" -q >/dev/null 2>&1 || return 0
+	step "$GMEM_OUT/log/bench.log" "building the benchmarks" "${make[@]}"
+}
+
+# bench_side NAME base|ours ARG...: one machine; its output in out/bench/NAME.SIDE.
+bench_side() {
+	local name=$1 side=$2 entry args
+	local opt_arch=x86_64 opt_variant=default opt_icount=1
+	args=(--icount --id "bench-$1-$2" --timeout "$(scaled "$timeout")"
+		--file "$bench_out/bin/$program:/")
+	shift 2
+	[[ ! $mem ]] || args+=(--mem "$mem")
+	if [[ $side == base ]]; then
+		args+=(--vanilla)
+	else
+		for entry in ${append[@]+"${append[@]}"}; do args+=(--append "$entry"); done
+	fi
+	if [[ $GMEM_DRY && ! -e $bench_out/bin/$program ]]; then
+		# QEMU's line has the program in it, which is not there yet.
+		quote "$GMEM_TOP/gmem" run "${args[@]}" -- "/$program" "$@"
+		return
+	elif [[ $GMEM_DRY ]]; then
+		"$GMEM_TOP/gmem" run "${args[@]}" -- "/$program" "$@"
+		return
+	fi
+	rm -f "$bench_out/$name.$side"
+	"$GMEM_TOP/gmem" run "${args[@]}" -- "/$program" "$@" \
+		>"$bench_out/$name.$side.part" </dev/null || return
+	mv "$bench_out/$name.$side.part" "$bench_out/$name.$side"
+}
+
+# bench_complete NAME: both sides ran to their end, in the way that was to be measured.
+bench_complete() {
+	local side how want file
+	for side in base ours; do
+		file=$bench_out/$1.$side
+		want=how_$side
+		[[ $(tail -qn 1 "$file" 2>/dev/null) == complete ]] ||
+			{ note "$1, $side: did not run to its end"; return "$EXIT_FAIL"; }
+		how=$(sed -n 's/^how\t//p' "$file")
+		[[ $how == "${!want}" ]] ||
+			{ note "$1, $side: is '$how', not '${!want}'"; return "$EXIT_FAIL"; }
+	done
+}
+
+# What the numbers depend on besides the source.
+bench_tools() {
+	kernel_env x86_64
+	printf '%s; %s; harness/variants/default.config\n' "$("$qemu" --version | head -n 1)" \
+		"$("${cross}gcc" --version | head -n 1)"
+}
+
+# bench_table NAME: side by side, in the program's order. The spread is how far lowest and
+# highest are apart, in percent of the median.
+bench_table() {
+	awk -F '\t' -v base="Linux $BASE_VERSION" '
+	function number(n,    text, negative) {
+		if (n == "") return "-"
+		text = sprintf("%d", n)
+		while (match(text, /[0-9][0-9][0-9][0-9]($|,)/))
+			text = substr(text, 1, RSTART) "," substr(text, RSTART + 1)
+		return text
+	}
+	function spread(n, low, high) {
+		if (n == "" || n == 0) return ""
+		return sprintf("%.1f%%", 100 * (high - low) / n)
+	}
+	function line(title, a, as, b, bs, ratio) {
+		title = sprintf("  %-46s%15s %7s%15s %7s%8s", title, a, as, b, bs, ratio)
+		sub(/ +$/, "", title)
+		print title
+	}
+	$1 == "section" { section = $2 }
+	$1 == "section" && !(section in known) { known[section]; order[++nr] = section SUBSEP }
+	$1 == "row" && !((section, $2) in known) { known[section, $2]; order[++nr] = section SUBSEP $2 }
+	$1 == "row" {
+		side = FILENAME ~ /\.base$/ ? "base" : "ours"
+		value[side, section, $2] = $3
+		range[side, section, $2] = spread($3, $4, $5)
+	}
+	END {
+		line("", base, "", "in this tree", "", "")
+		line("instructions, median and spread", how["base"], "", how["ours"], "", "ratio")
+		for (i = 1; i <= nr; i++) {
+			split(order[i], part, SUBSEP)
+			if (part[2] == "") {
+				print part[1]
+				continue
+			}
+			a = value["base", order[i]]
+			b = value["ours", order[i]]
+			line(part[2], number(a), range["base", order[i]], number(b),
+			     range["ours", order[i]], a > 0 && b != "" ? sprintf("%.2f", b / a) : "")
+		}
+	}
+	$1 == "how" { how[FILENAME ~ /\.base$/ ? "base" : "ours"] = $2 }
+	' "$bench_out/$1.ours" "$bench_out/$1.base"
+}
