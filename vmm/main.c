@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "guest/port.h"
 #include "vmm.h"
 
 #define MAX_GUESTS	8
@@ -58,7 +59,7 @@ static void measure(struct vm *vm, const struct stats *start)
 		return;
 
 	report->during = pool_read(vm->opt->page_size);
-	report->hva_pages = memory_resident(vm->private_hva, vm->opt->private);
+	report->reachable = memory_reachable(vm->view, vm->opt->private);
 	report->has_map = memory_map_units(vm->gmem_fd, vm->opt->private, report->map);
 	/* pages_* count the whole VM. What goes away with the slot was the slot's. */
 	memory_remove_private(vm);
@@ -73,8 +74,9 @@ static void destroy(struct vm *vm)
 {
 	munmap(vm->run, vm->run_size);
 	if (vm->gmem_fd >= 0) {
+		convert_host_do(vm, HOST_UNPIN, 0);
 		close(vm->gmem_fd);
-		munmap(vm->private_hva, vm->opt->private);
+		munmap(vm->view, vm->opt->private);
 	}
 	close(vm->vcpu_fd);
 	close(vm->fd);
@@ -108,7 +110,10 @@ static void run_guest(const struct options *opt, struct report *report, FILE *ou
 	report_pool(tell, "file created", &report->created, "   (promised, not yet taken)");
 
 	vm_create_vcpu(&vm);
-	x86_load_linux(&vm);
+	if (opt->payload)
+		payload_load(&vm);
+	else
+		x86_load_linux(&vm);
 	x86_setup_vcpu(&vm);
 	memory_populate_ordinary(&vm);
 	stats_read(vm.fd, vm.vcpu_fd, &start);
@@ -140,6 +145,9 @@ static int cmd_run(const struct options *opts, int nr)
 		report_map(stderr, &report);
 		report_table(stderr, &report, 1);
 	}
+	if (report.conversions)
+		fprintf(stderr, "  conversions: %llu, of %llu pages; %llu refused, %llu retries\n",
+			report.conversions, report.converted, report.refused, report.retries);
 	return report_check(stderr, &report) ? 1 : 0;
 }
 
@@ -174,20 +182,22 @@ static const struct command {
 
 static void print_usage(FILE *out)
 {
-	fprintf(out, "usage: gmem-vmm COMMAND --kernel BZIMAGE [OPTION]...\n\n");
+	fprintf(out, "usage: gmem-vmm COMMAND --kernel BZIMAGE | --payload ELF [OPTION]...\n\n");
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		fprintf(out, "  %-22s %s\n", commands[i].name, commands[i].help);
 	fprintf(out, "\n"
 		"  --kernel FILE          a bzImage\n"
 		"  --initrd FILE          an initramfs\n"
+		"  --payload FILE         a program that runs in the guest instead of a kernel\n"
 		"  --append TEXT          more for the kernel's command line\n"
 		"  --memory SIZE          ordinary memory, for the kernel and its root (160M)\n"
 		"  --private SIZE[,...]   private memory at 4G, for the guest to hot-add (none)\n"
 		"  --hugepage 1G|2M|0     what private memory is made of; 0 is 4K pages (0);\n"
 		"                         compare takes a list, and one for --private\n"
 		"  --stats                dump all of KVM's counters\n"
-		"  --no-attribute         leave private memory shared: the guest runs just as well,\n"
-		"                         and every check of where its data is must fail\n");
+		"  --mistake shared       the guest runs just as well, but its memory is shared,\n"
+		"            ordinary     or not in guest_memfd at all: the checks must find it;\n"
+		"            deaf         conversions are said to be done, and are not\n");
 }
 
 static __u64 parse_size(const char *option, const char *text)
@@ -241,17 +251,33 @@ static int make_guests(struct options *guests, const char *page_sizes, const cha
 	return nr;
 }
 
-enum { KERNEL, INITRD, APPEND, MEMORY, PRIVATE, HUGEPAGE, STATS, NO_ATTRIBUTE, NR_OPTIONS };
+static enum mistake parse_mistake(const char *text)
+{
+	static const char *const names[] = {
+		[MISTAKE_SHARED] = "shared", [MISTAKE_ORDINARY] = "ordinary",
+		[MISTAKE_DEAF] = "deaf",
+	};
+
+	if (!text)
+		return NO_MISTAKE;
+	for (size_t i = 1; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(text, names[i]))
+			return i;
+	die(0, "shared, ordinary or deaf", "--mistake %s", text);
+}
+
+enum { KERNEL, INITRD, PAYLOAD, APPEND, MEMORY, PRIVATE, HUGEPAGE, STATS, MISTAKE, NR_OPTIONS };
 
 static const struct option long_options[] = {
 	{ "kernel",	  required_argument, NULL, KERNEL },
 	{ "initrd",	  required_argument, NULL, INITRD },
+	{ "payload",	  required_argument, NULL, PAYLOAD },
 	{ "append",	  required_argument, NULL, APPEND },
 	{ "memory",	  required_argument, NULL, MEMORY },
 	{ "private",	  required_argument, NULL, PRIVATE },
 	{ "hugepage",	  required_argument, NULL, HUGEPAGE },
 	{ "stats",	  no_argument,	     NULL, STATS },
-	{ "no-attribute", no_argument,	     NULL, NO_ATTRIBUTE },
+	{ "mistake",	  required_argument, NULL, MISTAKE },
 	{ }
 };
 
@@ -265,14 +291,15 @@ static int parse_options(int argc, char **argv, struct options *opts)
 
 	while ((c = getopt_long(argc, argv, "", long_options, NULL)) >= 0 && c < NR_OPTIONS)
 		value[c] = optarg ? optarg : "yes";
-	if (c >= 0 || optind < argc || !value[KERNEL]) {
+	if (c >= 0 || optind < argc || !value[KERNEL] == !value[PAYLOAD]) {
 		print_usage(stderr);
 		exit(64);
 	}
 	*opts = (struct options){
 		.kernel = value[KERNEL], .initrd = value[INITRD], .append = value[APPEND],
+		.payload = value[PAYLOAD],
 		.memory = parse_size("--memory", value[MEMORY]),
-		.stats = value[STATS], .no_attribute = value[NO_ATTRIBUTE],
+		.stats = value[STATS], .mistake = parse_mistake(value[MISTAKE]),
 	};
 	if (opts->memory > 3 * GIB)
 		die(0, "3G is the limit here", "--memory %s", value[MEMORY]);

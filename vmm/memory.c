@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The guest's memory: an ordinary slot and a private one. This file is what the
- * program is about.
+ * The guest's memory: an ordinary slot and a private one. This file and convert.c are what
+ * the program is about.
  *
  *   gpa 0 .. --memory                       gpa 4G .. + --private
  *   +-----------------------------+         +--------------------------------------+
  *   | ordinary: anonymous memory  |         | private: units of a guest_memfd      |
- *   | of this process             |         | (and an HVA range that stays empty)  |
+ *   | of this process             |         | (and a view of it in this process)   |
  *   +-----------------------------+         +--------------------------------------+
  *
  * Three calls make the private slot:
  *
- *   KVM_CREATE_GUEST_MEMFD          a file; with GUEST_MEMFD_FLAG_HUGETLB its units are
- *                                   pages of the hugetlb pool, promised (reserved) now
- *                                   and taken at the guest's first touch
- *   KVM_SET_USER_MEMORY_REGION2     a slot that has two backings, the file for what is
- *                                   private and an HVA for what is shared
- *   KVM_SET_MEMORY_ATTRIBUTES       says which of both each page is: here, all private
+ *   KVM_CREATE_GUEST_MEMFD          a file, private all over; with GUEST_MEMFD_FLAG_HUGETLB its
+ *                                   units are pages of the hugetlb pool, promised (reserved)
+ *                                   now and taken at the guest's first touch
+ *   mmap()                          the view, for what will be shared. Made once: the kernel
+ *                                   takes pages out of it that become private, and the next
+ *                                   access to a shared one puts it in
+ *   KVM_SET_USER_MEMORY_REGION2     a slot with one backing, the file; the view is told as
+ *                                   well, because KVM itself reads shared pages through it
  *
  * The guest is mapped by pages as large as three things allow: the unit, the slot's
- * bounds, and the alignment of guest address and file offset (and of guest address and
- * HVA, for shared pages) to each other. Everything here is aligned for 1G.
+ * bounds, and the alignment of guest address, view and file offset to each other.
+ * Everything here is aligned for 1G.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -38,9 +40,6 @@
 #ifndef __NR_cachestat
 #define __NR_cachestat		451
 #endif
-
-#define PAGEMAP_PRESENT		BIT_ULL(63)
-#define PAGEMAP_SWAPPED		BIT_ULL(62)
 
 static int log2_of(__u64 size)
 {
@@ -141,24 +140,42 @@ static const char *advise_create(int err, __u64 size, __u64 page_size)
 	return text;
 }
 
+/* Whether a page is private is in the file, or this program does not know how to do it. */
+static void need_in_place(struct vm *vm)
+{
+	int attributes = vm_check(vm->fd, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);
+
+	if (!(attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE))
+		die(0,
+		    "boot the host with kvm.gmem_in_place_conversion=1, if its kernel has that;\n"
+		    "  without, private memory needs a second backing for what is shared",
+		    "KVM_CHECK_EXTENSION(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) = 0x%x: no bit 0x%llx, KVM_MEMORY_ATTRIBUTE_PRIVATE",
+		    attributes, KVM_MEMORY_ATTRIBUTE_PRIVATE);
+}
+
 static int create_file(struct vm *vm)
 {
 	const struct options *opt = vm->opt;
-	struct kvm_create_guest_memfd args = { .size = opt->private };
+	struct kvm_create_guest_memfd args = {
+		.size = opt->private, .flags = GUEST_MEMFD_FLAG_MMAP,
+	};
 	int fd, known;
 
 	if (!vm_check(vm->fd, KVM_CAP_GUEST_MEMFD))
 		die(0, "needs a kernel with guest_memfd, 6.8 or later",
 		    "KVM_CHECK_EXTENSION(KVM_CAP_GUEST_MEMFD) = 0");
+	need_in_place(vm);
 	if (opt->page_size != PAGE) {
 		known = vm_check(vm->fd, KVM_CAP_GUEST_MEMFD_FLAGS);
 		if (!(known & GUEST_MEMFD_FLAG_HUGETLB))
 			die(0, "use --hugepage 0, or a kernel with huge pages in guest_memfd",
 			    "KVM_CHECK_EXTENSION(KVM_CAP_GUEST_MEMFD_FLAGS) = 0x%x: no bit 0x%llx, GUEST_MEMFD_FLAG_HUGETLB",
 			    known, GUEST_MEMFD_FLAG_HUGETLB);
-		args.flags = GUEST_MEMFD_FLAG_HUGETLB;
-		gmem_set_page_size(&args, log2_of(opt->page_size));
+		args.flags |= GUEST_MEMFD_FLAG_HUGETLB;
+		args.huge_page_size_log2 = log2_of(opt->page_size);
 	}
+	if (opt->mistake == MISTAKE_SHARED)
+		args.flags |= GUEST_MEMFD_FLAG_INIT_SHARED;
 
 	fd = ioctl(vm->fd, KVM_CREATE_GUEST_MEMFD, &args);
 	if (fd < 0) {
@@ -166,47 +183,42 @@ static int create_file(struct vm *vm)
 
 		die(err, advise_create(err, opt->private, opt->page_size),
 		    "KVM_CREATE_GUEST_MEMFD(size 0x%llx, flags 0x%llx, huge_page_size_log2 %d)",
-		    args.size, args.flags, args.flags ? log2_of(opt->page_size) : 0);
+		    args.size, args.flags, args.huge_page_size_log2);
 	}
 	return fd;
 }
 
-/*
- * Private or shared is a property of guest physical memory and is kept by the VM. (A
- * kernel that converts in place keeps it in the file, and then this is the function
- * that changes: same range, an ioctl on the file instead, and new files start private.)
- */
-static void make_private(struct vm *vm, __u64 gpa, __u64 size)
+/* The file, over a range of addresses that is as aligned as the slot is. */
+static void map_view(struct vm *vm)
 {
-	struct kvm_memory_attributes attributes = {
-		.address = gpa,
-		.size = size,
-		.attributes = KVM_MEMORY_ATTRIBUTE_PRIVATE,
-	};
+	__u64 size = vm->opt->private;
 
-	if (ioctl(vm->fd, KVM_SET_MEMORY_ATTRIBUTES, &attributes) < 0)
-		die(errno, errno == ENOTTY ? "needs CONFIG_KVM_SW_PROTECTED_VM" : NULL,
-		    "KVM_SET_MEMORY_ATTRIBUTES(address 0x%llx, size 0x%llx, attributes 0x%llx)",
-		    attributes.address, attributes.size, attributes.attributes);
+	vm->view = map_aligned(size, GIB, "the view");
+	if (vm->opt->mistake == MISTAKE_ORDINARY)
+		return;
+	if (mmap(vm->view, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, vm->gmem_fd, 0) ==
+	    MAP_FAILED)
+		die(errno, errno == ENODEV ? "the file lacks GUEST_MEMFD_FLAG_MMAP" : NULL,
+		    "mmap(guest_memfd, %s)", size_name(size));
 }
 
 void memory_add_private(struct vm *vm)
 {
 	struct kvm_userspace_memory_region2 region = {
 		.slot = SLOT_PRIVATE,
-		.flags = KVM_MEM_GUEST_MEMFD,
 		.guest_phys_addr = PRIVATE_BASE,
 		.memory_size = vm->opt->private,
 	};
 
 	vm->gmem_fd = create_file(vm);
-	vm->private_hva = map_aligned(vm->opt->private, GIB, "shared half of the private slot");
-	region.userspace_addr = (unsigned long)vm->private_hva;
-	region.guest_memfd = vm->gmem_fd;
-	region.guest_memfd_offset = 0;
+	map_view(vm);
+	region.userspace_addr = (unsigned long)vm->view;
+	if (vm->opt->mistake != MISTAKE_ORDINARY) {
+		region.flags = KVM_MEM_GUEST_MEMFD;
+		region.guest_memfd = vm->gmem_fd;
+		region.guest_memfd_offset = 0;
+	}
 	set_slot(vm, &region);
-	if (!vm->opt->no_attribute)
-		make_private(vm, PRIVATE_BASE, vm->opt->private);
 }
 
 /* Size 0 removes a slot, and with it what KVM has mapped of it. The file stays. */
@@ -221,31 +233,20 @@ void memory_remove_private(struct vm *vm)
 }
 
 /*
- * How many pages of this process's own memory are behind a range? Swapped out counts:
- * only a page that was never touched is neither present nor swapped.
+ * How many pages can this process read through its view? MADV_POPULATE_READ does what an
+ * access would do, and says EFAULT where that would end in a SIGBUS.
  */
-__u64 memory_resident(const void *hva, __u64 size)
+__u64 memory_reachable(__u8 *view, __u64 size)
 {
-	__u64 entries[512], left = size / PAGE, count = 0;
-	off_t pos = (unsigned long)hva / PAGE * sizeof(entries[0]);
-	int fd;
+	__u64 count = 0;
 
-	fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		die(errno, "needs a kernel with CONFIG_PROC_PAGE_MONITOR",
-		    "open(\"/proc/self/pagemap\")");
-	while (left) {
-		size_t want = (left < 512 ? left : 512) * sizeof(entries[0]);
-
-		if (pread(fd, entries, want, pos) != (ssize_t)want)
-			die(errno, NULL, "pread(\"/proc/self/pagemap\", %zu bytes at 0x%lx)", want,
-			    (long)pos);
-		for (size_t i = 0; i < want / sizeof(entries[0]); i++)
-			count += !!(entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED));
-		pos += want;
-		left -= want / sizeof(entries[0]);
+	for (__u64 off = 0; off < size; off += PAGE) {
+		if (!madvise(view + off, PAGE, MADV_POPULATE_READ))
+			count++;
+		else if (errno != EFAULT)
+			die(errno, "needs a kernel with MADV_POPULATE_READ, 5.14 or later",
+			    "madvise(view + 0x%llx, 4K, MADV_POPULATE_READ)", off);
 	}
-	close(fd);
 	return count;
 }
 

@@ -7,9 +7,12 @@
  *   ordinary memory  the slot at guest physical address 0, plain anonymous memory of
  *                    this process. Kernel, page tables and whatever KVM itself reads
  *                    or writes for the guest live there.
- *   private memory   the slot at PRIVATE_BASE, a guest_memfd. This process can not see
- *                    what is in it, and nothing here ever tries to.
+ *   private memory   the slot at PRIVATE_BASE, a guest_memfd. Each page of it is private,
+ *                    as all are at first, and no access of this process gets there; or
+ *                    shared, because the guest asked for it.
  *   the file         that guest_memfd.
+ *   the view         the file, mapped into this process once and for all. Shared pages
+ *                    can be used through it; a private one would be a SIGBUS.
  *   a unit           what the file allocates at a time: a 1G or 2M page from the
  *                    hugetlb pool, or a 4K page where no huge pages were asked for.
  *   a block          2M of the file, one cell of the map.
@@ -26,23 +29,6 @@
 
 #include <linux/kvm.h>
 #include <linux/types.h>
-
-/*
- * The interface for huge pages is newer than Linux 7.3. With a header that lacks it,
- * this program still builds, and finds out from the kernel what it can do.
- */
-#ifndef GUEST_MEMFD_FLAG_HUGETLB
-#define GUEST_MEMFD_FLAG_HUGETLB	BIT_ULL(4)
-static inline void gmem_set_page_size(struct kvm_create_guest_memfd *args, int log2)
-{
-	args->reserved[0] = log2;
-}
-#else
-static inline void gmem_set_page_size(struct kvm_create_guest_memfd *args, int log2)
-{
-	args->huge_page_size_log2 = log2;
-}
-#endif
 
 #define BIT_ULL(nr)		(1ULL << (nr))
 #define ARRAY_SIZE(a)		(sizeof(a) / sizeof((a)[0]))
@@ -91,13 +77,22 @@ struct serial {
 #define SERIAL_PORT		0x3f8
 void serial_io(struct serial *serial, int reg, bool is_write, __u8 *data);
 
+/* Negative controls: what a VMM could do wrong, and the checks must find. */
+enum mistake {
+	NO_MISTAKE,
+	MISTAKE_SHARED,		/* memory starts shared, and stays so */
+	MISTAKE_ORDINARY,	/* the slot forgets the file */
+	MISTAKE_DEAF,		/* "converted", says the VMM, and did nothing */
+};
+
 /* What the command line asks for. */
 struct options {
 	const char *kernel, *initrd, *append;
+	const char *payload;	/* instead of a kernel */
 	__u64 memory;	/* ordinary */
 	__u64 private;	/* 0: none */
 	__u64 page_size;	/* of the file; PAGE: no huge pages */
-	bool no_attribute;	/* negative control: leave "private" memory shared */
+	enum mistake mistake;
 	bool stats;		/* dump every counter KVM has */
 };
 
@@ -111,7 +106,9 @@ struct report {
 	long unevictable;		/* KiB more than before the guest ran */
 	struct stats total;		/* over the life of the guest */
 	struct stats private;		/* pages_*: of the private slot alone */
-	__u64 hva_pages;		/* pages of ordinary memory behind the private slot */
+	__u64 reachable;		/* pages of private memory that this process can read */
+	__u64 conversions, converted;	/* that the guest asked for; pages of those done */
+	__u64 retries, refused, wrong_offsets;
 	bool has_map;
 	__u16 map[PRIVATE_MAX / BLOCK];	/* pages the file has in each block */
 };
@@ -123,8 +120,13 @@ struct vm {
 	int run_size;
 	__u8 *ordinary;	/* guest physical address 0 */
 	int gmem_fd;		/* -1: none */
-	__u8 *private_hva;	/* the shared half of the private slot; stays empty */
+	__u8 *view;		/* of the file */
 	struct serial serial;
+	__u32 host_page;
+	__s32 host_result;	/* guest/port.h: what the guest wants the host to do */
+	__u64 payload_entry;
+	int pin[2];		/* a pipe that holds on to a page; pin[0] is 0: none */
+	__u64 pinned;		/* its offset in the file */
 	struct report *report;
 };
 
@@ -139,12 +141,21 @@ void memory_add_ordinary(struct vm *vm);
 void memory_populate_ordinary(struct vm *vm);
 void memory_add_private(struct vm *vm);
 void memory_remove_private(struct vm *vm);
-__u64 memory_resident(const void *hva, __u64 size);
+__u64 memory_reachable(__u8 *view, __u64 size);
 bool memory_map_units(int gmem_fd, __u64 size, __u16 *map);
+
+/* convert.c: private to shared and back, for the guest; and the host's use of it. */
+__s64 convert_hypercall(struct vm *vm);
+int convert_host_do(struct vm *vm, int what, __u64 page);
 
 /* x86.c: from a bzImage to a vCPU that is about to execute its first instruction. */
 void x86_load_linux(struct vm *vm);
 void x86_setup_vcpu(struct vm *vm);
+const void *x86_map_file(const char *path, size_t *size);
+
+/* payload.c: a program in 64-bit mode instead. */
+void payload_load(struct vm *vm);
+void payload_setup_registers(struct vm *vm);
 
 /* report.c: telling it. */
 void report_pool(FILE *out, const char *when, const struct pool *pool, const char *what);

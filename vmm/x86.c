@@ -13,9 +13,9 @@
  *      top  the initramfs, below the end
  *
  * The memory map tells the guest of ordinary memory only. Private memory must not be
- * in it: the kernel would put its page tables there, which KVM could not walk (it
- * reads them through the slot's HVA when it has to emulate an instruction, and the
- * HVA of a private page has other contents). The guest adds it later, as movable.
+ * in it: the kernel would put its page tables there, which KVM could not walk (when it
+ * has to emulate an instruction it reads them through this process's view, where a
+ * private page is not). The guest adds it later, as movable.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include <asm/bootparam.h>
+#include <asm/kvm_para.h>
 
 #include "vmm.h"
 
@@ -43,7 +44,7 @@
 #define SETUP_HEADER_MAGIC	0x53726448	/* "HdrS" */
 #define OLDEST_PROTOCOL		0x0206		/* the first with a cmdline_size */
 
-static const void *map_file(const char *path, size_t *size)
+const void *x86_map_file(const char *path, size_t *size)
 {
 	struct stat st;
 	void *map;
@@ -67,7 +68,7 @@ static void load_kernel(struct vm *vm, struct boot_params *params)
 	size_t size, setup_size;
 	const void *image;
 
-	image = map_file(path, &size);
+	image = x86_map_file(path, &size);
 	header = image + SETUP_HEADER_OFFSET;
 	if (size < KIB || header->header != SETUP_HEADER_MAGIC ||
 	    header->version < OLDEST_PROTOCOL || !(header->loadflags & LOADED_HIGH))
@@ -96,7 +97,7 @@ static void load_initrd(struct vm *vm, struct boot_params *params)
 	size_t size;
 	const void *image;
 
-	image = map_file(vm->opt->initrd, &size);
+	image = x86_map_file(vm->opt->initrd, &size);
 	if (lowest + size > vm->opt->memory)
 		die(0, "give the guest more with --memory",
 		    "the initramfs of %zu MiB does not fit into ordinary memory above the kernel",
@@ -185,6 +186,10 @@ static void setup_cpuid(struct vm *vm)
 			entry->ebx &= 0x00ffffff;	/* initial APIC id */
 			entry->ecx &= ~(1U << 26 | 1U << 27);	/* XSAVE, OSXSAVE */
 			break;
+		case KVM_CPUID_FEATURES:
+			/* "Ask by KVM_HC_MAP_GPA_RANGE for conversions": convert.c answers. */
+			entry->eax |= 1U << KVM_FEATURE_HC_MAP_GPA_RANGE;
+			break;
 		case 0xb:
 		case 0x1f:
 			entry->edx = 0;			/* x2APIC id */
@@ -236,5 +241,8 @@ static void setup_registers(struct vm *vm)
 void x86_setup_vcpu(struct vm *vm)
 {
 	setup_cpuid(vm);
-	setup_registers(vm);
+	if (vm->opt->payload)
+		payload_setup_registers(vm);
+	else
+		setup_registers(vm);
 }

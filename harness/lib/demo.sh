@@ -4,6 +4,7 @@
 # for the test of the VMM. Needs packages, base, series, tree, kernel, guest, selftests.
 #
 #   out/vmm/bin/gmem-vmm      the VMM, built against the headers of our kernel
+#   out/vmm/bin/payload       a guest without a Linux, that does nothing but convert
 #   out/vmm/guest/bzImage     the guest's kernel: unpatched, as small as it can be
 #   out/vmm/guest/demo        initramfs: init, fill, stress-ng with its libraries
 #   out/vmm/guest/test        initramfs: init and fill
@@ -11,11 +12,20 @@
 packages[demo]="stress-ng"
 
 vmm_out=$GMEM_OUT/vmm
+# What the VMM needs on the boot line of its host.
+vmm_append=kvm.gmem_in_place_conversion=1
 
 # vmm_ready: make all of it current.
 vmm_ready() {
-	need build demo
-	guest_kernel || return
+	need demo
+	guest_kernel && vmm_programs || return
+	[[ ! $GMEM_DRY ]] || return 0
+	guest_initramfs test "" && guest_initramfs demo "$(command -v stress-ng)"
+}
+
+# vmm_programs: the VMM and what it runs, without a Linux for the guest.
+vmm_programs() {
+	need build
 	locked "$vmm_out.lock" vmm_build
 }
 
@@ -44,10 +54,8 @@ vmm_build() {
 	kernel_env x86_64
 	locked "$GMEM_OUT/selftests-x86_64.lock" selftest_headers || return
 	make+=(KHDR="$tree/build-headers-x86_64/usr/include")
-	[[ ! $GMEM_DRY ]] && "${make[@]}" -q >/dev/null 2>&1 ||
-		step "$GMEM_OUT/log/vmm.log" "building the VMM" "${make[@]}" || return
-	[[ ! $GMEM_DRY ]] || return 0
-	guest_initramfs test "" && guest_initramfs demo "$(command -v stress-ng)"
+	[[ $GMEM_DRY ]] || ! "${make[@]}" -q >/dev/null 2>&1 || return 0
+	step "$GMEM_OUT/log/vmm.log" "building the VMM" "${make[@]}"
 }
 
 # guest_initramfs NAME PROGRAM: what the guest does is in /programs, a line each; its init

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
-# vmm/test/run.sh: boot a machine and run vmm/test/cases.sh there. Called by ./gmem check (the
-# test vmm), which says in GMEM_VARIANT which kernel is to be tested.
+# vmm/test/run.sh linux|payload|refused: boot a machine and run vmm/test/cases.sh there. Called by
+# ./gmem check (the tests vmm*), which says in GMEM_VARIANT which kernel is to be tested.
 
 . "$(dirname "$0")/../../harness/lib/common.sh"
 for lib in packages base series tree kernel guest selftests timeouts demo; do
@@ -10,8 +10,15 @@ for lib in packages base series tree kernel guest selftests timeouts demo; do
 done
 
 opt_arch=x86_64 opt_variant=${GMEM_VARIANT:-default} opt_icount=""
-vmm_ready || die "no VMM, or nothing to boot in it"
-exec "$GMEM_TOP/harness/cmd/run" --id "check-vmm-$opt_variant" --variant "$opt_variant" --plan --pools \
-	--hugepages 1G=1,2M=64 --timeout "$(scaled 300)" --file "$vmm_out/bin/gmem-vmm:/" \
-	--file "$vmm_out/guest/bzImage:/" --file "$vmm_out/guest/test:/initramfs" \
-	--file "$GMEM_TOP/vmm/test/cases.sh:/" -- /bin/sh /cases.sh
+what=${1:?linux, payload or refused}
+args=(--id "check-vmm-$what-$opt_variant" --variant "$opt_variant" --plan --pools
+	--hugepages 1G=1 --hugepages 2M=64 --timeout "$(scaled 300)"
+	--file "$vmm_out/bin/gmem-vmm:/" --file "$vmm_out/bin/payload:/"
+	--file "$GMEM_TOP/vmm/test/cases.sh:/")
+vmm_programs || die "no VMM"
+[[ $what == refused ]] || args+=(--append "$vmm_append")
+if [[ $what == linux ]]; then
+	vmm_ready || die "nothing to boot in the VMM"
+	args+=(--file "$vmm_out/guest/bzImage:/" --file "$vmm_out/guest/test:/initramfs")
+fi
+exec "$GMEM_TOP/harness/cmd/run" "${args[@]}" -- /bin/sh /cases.sh "$what"

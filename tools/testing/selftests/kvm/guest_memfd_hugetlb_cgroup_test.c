@@ -54,16 +54,10 @@ FIXTURE_VARIANT_ADD(cgroup, 1g)
 
 FIXTURE_SETUP(cgroup)
 {
-	self->unit = BIT_ULL(variant->size_log2);
-	self->nr = variant->nr_units;
-	self->size = self->nr * self->unit;
+	const char *missing = setup_units();
 
-	if (!hugetlb_size_supported(self->unit))
-		SKIP(return, "needs huge pages of %zu kB", self->unit / 1024);
-	hugetlb_read_pool(self->unit, &self->pool);
-	if (hugetlb_available(&self->pool) < self->nr)
-		SKIP(return, "needs %d x %zu kB page, have %ld", self->nr,
-		     self->unit / 1024, hugetlb_available(&self->pool));
+	if (missing)
+		SKIP(return, "%s", missing);
 	if (cg_find_unified_root(self->root, sizeof(self->root), NULL))
 		SKIP(return, "needs a mounted cgroup2 hierarchy");
 	if (cg_read_strstr(self->root, "cgroup.controllers", "hugetlb"))
@@ -81,12 +75,9 @@ FIXTURE_SETUP(cgroup)
 
 FIXTURE_TEARDOWN_PARENT(cgroup)
 {
-	const char *diff = hugetlb_pool_settle(&self->pool, 0, 0);
 	int i;
 
-	EXPECT_EQ(NULL, diff) {
-		TH_LOG("Pool not restored: %s", diff);
-	}
+	EXPECT_POOL_RESTORED(&self->pool);
 
 	/* A cgroup whose last task has just exited may be busy for a moment. */
 	for (i = 0; i < 100; i++) {
@@ -106,9 +97,6 @@ FIXTURE_TEARDOWN_PARENT(cgroup)
 
 #define create_file()							\
 	vm_create_guest_memfd_hugetlb(self->vm, self->size, 0, variant->size_log2)
-
-#define assert_pool(allocated, reserved)				\
-	TEST_ASSERT_POOL(&self->pool, -(allocated), reserved)
 
 /* Charges are in bytes, here they are in units. */
 static void __assert_charge(const char *cgroup, const char *size_name, const char *what,

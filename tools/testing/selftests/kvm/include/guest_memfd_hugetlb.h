@@ -3,6 +3,9 @@
 #ifndef SELFTEST_KVM_GUEST_MEMFD_HUGETLB_H
 #define SELFTEST_KVM_GUEST_MEMFD_HUGETLB_H
 
+#include <stdio.h>
+
+#include <linux/bitmap.h>
 #include <linux/falloc.h>
 
 #include "hugetlb_util.h"
@@ -26,9 +29,65 @@
 
 static size_t __maybe_unused page_size;
 
+static inline bool has_guest_memfd_hugetlb(void)
+{
+	return kvm_has_cap(KVM_CAP_GUEST_MEMFD) &&
+	       kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_HUGETLB;
+}
+
+/* On x86, there are huge pages only with kvm.gmem_in_place_conversion=1. */
 #define TEST_REQUIRE_GUEST_MEMFD_HUGETLB()				\
-	__TEST_REQUIRE(kvm_has_cap(KVM_CAP_GUEST_MEMFD) &&		\
-		       kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_HUGETLB, \
-		       "guest_memfd without huge pages")
+	__TEST_REQUIRE(has_guest_memfd_hugetlb(), "guest_memfd without huge pages")
+
+/*
+ * What it takes to have files of @nr units in all.  Returns why there can't be
+ * any, in a static buffer, or NULL, and what is in the pool.
+ */
+static __maybe_unused const char *missing_units(size_t unit, long nr,
+						struct hugetlb_pool *pool)
+{
+	static char text[128];
+
+	if (!has_guest_memfd_hugetlb())
+		return "needs guest_memfd with huge pages";
+
+	if (!hugetlb_size_supported(unit)) {
+		snprintf(text, sizeof(text), "needs huge pages of %zu kB", unit / 1024);
+		return text;
+	}
+
+	hugetlb_read_pool(unit, pool);
+	if (hugetlb_available(pool) < nr) {
+		snprintf(text, sizeof(text), "needs %ld x %zu kB page, have %ld",
+			 nr, unit / 1024, hugetlb_available(pool));
+		return text;
+	}
+	return NULL;
+}
+
+/*
+ * For fixtures that have a pool, the size of a unit and of all units, and the
+ * number of units, and variants of them.
+ */
+#define setup_units()							\
+({									\
+	self->unit = BIT_ULL(variant->size_log2);			\
+	self->nr = variant->nr_units;					\
+	self->size = self->nr * self->unit;				\
+	missing_units(self->unit, self->nr, &self->pool);		\
+})
+
+/* In a parent's teardown: the test's process with all its files is gone. */
+#define EXPECT_POOL_RESTORED(pool)					\
+do {									\
+	const char *__diff = hugetlb_pool_settle(pool, 0, 0);		\
+									\
+	EXPECT_EQ(NULL, __diff) {					\
+		TH_LOG("Pool not restored: %s", __diff);		\
+	}								\
+} while (0)
+
+#define assert_pool(allocated, reserved)				\
+	TEST_ASSERT_POOL(&self->pool, -(allocated), reserved)
 
 #endif /* SELFTEST_KVM_GUEST_MEMFD_HUGETLB_H */

@@ -38,35 +38,20 @@ FIXTURE_VARIANT_ADD(hugetlb, 1g)
 
 FIXTURE_SETUP(hugetlb)
 {
-	self->unit = BIT_ULL(variant->size_log2);
-	self->nr = variant->nr_units;
-	self->size = self->nr * self->unit;
+	const char *missing = setup_units();
 
-	if (!hugetlb_size_supported(self->unit))
-		SKIP(return, "needs huge pages of %zu kB", self->unit / 1024);
-
-	hugetlb_read_pool(self->unit, &self->pool);
-	if (hugetlb_available(&self->pool) < self->nr)
-		SKIP(return, "needs %d x %zu kB page, have %ld", self->nr,
-		     self->unit / 1024, hugetlb_available(&self->pool));
+	if (missing)
+		SKIP(return, "%s", missing);
 
 	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
 }
 
-/* The parent checks: by now the test's process with all its files is gone. */
 FIXTURE_TEARDOWN_PARENT(hugetlb)
 {
-	const char *diff = hugetlb_pool_settle(&self->pool, 0, 0);
-
-	EXPECT_EQ(NULL, diff) {
-		TH_LOG("Pool not restored: %s", diff);
-	}
+	EXPECT_POOL_RESTORED(&self->pool);
 }
 
 #define create_file(flags)						\
 	vm_create_guest_memfd_hugetlb(self->vm, self->size, flags, variant->size_log2)
-
-#define assert_pool(allocated, reserved)				\
-	TEST_ASSERT_POOL(&self->pool, -(allocated), reserved)
 
 #endif /* SELFTEST_KVM_GUEST_MEMFD_HUGETLB_FIXTURE_H */

@@ -10,7 +10,6 @@
  * the wrong place is found where it does not belong.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -21,214 +20,10 @@
 #include <linux/sizes.h>
 
 #include "cgroup_util.h"
-#include "guest_memfd_hugetlb.h"
+#include "guest_memfd_guest.h"
 #include "numaif.h"
-#include "processor.h"
-#include "ucall_common.h"
 
-/* Guest memory for all slots of this test, mapped 1:1 in the guest. */
-#define TEST_GPA		(8ULL * SZ_1G)
-#define TEST_GPA_SIZE		(4ULL * SZ_1G)
-#define TEST_SLOT		10
-
-#define PAGES_2M		(SZ_2M / PAGE_SIZE)
-#define PAGES_1G		(SZ_1G / PAGE_SIZE)
-
-#define MAX_VCPUS		3
 #define NR_ALLOCATORS		2
-
-enum guest_op {
-	OP_READ,		/* one word of every stride */
-	OP_WRITE_TAGS,		/* tag + i into the i-th stride */
-	OP_CHECK_TAGS,
-	OP_CHECK_ZERO,		/* every word of every stride */
-	OP_CHURN,		/* a tag that comes back, or was punched */
-};
-
-struct guest_request {
-	enum guest_op op;
-	u64 gva;
-	u64 nr;
-	u64 stride;
-	u64 tag;
-};
-
-static struct guest_request requests[MAX_VCPUS];
-
-static void guest_check_zero(struct guest_request *r)
-{
-	u64 *p = (u64 *)r->gva, *end = (u64 *)(r->gva + r->nr * r->stride);
-
-	for (; p < end; p++)
-		__GUEST_ASSERT(!*p, "0x%lx should be zero, is 0x%lx", (u64)p, *p);
-}
-
-static void guest_churn(struct guest_request *r, u64 i)
-{
-	u64 gva = r->gva + i * r->stride, tag = gva ^ r->tag, val;
-
-	val = READ_ONCE(*(u64 *)gva);
-	__GUEST_ASSERT(!val || val == tag, "0x%lx should be 0 or 0x%lx, is 0x%lx",
-		       gva, tag, val);
-	WRITE_ONCE(*(u64 *)gva, tag);
-	val = READ_ONCE(*(u64 *)gva);
-	__GUEST_ASSERT(!val || val == tag, "0x%lx should be 0 or 0x%lx, is 0x%lx",
-		       gva, tag, val);
-}
-
-static void guest_code(u64 cpu)
-{
-	struct guest_request *r = &requests[cpu];
-	u64 i, val;
-
-	for (;;) {
-		for (i = 0; i < r->nr && r->op != OP_CHECK_ZERO; i++) {
-			u64 *p = (u64 *)(r->gva + i * r->stride);
-
-			switch (r->op) {
-			case OP_READ:
-				(void)READ_ONCE(*p);
-				break;
-			case OP_WRITE_TAGS:
-				WRITE_ONCE(*p, r->tag + i);
-				break;
-			case OP_CHECK_TAGS:
-				val = READ_ONCE(*p);
-				__GUEST_ASSERT(val == r->tag + i,
-					       "0x%lx should be 0x%lx, is 0x%lx",
-					       (u64)p, r->tag + i, val);
-				break;
-			case OP_CHURN:
-				guest_churn(r, i);
-				break;
-			default:
-				GUEST_FAIL("Unknown request %d", r->op);
-			}
-		}
-		if (r->op == OP_CHECK_ZERO)
-			guest_check_zero(r);
-		GUEST_SYNC(0);
-	}
-}
-
-static void set_request(struct kvm_vcpu *vcpu, enum guest_op op, u64 gva,
-			u64 nr, u64 stride, u64 tag)
-{
-	struct guest_request *r = addr_gva2hva(vcpu->vm, (gva_t)&requests[vcpu->id]);
-
-	*r = (struct guest_request) {
-		.op = op, .gva = gva, .nr = nr, .stride = stride, .tag = tag,
-	};
-}
-
-static void assert_request_done(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		return;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-	default:
-		TEST_FAIL("Unexpected exit: %s",
-			  exit_reason_str(vcpu->run->exit_reason));
-	}
-}
-
-static void guest_do(struct kvm_vcpu *vcpu, enum guest_op op, u64 gva, u64 nr,
-		     u64 stride, u64 tag)
-{
-	set_request(vcpu, op, gva, nr, stride, tag);
-	vcpu_run(vcpu);
-	assert_request_done(vcpu);
-}
-
-/* The guest cannot do it: KVM_RUN fails, and says where. */
-static void guest_do_fails(struct kvm_vcpu *vcpu, u64 gva, int error)
-{
-	int r;
-
-	set_request(vcpu, OP_READ, gva, 1, PAGE_SIZE, 0);
-	r = _vcpu_run(vcpu);
-	TEST_ASSERT(r < 0 && errno == error,
-		    "KVM_RUN should fail with %s, got %d, errno %d",
-		    strerror(error), r, errno);
-	TEST_ASSERT_EQ(vcpu->run->exit_reason, KVM_EXIT_MEMORY_FAULT);
-	TEST_ASSERT_EQ(vcpu->run->memory_fault.flags, KVM_MEMORY_EXIT_FLAG_PRIVATE);
-	TEST_ASSERT_EQ(vcpu->run->memory_fault.gpa, gva);
-	TEST_ASSERT_EQ(vcpu->run->memory_fault.size, PAGE_SIZE);
-}
-
-/* How much of the guest is mapped how, and by how many faults. */
-struct mappings {
-	long nr_4k, nr_2m, nr_1g;
-	long faults;
-};
-
-static struct mappings read_mappings(struct kvm_vcpu *vcpu)
-{
-	return (struct mappings) {
-		.nr_4k = vm_get_stat(vcpu->vm, pages_4k),
-		.nr_2m = vm_get_stat(vcpu->vm, pages_2m),
-		.nr_1g = vm_get_stat(vcpu->vm, pages_1g),
-		.faults = vcpu_get_stat(vcpu, pf_fixed),
-	};
-}
-
-static void assert_mappings(struct kvm_vcpu *vcpu, struct mappings before,
-			    struct mappings want, const char *what)
-{
-	struct mappings now = read_mappings(vcpu);
-
-	TEST_ASSERT(now.nr_4k - before.nr_4k == want.nr_4k &&
-		    now.nr_2m - before.nr_2m == want.nr_2m &&
-		    now.nr_1g - before.nr_1g == want.nr_1g &&
-		    now.faults - before.faults == want.faults,
-		    "%s: mapped %ld x 4K, %ld x 2M, %ld x 1G by %ld faults, should be %ld x 4K, %ld x 2M, %ld x 1G by %ld",
-		    what, now.nr_4k - before.nr_4k, now.nr_2m - before.nr_2m,
-		    now.nr_1g - before.nr_1g, now.faults - before.faults,
-		    want.nr_4k, want.nr_2m, want.nr_1g, want.faults);
-}
-
-/*
- * The largest mappings possible of @nr pages at @gfn, what backs them being at
- * @backing pages from an aligned address and in pages of at most @max.
- */
-static struct mappings largest_mappings(u64 gfn, u64 backing, u64 nr, size_t max)
-{
-	const u64 end = gfn + nr;
-	struct mappings m = {};
-
-	while (gfn < end) {
-		u64 step = 1;
-
-		if (max >= SZ_1G && !(gfn % PAGES_1G) && !(backing % PAGES_1G) &&
-		    gfn + PAGES_1G <= end)
-			step = PAGES_1G;
-		else if (max >= SZ_2M && !(gfn % PAGES_2M) && !(backing % PAGES_2M) &&
-			 gfn + PAGES_2M <= end)
-			step = PAGES_2M;
-
-		m.nr_1g += step == PAGES_1G;
-		m.nr_2m += step == PAGES_2M;
-		m.nr_4k += step == 1;
-		m.faults++;
-		gfn += step;
-		backing += step;
-	}
-	return m;
-}
-
-static struct mappings add_mappings(struct mappings a, struct mappings b)
-{
-	return (struct mappings) {
-		.nr_4k = a.nr_4k + b.nr_4k,
-		.nr_2m = a.nr_2m + b.nr_2m,
-		.nr_1g = a.nr_1g + b.nr_1g,
-		.faults = a.faults + b.faults,
-	};
-}
 
 FIXTURE(guest)
 {
@@ -260,82 +55,30 @@ FIXTURE_VARIANT_ADD(guest, 1g)
 	.nr_units = 1,
 };
 
-static void *map_aligned_hva(size_t size)
-{
-	void *mem = kvm_mmap(size + SZ_1G, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-
-	return align_ptr_up(mem, SZ_1G);
-}
-
 FIXTURE_SETUP(guest)
 {
-	const struct vm_shape shape = {
-		.mode = VM_MODE_DEFAULT,
-		.type = VM_TYPE_PRIVATE,
-	};
-	gva_t warm;
-	int i, op;
+	const char *missing = setup_units();
 
-	self->unit = BIT_ULL(variant->size_log2);
-	self->nr = variant->nr_units;
-	self->size = self->nr * self->unit;
+	if (missing)
+		SKIP(return, "%s", missing);
 
-	if (!hugetlb_size_supported(self->unit))
-		SKIP(return, "needs huge pages of %zu kB", self->unit / 1024);
-	hugetlb_read_pool(self->unit, &self->pool);
-	if (hugetlb_available(&self->pool) < self->nr)
-		SKIP(return, "needs %d x %zu kB page, have %ld", self->nr,
-		     self->unit / 1024, hugetlb_available(&self->pool));
-
-	self->vm = __vm_create_with_vcpus(shape, MAX_VCPUS, 0, guest_code, self->vcpus);
+	self->vm = create_guest(self->vcpus, MAX_VCPUS);
 	self->vcpu = self->vcpus[0];
-	virt_map_level(self->vm, TEST_GPA, TEST_GPA, TEST_GPA_SIZE, PG_LEVEL_1G);
 	self->hva = map_aligned_hva(TEST_GPA_SIZE);
-
-	/* Let the guest's own code and data fault in, they are not to be counted. */
-	warm = vm_alloc_page(self->vm);
-	for (i = 0; i < MAX_VCPUS; i++) {
-		vcpu_args_set(self->vcpus[i], 1, (u64)i);
-		for (op = OP_READ; op <= OP_CHURN; op++)
-			guest_do(self->vcpus[i], op, warm, 1, sizeof(u64),
-				 op == OP_CHURN ? warm : 0);
-	}
-
 	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, 0, variant->size_log2);
 }
 
 FIXTURE_TEARDOWN_PARENT(guest)
 {
-	const char *diff = hugetlb_pool_settle(&self->pool, 0, 0);
-
-	EXPECT_EQ(NULL, diff) {
-		TH_LOG("Pool not restored: %s", diff);
-	}
-}
-
-#define assert_pool(allocated, reserved)				\
-	TEST_ASSERT_POOL(&self->pool, -(allocated), reserved)
-
-static void add_slot(struct kvm_vm *vm, u64 gpa, u64 size, void *hva, int fd, u64 offset)
-{
-	vm_set_user_memory_region2(vm, TEST_SLOT, KVM_MEM_GUEST_MEMFD, gpa,
-				   size, hva, fd, offset);
-	vm_mem_set_private(vm, gpa, size);
-}
-
-static void delete_slot(struct kvm_vm *vm, u64 gpa, u64 size)
-{
-	vm_set_user_memory_region2(vm, TEST_SLOT, 0, gpa, 0, NULL, 0, 0);
-	vm_mem_set_shared(vm, gpa, size);
+	EXPECT_POOL_RESTORED(&self->pool);
 }
 
 #define add_whole_slot()						\
 	add_slot(self->vm, TEST_GPA, self->size, self->hva, self->fd, 0)
 #define delete_whole_slot()						\
-	delete_slot(self->vm, TEST_GPA, self->size)
+	delete_slot(self->vm, TEST_GPA)
 
-/* Private memory is not where the slot's userspace address is. */
+/* Guest memory is not where the slot's userspace address is. */
 static void assert_hva_unused(void *hva, size_t size)
 {
 	const size_t nr = size / PAGE_SIZE;
@@ -375,15 +118,12 @@ TEST_F(guest, one_fault_per_unit)
 	assert_hva_unused(self->hva, self->size);
 }
 
-/* Of a file that can be mmap()ed KVM does not even look at the userspace address. */
+/* The file has all of the slot's memory: KVM does not even look at the address. */
 TEST_F(guest, userspace_address_is_ignored)
 {
 	const u64 pages = self->size / PAGE_SIZE;
 	struct mappings before;
 
-	close(self->fd);
-	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, GUEST_MEMFD_FLAG_MMAP,
-						 variant->size_log2);
 	self->hva = (void *)PAGE_SIZE;
 	add_whole_slot();
 	before = read_mappings(self->vcpu);
@@ -480,15 +220,6 @@ TEST_F(guest, punch_part_zeroes)
 	}
 }
 
-/*
- * Slots that begin and end anywhere.  All is in pages; @gfn is relative to
- * TEST_GPA, @hva to an address aligned to 1G.
- */
-struct slot_case {
-	const char *name;
-	u64 gfn, pgoff, nr, hva;
-};
-
 static const struct slot_case slot_cases[] = {
 	{ "aligned",			0,		0,		4 * PAGES_2M,	0 },
 	{ "hva unaligned",		0,		0,		4 * PAGES_2M,	1 },
@@ -510,11 +241,6 @@ static const struct slot_case slot_cases[] = {
 	{ "2M in two halves",		256,		0,		PAGES_2M,	0 },
 	{ "2M over an edge",		0,		256,		PAGES_2M,	256 },
 };
-
-/* What a guest writes into a page of the file, and the host into one of its own. */
-#define TAG(pgoff)	(0x7a67000000000000ull + (pgoff))
-#define TAG2(pgoff)	(0x7a68000000000000ull + (pgoff))
-#define HOST_TAG(page)	(0x7a69000000000000ull + (page))
 
 TEST_F(guest, slots_at_odd_offsets)
 {
@@ -541,7 +267,7 @@ TEST_F(guest, slots_at_odd_offsets)
 		assert_pool(DIV_ROUND_UP(end, unit_pages) - c->pgoff / unit_pages,
 			    self->nr - DIV_ROUND_UP(end, unit_pages) + c->pgoff / unit_pages);
 		assert_hva_unused(hva, size);
-		delete_slot(self->vm, gpa, size);
+		delete_slot(self->vm, gpa);
 
 		/* ... see what became of it, write in turn ... */
 		add_whole_slot();
@@ -556,7 +282,7 @@ TEST_F(guest, slots_at_odd_offsets)
 		/* ... and look at that from there. */
 		add_slot(self->vm, gpa, size, hva, self->fd, c->pgoff * PAGE_SIZE);
 		guest_do(self->vcpu, OP_CHECK_TAGS, gpa, c->nr, PAGE_SIZE, TAG2(c->pgoff));
-		delete_slot(self->vm, gpa, size);
+		delete_slot(self->vm, gpa);
 	}
 }
 
@@ -575,88 +301,134 @@ TEST_F(guest, punch_through_odd_slot)
 		 nr - first - holes, PAGE_SIZE, 1 + first + holes);
 }
 
-/*
- * Slots of which one half is private and the other shared: what is private is
- * aligned as the offset in the file, what is shared as the userspace address,
- * and that one is aligned says nothing of the other.
- */
-static const struct slot_case mixed_cases[] = {
-	{ "both aligned",		0,		0,		4 * PAGES_2M,	0 },
-	{ "hva unaligned",		0,		0,		4 * PAGES_2M,	1 },
-	{ "pgoff unaligned",		0,		1,		4 * PAGES_2M,	0 },
-	{ "both unaligned",		0,		1,		4 * PAGES_2M,	2 },
-	{ "both unaligned alike",	0,		1,		4 * PAGES_2M,	1 },
-	{ "gfn as hva",			1,		0,		4 * PAGES_2M,	1 },
-	{ "gfn as pgoff",		1,		1,		4 * PAGES_2M,	0 },
-	{ "gfn as both",		1,		1,		4 * PAGES_2M,	1 },
-};
-
-TEST_F(guest, mixed_slots)
+/* Converting a unit takes it from the guest and nothing else, and keeps it whole. */
+TEST_F(guest, convert_whole_units)
 {
-	const u64 hva_pages = 6 * PAGES_2M;
-	struct hugetlb_pool pool_2m;
-	struct mappings before, want;
-	u64 i, page;
-	void *mem;
+	const u64 pages = self->unit / PAGE_SIZE;
+	const struct mappings one = largest_mappings(0, 0, pages, self->unit);
+	struct mappings before, none = {}, gone = {
+		.nr_1g = -one.nr_1g,
+		.nr_2m = -one.nr_2m,
+	};
+	int i, pass;
 
-	hugetlb_read_pool(SZ_2M, &pool_2m);
-	if (hugetlb_available(&pool_2m) < (long)(hva_pages / PAGES_2M))
-		SKIP(return, "needs %llu x 2M page for shared memory, have %ld",
-		     hva_pages / PAGES_2M, hugetlb_available(&pool_2m));
+	add_whole_slot();
+	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, self->nr * pages, PAGE_SIZE, TAG(0));
 
-	mem = hugetlb_hog(SZ_2M, hva_pages / PAGES_2M, -1);
-	for (page = 0; page < hva_pages; page++)
-		*(u64 *)(mem + page * PAGE_SIZE) = HOST_TAG(page);
+	/* To shared, to shared again, and the same to private. */
+	for (pass = 0; pass < 4; pass++) {
+		for (i = 0; i < self->nr; i++) {
+			u64 offset = i * self->unit;
 
-	for (i = 0; i < ARRAY_SIZE(mixed_cases); i++) {
-		const struct slot_case *c = &mixed_cases[i];
-		u64 gpa = TEST_GPA + c->gfn * PAGE_SIZE, size = c->nr * PAGE_SIZE;
-		/* The limit between the halves is at a multiple of 2M in the guest. */
-		u64 nr_private = c->nr / 2 - c->gfn % PAGES_2M;
-		u64 nr_shared = c->nr - nr_private;
-		u64 gpa_shared = gpa + nr_private * PAGE_SIZE;
-
-		kvm_fallocate(self->fd, PUNCH, 0, self->size);
-		add_slot(self->vm, gpa, size, mem + c->hva * PAGE_SIZE, self->fd,
-			 c->pgoff * PAGE_SIZE);
-		vm_mem_set_shared(self->vm, gpa_shared, nr_shared * PAGE_SIZE);
-
-		before = read_mappings(self->vcpu);
-		want = add_mappings(largest_mappings(c->gfn, c->pgoff, nr_private, self->unit),
-				    largest_mappings(c->gfn + nr_private, c->hva + nr_private,
-						     nr_shared, SZ_2M));
-		guest_do(self->vcpu, OP_WRITE_TAGS, gpa, nr_private, PAGE_SIZE, TAG(c->pgoff));
-		guest_do(self->vcpu, OP_CHECK_TAGS, gpa_shared, nr_shared, PAGE_SIZE,
-			 HOST_TAG(c->hva + nr_private));
-		assert_mappings(self->vcpu, before, want, c->name);
-
-		/* The guest's pages are not the host's, nor the other way round. */
-		guest_do(self->vcpu, OP_WRITE_TAGS, gpa_shared, nr_shared, PAGE_SIZE, TAG2(0));
-		for (page = 0; page < hva_pages; page++) {
-			u64 *p = mem + page * PAGE_SIZE, slot_page = page - c->hva;
-			bool written = slot_page >= nr_private && slot_page < c->nr;
-			u64 tag = written ? TAG2(slot_page - nr_private) : HOST_TAG(page);
-
-			TEST_ASSERT(*p == tag, "%s: host page %lu should be 0x%lx, is 0x%lx",
-				    c->name, page, tag, *p);
-			*p = HOST_TAG(page);
+			before = read_mappings(self->vcpu);
+			gmem_set_memory_attributes(self->fd, offset, self->unit,
+						   pass < 2 ? 0 : KVM_MEMORY_ATTRIBUTE_PRIVATE);
+			assert_mappings(self->vcpu, before, pass & 1 ? none : gone,
+					"unit converted");
+			before = read_mappings(self->vcpu);
+			guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, self->nr * pages,
+				 PAGE_SIZE, TAG(0));
+			assert_mappings(self->vcpu, before, pass & 1 ? none : one,
+					"unit touched again");
 		}
-
-		/* The other way round: what was private is shared, and vice versa. */
-		vm_mem_set_shared(self->vm, gpa, nr_private * PAGE_SIZE);
-		vm_mem_set_private(self->vm, gpa_shared, nr_shared * PAGE_SIZE);
-		guest_do(self->vcpu, OP_CHECK_TAGS, gpa, nr_private, PAGE_SIZE, HOST_TAG(c->hva));
-		guest_do(self->vcpu, OP_WRITE_TAGS, gpa_shared, nr_shared, PAGE_SIZE,
-			 TAG(c->pgoff + nr_private));
-		delete_slot(self->vm, gpa, size);
-
-		add_whole_slot();
-		guest_do(self->vcpu, OP_CHECK_ZERO, TEST_GPA, c->pgoff, PAGE_SIZE, 0);
-		guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA + c->pgoff * PAGE_SIZE,
-			 c->nr, PAGE_SIZE, TAG(c->pgoff));
-		delete_whole_slot();
 	}
-	hugetlb_unhog(mem, SZ_2M, hva_pages / PAGES_2M);
+	assert_pool(self->nr, 0);
+
+	/* All at once. */
+	before = read_mappings(self->vcpu);
+	gmem_set_shared(self->fd, 0, self->size);
+	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, self->nr * pages, PAGE_SIZE, TAG(0));
+	before.faults += self->nr;
+	assert_mappings(self->vcpu, before, none, "file converted");
+	assert_hva_unused(self->hva, self->size);
+}
+
+/* Shared memory of a file like this is as huge as private memory is. */
+TEST_F(guest, init_shared_maps_huge)
+{
+	const u64 pages = self->size / PAGE_SIZE;
+	struct mappings before;
+
+	close(self->fd);
+	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size,
+						 GUEST_MEMFD_FLAG_INIT_SHARED,
+						 variant->size_log2);
+	add_whole_slot();
+	before = read_mappings(self->vcpu);
+	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, pages, PAGE_SIZE, TAG(0));
+	assert_mappings(self->vcpu, before, largest_mappings(0, 0, pages, self->unit), "shared");
+	gmem_set_private(self->fd, 0, self->size);
+	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, pages, PAGE_SIZE, TAG(0));
+	before = read_mappings(self->vcpu);
+	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, pages, PAGE_SIZE, TAG(0));
+	assert_mappings(self->vcpu, before, (struct mappings) {}, "private");
+	assert_pool(self->nr, 0);
+}
+
+static void assert_part_fails(int fd, u64 offset, u64 size, u64 attributes, u64 error_offset)
+{
+	u64 where;
+	int r = __gmem_set_memory_attributes(fd, offset, size, attributes, &where);
+
+	TEST_ASSERT(r && errno == EOPNOTSUPP && where == error_offset,
+		    "Converting 0x%lx bytes at 0x%lx should fail with EOPNOTSUPP at 0x%lx, got %d, errno %d at 0x%lx",
+		    size, offset, error_offset, r, errno, where);
+}
+
+/* Units can't be split, so a part can't be converted; and then nothing is. */
+TEST_F(guest, convert_part_fails)
+{
+	const u64 unit = self->unit, pages = self->size / PAGE_SIZE;
+	const struct {
+		u64 offset, size;
+	} parts[] = {
+		{ 0, PAGE_SIZE },
+		{ PAGE_SIZE, PAGE_SIZE },
+		{ unit / 2, unit / 2 },
+		{ unit - PAGE_SIZE, PAGE_SIZE },
+		{ 0, unit - PAGE_SIZE },
+		{ PAGE_SIZE, unit - PAGE_SIZE },
+	};
+	const u64 private = KVM_MEMORY_ATTRIBUTE_PRIVATE;
+	struct mappings before;
+	u64 attributes;
+	int i, pass;
+
+	add_whole_slot();
+	for (pass = 0; pass < 4; pass++) {
+		/* Not allocated, then allocated; private, then shared. */
+		if (pass == 2)
+			guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, pages, PAGE_SIZE, TAG(0));
+		attributes = pass & 1 ? private : 0;
+		before = read_mappings(self->vcpu);
+		for (i = 0; i < ARRAY_SIZE(parts); i++) {
+			assert_part_fails(self->fd, parts[i].offset, parts[i].size, attributes,
+					  parts[i].offset);
+			/* It is like that already. */
+			gmem_set_memory_attributes(self->fd, parts[i].offset, parts[i].size,
+						   attributes ^ private);
+		}
+		if (self->nr > 2) {
+			assert_part_fails(self->fd, 0, unit + PAGE_SIZE, attributes, unit);
+			assert_part_fails(self->fd, 0, 3 * unit - PAGE_SIZE, attributes, 2 * unit);
+			assert_part_fails(self->fd, unit - PAGE_SIZE, 2 * unit, attributes,
+					  unit - PAGE_SIZE);
+			/* Had the first unit been converted, it would not be looked at. */
+			assert_part_fails(self->fd, 0, PAGE_SIZE, attributes, 0);
+		}
+		assert_mappings(self->vcpu, before, (struct mappings) {}, "nothing converted");
+		if (pass >= 2)
+			guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, pages, PAGE_SIZE, TAG(0));
+		gmem_set_memory_attributes(self->fd, 0, self->size, attributes);
+	}
+	assert_pool(self->nr, 0);
+
+	/* A hole is what it was. */
+	gmem_set_shared(self->fd, 0, self->size);
+	kvm_fallocate(self->fd, PUNCH, 0, self->size);
+	assert_part_fails(self->fd, 0, PAGE_SIZE, private, 0);
+	gmem_set_shared(self->fd, 0, PAGE_SIZE);
+	assert_pool(0, self->nr);
 }
 
 /* vCPUs and host threads that all want the same unit at the same time. */

@@ -181,19 +181,15 @@ FIXTURE_VARIANT_ADD(poison, 1g)
 
 FIXTURE_SETUP(poison)
 {
+	const char *missing;
 	void *hva;
 
 	self->unit = BIT_ULL(variant->size_log2);
-	if (!(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_HUGETLB))
-		SKIP(return, "needs guest_memfd with huge pages");
+	missing = missing_units(self->unit, 1, &self->pool);
+	if (missing)
+		SKIP(return, "%s", missing);
 	if (access(CORRUPT_PFN, W_OK) || access(UNPOISON_PFN, W_OK))
 		SKIP(return, "needs root, debugfs and CONFIG_HWPOISON_INJECT");
-	if (!hugetlb_size_supported(self->unit))
-		SKIP(return, "needs huge pages of %zu kB", self->unit / 1024);
-	hugetlb_read_pool(self->unit, &self->pool);
-	if (hugetlb_available(&self->pool) < 1)
-		SKIP(return, "needs 1 x %zu kB page, have %ld", self->unit / 1024,
-		     hugetlb_available(&self->pool));
 
 	self->vm = create_vm(VM_TYPE_PRIVATE, &self->vcpu);
 	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->unit, 0, variant->size_log2);
@@ -201,7 +197,6 @@ FIXTURE_SETUP(poison)
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
 	vm_set_user_memory_region2(self->vm, TEST_SLOT, KVM_MEM_GUEST_MEMFD, TEST_GPA,
 				   self->unit, hva, self->fd, 0);
-	vm_mem_set_private(self->vm, TEST_GPA, self->unit);
 
 	TEST_ASSERT_EQ(guest_access(self->vcpu, TEST_GPA, 1), 1);
 	self->hogged = hugetlb_available(&self->pool) - 1;
@@ -213,14 +208,9 @@ FIXTURE_SETUP(poison)
 /* With the file gone, the page can be mended; then the pool has all of its pages. */
 FIXTURE_TEARDOWN_PARENT(poison)
 {
-	const char *diff;
-
 	if (self->pfn)
 		EXPECT_EQ(0, write_pfn(UNPOISON_PFN, self->pfn));
-	diff = hugetlb_pool_settle(&self->pool, 0, 0);
-	EXPECT_EQ(NULL, diff) {
-		TH_LOG("Pool not restored: %s", diff);
-	}
+	EXPECT_POOL_RESTORED(&self->pool);
 }
 
 static void poison(u64 pfn)
@@ -308,7 +298,6 @@ TEST_F(poison, others_are_not_harmed)
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
 	vm_set_user_memory_region2(self->vm, TEST_SLOT + 1, KVM_MEM_GUEST_MEMFD, gpa,
 				   self->unit, hva, fd, 0);
-	vm_mem_set_private(self->vm, gpa, self->unit);
 	TEST_ASSERT_EQ(guest_access(self->vcpu, gpa, 2), 2);
 
 	poison(self->pfn);
@@ -339,16 +328,12 @@ FIXTURE(race)
 
 FIXTURE_SETUP(race)
 {
-	if (!(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_HUGETLB))
-		SKIP(return, "needs guest_memfd with huge pages");
+	const char *missing = missing_units(SZ_2M, NR_RACE_UNITS, &self->pool);
+
+	if (missing)
+		SKIP(return, "%s", missing);
 	if (access(CORRUPT_PFN, W_OK) || access(UNPOISON_PFN, W_OK))
 		SKIP(return, "needs root, debugfs and CONFIG_HWPOISON_INJECT");
-	if (!hugetlb_size_supported(SZ_2M))
-		SKIP(return, "needs huge pages of 2M");
-	hugetlb_read_pool(SZ_2M, &self->pool);
-	if (hugetlb_available(&self->pool) < NR_RACE_UNITS)
-		SKIP(return, "needs %d x 2048 kB page, have %ld", NR_RACE_UNITS,
-		     hugetlb_available(&self->pool));
 }
 
 /*
@@ -357,16 +342,12 @@ FIXTURE_SETUP(race)
  */
 FIXTURE_TEARDOWN_PARENT(race)
 {
-	const char *diff;
 	int i;
 
 	for (i = 0; i < self->nr_failed; i++)
 		write_pfn(UNPOISON_PFN, self->pfns[i]);
 	hugetlb_resize_pool(&self->pool);
-	diff = hugetlb_pool_settle(&self->pool, 0, 0);
-	EXPECT_EQ(NULL, diff) {
-		TH_LOG("Pool not restored: %s", diff);
-	}
+	EXPECT_POOL_RESTORED(&self->pool);
 }
 
 struct racer {
@@ -424,7 +405,6 @@ TEST_F(race, fail_while_in_use)
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
 	vm_set_user_memory_region2(vm, TEST_SLOT, KVM_MEM_GUEST_MEMFD, TEST_GPA, size,
 				   hva, puncher.fd, 0);
-	vm_mem_set_private(vm, TEST_GPA, size);
 	kvm_fallocate(puncher.fd, FALLOC_FL_KEEP_SIZE, 0, size);
 	hog = hogged ? hugetlb_hog(SZ_2M, hogged, -1) : NULL;
 	find_units(SZ_2M, hog, hogged, self->pfns, NR_RACE_UNITS);

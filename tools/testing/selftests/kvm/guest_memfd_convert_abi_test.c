@@ -1,0 +1,698 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KVM_SET_MEMORY_ATTRIBUTES2 as user space sees it, without a guest: arguments,
+ * errors and what they leave behind, and what else hangs off in-place conversion.
+ *
+ * Where in-place conversion can be off, it takes two boots to test everything:
+ * the capability tells which half this is.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <linux/bitmap.h>
+#include <linux/falloc.h>
+#include <linux/sizes.h>
+
+#include "kselftest_harness.h"
+#include "kvm_syscalls.h"
+#include "kvm_util.h"
+#include "test_util.h"
+
+#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
+#define NR_PAGES	8
+#define PUNCH		(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
+
+/* The layout is ABI. */
+kvm_static_assert(sizeof(struct kvm_memory_attributes2) == 128);
+kvm_static_assert(offsetof(struct kvm_memory_attributes2, offset) == 0);
+kvm_static_assert(offsetof(struct kvm_memory_attributes2, address) == 0);
+kvm_static_assert(offsetof(struct kvm_memory_attributes2, size) == 8);
+kvm_static_assert(offsetof(struct kvm_memory_attributes2, attributes) == 16);
+kvm_static_assert(offsetof(struct kvm_memory_attributes2, flags) == 24);
+kvm_static_assert(offsetof(struct kvm_memory_attributes2, error_offset) == 32);
+kvm_static_assert(offsetof(struct kvm_memory_attributes2, reserved) == 40);
+kvm_static_assert(KVM_SET_MEMORY_ATTRIBUTES2 ==
+		  _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0xd2, 128));
+
+static size_t page_size;
+
+/* The VM type with private memory; VM_TYPE_DEFAULT if there is none. */
+static unsigned long private_type(void)
+{
+#ifdef __x86_64__
+	if (kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM))
+		return KVM_X86_SW_PROTECTED_VM;
+#endif
+	return VM_TYPE_DEFAULT;
+}
+
+static bool conversion_is_on(void)
+{
+#ifdef __x86_64__
+	return kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);
+#else
+	/* There never was another way. */
+	return true;
+#endif
+}
+
+struct file {
+	struct kvm_vm *vm;
+	size_t size;
+	char *mem;
+	int fd;
+};
+
+static void create_file(struct file *f, unsigned long vm_type, u64 flags)
+{
+	f->vm = vm_create_barebones_type(vm_type);
+	f->size = NR_PAGES * page_size;
+	f->fd = vm_create_guest_memfd(f->vm, f->size, flags | GUEST_MEMFD_FLAG_MMAP);
+	f->mem = kvm_mmap(f->size, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd);
+}
+
+static void free_file(struct file *f)
+{
+	kvm_munmap(f->mem, f->size);
+	close(f->fd);
+	kvm_vm_free(f->vm);
+}
+
+/* A call that is in order, to be spoiled in one way or another. */
+static struct kvm_memory_attributes2 valid_args(u64 attributes)
+{
+	return (struct kvm_memory_attributes2) {
+		.offset = page_size,
+		.size = page_size,
+		.attributes = attributes,
+		.error_offset = GMEM_NO_ERROR_OFFSET,
+	};
+}
+
+/* An error that isn't about an offset leaves the argument alone. */
+static void __assert_fails(int fd, struct kvm_memory_attributes2 *args, int error,
+			   const char *what, unsigned int line)
+{
+	struct kvm_memory_attributes2 was = *args;
+	int ret = ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args);
+
+	TEST_ASSERT(ret == -1 && errno == error,
+		    "Line %u: %s should fail with %s, got %d, errno %d (0x%llx bytes at 0x%llx, attributes 0x%llx, flags 0x%llx)",
+		    line, what, strerror(error), ret, errno,
+		    was.size, was.offset, was.attributes, was.flags);
+	TEST_ASSERT(!memcmp(&was, args, sizeof(was)),
+		    "Line %u: %s should not change the argument", line, what);
+}
+
+#define assert_fails(fd, args, error, what)	__assert_fails(fd, args, error, what, __LINE__)
+
+/* Bit i: the host can read page i. */
+static u64 shared_pages(struct file *f)
+{
+	u64 mask = 0;
+	int fd[2], i;
+	char c;
+
+	TEST_ASSERT(!pipe(fd), "pipe() should succeed");
+	for (i = 0; i < NR_PAGES; i++) {
+		if (write(fd[1], f->mem + i * page_size, 1) == 1) {
+			mask |= BIT_ULL(i);
+			TEST_ASSERT(read(fd[0], &c, 1) == 1, "read() should succeed");
+		} else {
+			TEST_ASSERT(errno == EFAULT, "write() should fail with EFAULT");
+			TEST_EXPECT_SIGBUS((void)READ_ONCE(f->mem[i * page_size]));
+		}
+	}
+	close(fd[0]);
+	close(fd[1]);
+	return mask;
+}
+
+#define ALL_PAGES	GENMASK_ULL(NR_PAGES - 1, 0)
+
+static void hold_page(struct file *f, int page, int pipe_fd[2])
+{
+	struct iovec iov = { .iov_base = f->mem + page * page_size, .iov_len = 1 };
+
+	TEST_ASSERT(!pipe(pipe_fd), "pipe() should succeed");
+	TEST_ASSERT(vmsplice(pipe_fd[1], &iov, 1, 0) == 1, "vmsplice() should succeed");
+}
+
+static void release_page(int pipe_fd[2])
+{
+	close(pipe_fd[0]);
+	close(pipe_fd[1]);
+}
+
+/*
+ * In-place conversion on, a VM type that has private memory: page 1 is shared and
+ * has something in it, all others are private.
+ */
+FIXTURE(on)
+{
+	struct file f;
+};
+
+FIXTURE_SETUP(on)
+{
+	struct file *f = &self->f;
+
+	if (!conversion_is_on())
+		SKIP(return, "in-place conversion is off");
+	if (private_type() == VM_TYPE_DEFAULT)
+		SKIP(return, "no VM type has private memory");
+
+	create_file(f, private_type(), 0);
+	gmem_set_shared(f->fd, page_size, page_size);
+	f->mem[page_size] = 42;
+	TEST_ASSERT_EQ(shared_pages(f), BIT(1));
+}
+
+/* None of these tests changes anything. */
+FIXTURE_TEARDOWN(on)
+{
+	struct file *f = &self->f;
+
+	TEST_ASSERT_EQ(shared_pages(f), BIT(1));
+	TEST_ASSERT_EQ(f->mem[page_size], 42);
+	free_file(f);
+}
+
+TEST_F(on, capabilities)
+{
+	struct kvm_vm *vm = vm_create_barebones();
+
+	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), PRIVATE);
+	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), PRIVATE);
+	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
+
+	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_MEMORY_ATTRIBUTES), 0);
+	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_MEMORY_ATTRIBUTES), 0);
+	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_MEMORY_ATTRIBUTES), 0);
+	kvm_vm_free(vm);
+}
+
+TEST_F(on, creation_flags)
+{
+	const u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
+	struct kvm_vm *vm = vm_create_barebones();
+
+	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & flags, flags);
+	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS) & flags, flags);
+	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_GUEST_MEMFD_FLAGS) & flags, flags);
+	kvm_vm_free(vm);
+}
+
+TEST_F(on, init_shared)
+{
+	struct file f;
+
+	create_file(&f, private_type(), GUEST_MEMFD_FLAG_INIT_SHARED);
+	TEST_ASSERT_EQ(shared_pages(&f), ALL_PAGES);
+	memset(f.mem, 1, f.size);
+	gmem_set_private(f.fd, 0, f.size);
+	TEST_ASSERT_EQ(shared_pages(&f), 0);
+	free_file(&f);
+}
+
+/* The offset that went in comes out as it was, and errors of the past don't matter. */
+TEST_F(on, success_leaves_argument_alone)
+{
+	struct kvm_memory_attributes2 args = valid_args(PRIVATE), was;
+
+	args.error_offset = 1;
+	was = args;
+	TEST_ASSERT(!ioctl(self->f.fd, KVM_SET_MEMORY_ATTRIBUTES2, &args), "It should succeed");
+	TEST_ASSERT(!memcmp(&was, &args, sizeof(was)), "The argument should not change");
+
+	args.attributes = 0;
+	was = args;
+	TEST_ASSERT(!ioctl(self->f.fd, KVM_SET_MEMORY_ATTRIBUTES2, &args), "It should succeed");
+	TEST_ASSERT(!memcmp(&was, &args, sizeof(was)), "The argument should not change");
+}
+
+TEST_F(on, other_files)
+{
+	struct kvm_memory_attributes2 args = valid_args(PRIVATE);
+	int memfd = kvm_memfd_alloc(self->f.size, false);
+	struct kvm_memory_attributes old = {
+		.size = page_size,
+		.attributes = PRIVATE,
+	};
+
+	assert_fails(self->f.vm->fd, &args, ENOTTY, "On a VM");
+	assert_fails(memfd, &args, ENOTTY, "On a memfd");
+	close(memfd);
+
+	TEST_ASSERT(ioctl(self->f.fd, KVM_SET_MEMORY_ATTRIBUTES, &old) == -1 && errno == ENOTTY,
+		    "KVM_SET_MEMORY_ATTRIBUTES on a guest_memfd should fail with ENOTTY");
+	TEST_ASSERT(ioctl(self->f.fd, KVM_CREATE_VM, 0) == -1 && errno == ENOTTY,
+		    "Any other ioctl on a guest_memfd should fail with ENOTTY");
+}
+
+/* Both for what would be a change and for what would not. */
+static const u64 attributes[] = { 0, PRIVATE };
+
+TEST_F(on, flags_must_be_zero)
+{
+	struct kvm_memory_attributes2 args;
+	int a, i;
+
+	for (a = 0; a < ARRAY_SIZE(attributes); a++) {
+		args = valid_args(attributes[a]);
+		for (i = 0; i < 64; i++) {
+			args.flags = BIT_ULL(i);
+			assert_fails(self->f.fd, &args, EINVAL, "A flag");
+		}
+	}
+}
+
+TEST_F(on, reserved_must_be_zero)
+{
+	struct kvm_memory_attributes2 args;
+	int a, i;
+
+	for (a = 0; a < ARRAY_SIZE(attributes); a++) {
+		args = valid_args(attributes[a]);
+		for (i = 0; i < ARRAY_SIZE(args.reserved); i++) {
+			args.reserved[i] = 1;
+			assert_fails(self->f.fd, &args, EINVAL, "reserved[]");
+			args.reserved[i] = BIT_ULL(63);
+			assert_fails(self->f.fd, &args, EINVAL, "reserved[]");
+			args.reserved[i] = 0;
+		}
+	}
+}
+
+TEST_F(on, unknown_attributes)
+{
+	struct kvm_memory_attributes2 args;
+	u64 bit;
+	int a;
+
+	for (a = 0; a < ARRAY_SIZE(attributes); a++) {
+		args = valid_args(attributes[a]);
+		for (bit = BIT_ULL(0); bit; bit <<= 1) {
+			if (bit == PRIVATE)
+				continue;
+			args.attributes = attributes[a] | bit;
+			assert_fails(self->f.fd, &args, EINVAL, "An unknown attribute");
+		}
+	}
+}
+
+TEST_F(on, ranges)
+{
+	const u64 size = self->f.size, page = page_size, max = ~(page - 1);
+	const struct {
+		u64 offset, size;
+	} ranges[] = {
+		{ page, 0 }, { 0, 0 }, { size, 0 },
+		/* Not aligned. */
+		{ 1, page }, { page - 1, page }, { page / 2, page / 2 }, { 512, page },
+		{ page, 1 }, { page, page - 1 }, { page, page + 1 }, { page, page / 2 },
+		{ 0, size - 1 }, { 0, ULLONG_MAX }, { ULLONG_MAX, 1 }, { ULLONG_MAX, page },
+		/* Too far. */
+		{ 0, size + page }, { page, size }, { size - page, 2 * page },
+		{ size, page }, { size + page, page }, { 2 * size, size },
+		{ BIT_ULL(40), page }, { 0, BIT_ULL(40) }, { BIT_ULL(44) * page, page },
+		{ BIT_ULL(32) * page, page }, { page, BIT_ULL(32) * page },
+		/* And beyond: signed and unsigned. */
+		{ LLONG_MAX & max, page }, { 0, LLONG_MAX & max }, { page, LLONG_MAX & max },
+		{ BIT_ULL(63), page }, { 0, BIT_ULL(63) }, { page, BIT_ULL(63) },
+		{ BIT_ULL(63), BIT_ULL(63) }, { max, page }, { page, max }, { max, max },
+		{ 2 * page, max }, { max, 2 * page }, { size, -size }, { -size, size },
+		{ 0, max },
+	};
+	struct kvm_memory_attributes2 args;
+	int a, i;
+
+	for (a = 0; a < ARRAY_SIZE(attributes); a++) {
+		args = valid_args(attributes[a]);
+		for (i = 0; i < ARRAY_SIZE(ranges); i++) {
+			args.offset = ranges[i].offset;
+			args.size = ranges[i].size;
+			assert_fails(self->f.fd, &args, EINVAL, "A bad range");
+		}
+	}
+}
+
+TEST_F(on, unreadable_argument)
+{
+	char *mem = kvm_mmap(2 * page_size, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	struct kvm_memory_attributes2 args = valid_args(PRIVATE);
+	void *split = mem + page_size - sizeof(args) / 2;
+	void *pointers[] = {
+		NULL, (void *)1, (void *)-1UL, (void *)(1UL << 63), mem + page_size, split,
+		/* The host cannot have what is private. */
+		self->f.mem + 2 * page_size,
+	};
+	int i, ret;
+
+	memcpy(split, &args, sizeof(args) / 2);
+	TEST_ASSERT(!mprotect(mem + page_size, page_size, PROT_NONE), "mprotect() should succeed");
+	for (i = 0; i < ARRAY_SIZE(pointers); i++) {
+		ret = ioctl(self->f.fd, KVM_SET_MEMORY_ATTRIBUTES2, pointers[i]);
+		TEST_ASSERT(ret == -1 && errno == EFAULT,
+			    "An argument at %p should fail with EFAULT, got %d, errno %d",
+			    pointers[i], ret, errno);
+	}
+	kvm_munmap(mem, 2 * page_size);
+}
+
+/* Where there is nothing to say, nobody minds that it cannot be said. */
+TEST_F(on, read_only_argument)
+{
+	struct kvm_memory_attributes2 *args;
+	int pipe_fd[2], fd = self->f.fd, ret;
+
+	args = kvm_mmap(page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	*args = valid_args(PRIVATE);
+	TEST_ASSERT(!mprotect(args, page_size, PROT_READ), "mprotect() should succeed");
+	TEST_ASSERT(!ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args), "It should succeed");
+	TEST_ASSERT_EQ(shared_pages(&self->f), 0);
+
+	gmem_set_shared(fd, page_size, page_size);
+	hold_page(&self->f, 1, pipe_fd);
+	ret = ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args);
+	TEST_ASSERT(ret == -1 && errno == EFAULT,
+		    "An offset that cannot be written should fail with EFAULT, got %d, errno %d",
+		    ret, errno);
+	TEST_ASSERT_EQ(shared_pages(&self->f), BIT(1));
+	release_page(pipe_fd);
+
+	TEST_ASSERT(!mprotect(args, page_size, PROT_READ | PROT_WRITE),
+		    "mprotect() should succeed");
+	args->flags = 1;
+	TEST_ASSERT(!mprotect(args, page_size, PROT_READ), "mprotect() should succeed");
+	ret = ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args);
+	TEST_ASSERT(ret == -1 && errno == EINVAL,
+		    "An error without an offset should fail with EINVAL, got %d, errno %d",
+		    ret, errno);
+	kvm_munmap(args, page_size);
+}
+
+/* The argument is in the very file, and in the very range. */
+TEST_F(on, argument_in_the_file)
+{
+	struct kvm_memory_attributes2 *args = (void *)self->f.mem + 2 * page_size;
+	int pipe_fd[2], fd = self->f.fd, ret;
+
+	gmem_set_shared(fd, 2 * page_size, 2 * page_size);
+	self->f.mem[3 * page_size] = 1;
+	hold_page(&self->f, 3, pipe_fd);
+
+	*args = valid_args(PRIVATE);
+	args->offset = 2 * page_size;
+	args->size = 2 * page_size;
+	ret = ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args);
+	TEST_ASSERT(ret == -1 && errno == EAGAIN, "It should fail with EAGAIN, got %d, errno %d",
+		    ret, errno);
+	TEST_ASSERT_EQ(args->error_offset, 3 * page_size);
+	release_page(pipe_fd);
+
+	ret = ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args);
+	TEST_ASSERT(!ret, "It should succeed, got %d, errno %d", ret, errno);
+	TEST_ASSERT_EQ(shared_pages(&self->f), BIT(1));
+}
+
+TEST_F(on, busy_page)
+{
+	const size_t size = self->f.size;
+	int pipe_fd[2], fd = self->f.fd, page, first, i;
+	u64 error_offset;
+
+	for (page = 0; page < NR_PAGES; page++) {
+		gmem_set_shared(fd, 0, size);
+		hold_page(&self->f, page, pipe_fd);
+		for (first = 0; first <= page; first++) {
+			for (i = 0; i < 2; i++) {
+				TEST_ASSERT(__gmem_set_private(fd, first * page_size,
+							       size - first * page_size,
+							       &error_offset) == -1 &&
+					    errno == EAGAIN,
+					    "It should fail with EAGAIN, errno %d", errno);
+				TEST_ASSERT_EQ(error_offset, page * page_size);
+				TEST_ASSERT_EQ(shared_pages(&self->f), ALL_PAGES);
+			}
+		}
+		release_page(pipe_fd);
+		gmem_set_private(fd, 0, size);
+		TEST_ASSERT_EQ(shared_pages(&self->f), 0);
+	}
+	gmem_set_shared(fd, page_size, page_size);
+}
+
+/* An argument that is wrong is wrong, whatever else is in the way. */
+TEST_F(on, invalid_before_busy)
+{
+	struct kvm_memory_attributes2 args = valid_args(PRIVATE);
+	int pipe_fd[2];
+
+	hold_page(&self->f, 1, pipe_fd);
+	args.reserved[10] = 1;
+	assert_fails(self->f.fd, &args, EINVAL, "reserved[10]");
+	args = valid_args(PRIVATE);
+	args.size = self->f.size;
+	assert_fails(self->f.fd, &args, EINVAL, "Past the end of the file");
+	release_page(pipe_fd);
+}
+
+TEST_F(on, vm_wide_attributes_are_refused)
+{
+	struct kvm_memory_attributes args = {
+		.address = 0,
+		.size = page_size,
+		.attributes = PRIVATE,
+	};
+	int ret = __vm_ioctl(self->f.vm, KVM_SET_MEMORY_ATTRIBUTES, &args);
+
+	TEST_ASSERT(ret == -1 && errno == EINVAL,
+		    "KVM_SET_MEMORY_ATTRIBUTES should fail with EINVAL, got %d, errno %d",
+		    ret, errno);
+}
+
+/* Whose memory it is, another file descriptor or process can say as well. */
+TEST_F(on, any_descriptor)
+{
+	int fd = kvm_dup(self->f.fd);
+
+	gmem_set_shared(fd, 0, self->f.size);
+	close(fd);
+	TEST_ASSERT_EQ(shared_pages(&self->f), ALL_PAGES);
+	gmem_set_private(self->f.fd, 0, page_size);
+	gmem_set_private(self->f.fd, 2 * page_size, self->f.size - 2 * page_size);
+}
+
+/* In-place conversion on, but nothing to convert: VMs without private memory. */
+FIXTURE(no_private_memory)
+{
+	struct file f;
+};
+
+FIXTURE_VARIANT(no_private_memory)
+{
+	u64 flags;
+};
+
+FIXTURE_VARIANT_ADD(no_private_memory, init_shared)
+{
+	.flags = GUEST_MEMFD_FLAG_INIT_SHARED,
+};
+
+FIXTURE_VARIANT_ADD(no_private_memory, no_flags)
+{
+	.flags = 0,
+};
+
+FIXTURE_SETUP(no_private_memory)
+{
+	if (!conversion_is_on())
+		SKIP(return, "in-place conversion is off");
+	create_file(&self->f, VM_TYPE_DEFAULT, variant->flags);
+}
+
+FIXTURE_TEARDOWN(no_private_memory)
+{
+	free_file(&self->f);
+}
+
+TEST_F(no_private_memory, nothing_converts)
+{
+	const u64 shared = variant->flags & GUEST_MEMFD_FLAG_INIT_SHARED ? ALL_PAGES : 0;
+	struct kvm_memory_attributes2 args;
+	int a;
+
+	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
+	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_MEMORY_ATTRIBUTES), 0);
+	if (private_type() == VM_TYPE_DEFAULT)
+		TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
+
+	TEST_ASSERT_EQ(shared_pages(&self->f), shared);
+	for (a = 0; a < ARRAY_SIZE(attributes); a++) {
+		args = valid_args(attributes[a]);
+		assert_fails(self->f.fd, &args, EINVAL, "Any attribute");
+		args.offset = 0;
+		args.size = self->f.size;
+		assert_fails(self->f.fd, &args, EINVAL, "Any attribute");
+	}
+	assert_fails(self->f.vm->fd, &args, ENOTTY, "On a VM");
+	TEST_ASSERT_EQ(shared_pages(&self->f), shared);
+}
+
+TEST_F(no_private_memory, host_uses_shared_memory)
+{
+	size_t i;
+
+	if (!(variant->flags & GUEST_MEMFD_FLAG_INIT_SHARED))
+		SKIP(return, "nothing is shared");
+
+	for (i = 0; i < self->f.size; i++)
+		TEST_ASSERT_EQ(self->f.mem[i], 0);
+	memset(self->f.mem, 0xa5, self->f.size);
+	kvm_madvise(self->f.mem, self->f.size, MADV_DONTNEED);
+	for (i = 0; i < self->f.size; i++)
+		TEST_ASSERT_EQ((u8)self->f.mem[i], 0xa5);
+	kvm_fallocate(self->f.fd, PUNCH, page_size, page_size);
+	for (i = 0; i < page_size; i++)
+		TEST_ASSERT_EQ(self->f.mem[page_size + i], 0);
+	TEST_ASSERT_EQ(shared_pages(&self->f), ALL_PAGES);
+}
+
+/* In-place conversion off: as if it did not exist. */
+FIXTURE(off)
+{
+	struct file f;
+};
+
+FIXTURE_SETUP(off)
+{
+	if (conversion_is_on())
+		SKIP(return, "in-place conversion is on");
+	create_file(&self->f, private_type(), 0);
+}
+
+FIXTURE_TEARDOWN(off)
+{
+	free_file(&self->f);
+}
+
+TEST_F(off, capabilities)
+{
+	const bool has_private = private_type() != VM_TYPE_DEFAULT;
+	struct kvm_vm *vm = vm_create_barebones();
+	u64 flags;
+
+	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
+	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
+	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
+	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_MEMORY_ATTRIBUTES),
+		       has_private ? PRIVATE : 0);
+	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_MEMORY_ATTRIBUTES), 0);
+
+	flags = GUEST_MEMFD_FLAG_MMAP;
+	if (!has_private)
+		flags |= GUEST_MEMFD_FLAG_INIT_SHARED;
+	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_GUEST_MEMFD_FLAGS), flags);
+	flags |= GUEST_MEMFD_FLAG_INIT_SHARED;
+	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS), flags);
+	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS), flags);
+	kvm_vm_free(vm);
+}
+
+TEST_F(off, ioctl_does_not_exist)
+{
+	struct kvm_memory_attributes2 args;
+	struct file shared;
+	int a;
+
+	create_file(&shared, VM_TYPE_DEFAULT, GUEST_MEMFD_FLAG_INIT_SHARED);
+	for (a = 0; a < ARRAY_SIZE(attributes); a++) {
+		args = valid_args(attributes[a]);
+		assert_fails(self->f.fd, &args, ENOTTY, "On a guest_memfd");
+		assert_fails(self->f.vm->fd, &args, ENOTTY, "On a VM");
+		assert_fails(shared.fd, &args, ENOTTY, "On a shared guest_memfd");
+		/* There is nobody to find fault with this. */
+		args.flags = ~0ULL;
+		assert_fails(self->f.fd, &args, ENOTTY, "On a guest_memfd");
+	}
+	TEST_ASSERT(ioctl(self->f.fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL) == -1 && errno == ENOTTY,
+		    "Without an argument it should fail with ENOTTY");
+	TEST_ASSERT_EQ(shared_pages(&self->f), 0);
+	TEST_ASSERT_EQ(shared_pages(&shared), ALL_PAGES);
+	free_file(&shared);
+}
+
+TEST_F(off, vm_wide_attributes_work)
+{
+	if (private_type() == VM_TYPE_DEFAULT)
+		SKIP(return, "no VM type has private memory");
+
+	vm_mem_set_private(self->f.vm, 0, page_size);
+	vm_mem_set_shared(self->f.vm, 0, page_size);
+	/* They say nothing about the file. */
+	TEST_ASSERT_EQ(shared_pages(&self->f), 0);
+}
+
+/* On or off: what the capability says is what can be had. */
+static void check_creation_flags(unsigned long vm_type)
+{
+	struct kvm_vm *vm = vm_create_barebones_type(vm_type);
+	u64 valid = vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS), flag;
+	int fd;
+
+	for (flag = BIT(0); flag; flag <<= 1) {
+		fd = __vm_create_guest_memfd(vm, SZ_1G, flag);
+		/* There may be no huge pages, but that isn't this flag's fault. */
+		if (flag & valid)
+			TEST_ASSERT(fd >= 0 || (flag > GUEST_MEMFD_FLAG_INIT_SHARED &&
+						errno == ENOMEM),
+				    "Flag 0x%lx should be accepted, errno %d", flag, errno);
+		else
+			TEST_ASSERT(fd < 0 && errno == EINVAL,
+				    "Flag 0x%lx should fail with EINVAL, got %d, errno %d",
+				    flag, fd, errno);
+		if (fd >= 0)
+			close(fd);
+	}
+	kvm_vm_free(vm);
+}
+
+TEST(creation_flags_default_vm)
+{
+	check_creation_flags(VM_TYPE_DEFAULT);
+}
+
+TEST(creation_flags_private_vm)
+{
+	if (private_type() == VM_TYPE_DEFAULT)
+		SKIP(return, "no VM type has private memory");
+	check_creation_flags(private_type());
+}
+
+TEST(parameter)
+{
+	const char *path = "/sys/module/kvm/parameters/gmem_in_place_conversion";
+
+	if (access(path, F_OK))
+		SKIP(return, "no parameter");
+	if (private_type() == VM_TYPE_DEFAULT)
+		SKIP(return, "no VM type has private memory");
+
+	TEST_ASSERT_EQ(get_kvm_param_bool("gmem_in_place_conversion"), conversion_is_on());
+	TEST_ASSERT(open(path, O_WRONLY) < 0 || !write(open(path, O_WRONLY), "Y", 1),
+		    "The parameter should not be writable");
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_GUEST_MEMFD));
+
+	page_size = getpagesize();
+	return test_harness_run(argc, argv);
+}

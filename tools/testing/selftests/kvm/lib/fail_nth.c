@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/kernel.h>
+
+#include "fail_nth.h"
+#include "kernel_counters.h"
+#include "kvm_syscalls.h"
+
+/* Far more allocations than anything here needs, i.e. it goes round in circles. */
+#define MAX_NTH			2000
+
+/* Growth that is seen once isn't a leak, growth that is always seen is. */
+#define LEAK_TRIES		4
+/* How long to wait for what is freed late. */
+#define LEAK_DELAYS		20
+#define LEAK_DELAY_US		(50 * 1000)
+/* Smaller objects aren't worth the time. */
+#define LEAK_MIN_OBJECT		64
+
+static struct knob {
+	const char *path;
+	const char *value;
+	char saved[32];
+} knobs[] = {
+	/* Don't spare those that may sleep, nor user pages, nor single pages ... */
+	{ "/sys/kernel/debug/failslab/ignore-gfp-wait", "N" },
+	{ "/sys/kernel/debug/fail_page_alloc/ignore-gfp-wait", "N" },
+	{ "/sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem", "N" },
+	{ "/sys/kernel/debug/fail_page_alloc/min-order", "0" },
+	/* ... and don't print a trace for each. */
+	{ "/sys/kernel/debug/failslab/verbose", "0" },
+	{ "/sys/kernel/debug/fail_page_alloc/verbose", "0" },
+	/* All allocations of tasks that want to fail, fail. */
+	{ "/sys/kernel/debug/failslab/task-filter", "Y" },
+	{ "/sys/kernel/debug/failslab/times", "-1" },
+	{ "/sys/kernel/debug/failslab/probability", "100" },
+	{ "/sys/kernel/debug/fail_page_alloc/task-filter", "Y" },
+	{ "/sys/kernel/debug/fail_page_alloc/times", "-1" },
+	{ "/sys/kernel/debug/fail_page_alloc/probability", "100" },
+};
+
+static pid_t knobs_owner;
+static __thread int fail_nth_fd = -1;
+static __thread int make_it_fail_fd = -1;
+
+static bool write_knob(const char *path, const char *value)
+{
+	ssize_t len = strlen(value), r;
+	int fd = open(path, O_WRONLY);
+
+	if (fd < 0)
+		return false;
+	r = write(fd, value, len);
+	close(fd);
+	return r == len;
+}
+
+static bool read_knob(const char *path, char *value, size_t size)
+{
+	int fd = open(path, O_RDONLY);
+	ssize_t r;
+
+	if (fd < 0)
+		return false;
+	r = read(fd, value, size - 1);
+	close(fd);
+	if (r <= 0)
+		return false;
+	value[r] = '\0';
+	value[strcspn(value, "\n")] = '\0';
+	return true;
+}
+
+static void fail_nth_restore(void)
+{
+	struct knob *k;
+
+	/* Not when a child of the one that has set them exits. */
+	if (getpid() != knobs_owner)
+		return;
+	/* Backwards: the filter is the last to go. */
+	for (k = knobs + ARRAY_SIZE(knobs); k-- > knobs; )
+		write_knob(k->path, k->saved);
+}
+
+bool fail_nth_init(void)
+{
+	struct knob *k;
+
+	if (access("/proc/thread-self/fail-nth", W_OK))
+		return false;
+	for (k = knobs; k < knobs + ARRAY_SIZE(knobs); k++) {
+		if (!read_knob(k->path, k->saved, sizeof(k->saved)))
+			return false;
+	}
+
+	knobs_owner = getpid();
+	atexit(fail_nth_restore);
+	for (k = knobs; k < knobs + ARRAY_SIZE(knobs); k++) {
+		if (!write_knob(k->path, k->value))
+			return false;
+	}
+	return true;
+}
+
+static void open_files(void)
+{
+	if (fail_nth_fd >= 0)
+		return;
+	fail_nth_fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+	make_it_fail_fd = open("/proc/thread-self/make-it-fail", O_RDWR | O_CLOEXEC);
+	TEST_ASSERT(fail_nth_fd >= 0 && make_it_fail_fd >= 0, "Cannot open fail-nth");
+}
+
+void fail_nth_arm(unsigned int nth, enum fail_nth_mode mode)
+{
+	char text[16];
+	int len;
+
+	open_files();
+	len = snprintf(text, sizeof(text), "%u", nth);
+	TEST_ASSERT_EQ(pwrite(fail_nth_fd, text, len, 0), len);
+	/* As long as there is something left to be counted, this has no effect. */
+	if (nth && mode == FAIL_REST)
+		TEST_ASSERT_EQ(pwrite(make_it_fail_fd, "1", 1, 0), 1);
+}
+
+bool fail_nth_disarm(void)
+{
+	char text[16] = "";
+
+	/* None of that allocates memory. */
+	TEST_ASSERT_EQ(pwrite(make_it_fail_fd, "0", 1, 0), 1);
+	TEST_ASSERT(pread(fail_nth_fd, text, sizeof(text) - 1, 0) > 0, "Cannot read fail-nth");
+	TEST_ASSERT_EQ(pwrite(fail_nth_fd, "0", 1, 0), 1);
+	/* What is left of the count. */
+	return atoi(text) == 0;
+}
+
+static int run_with_nth_failing(const struct fail_nth_op *op, void *ctx,
+				enum fail_nth_mode mode, unsigned int nth, bool *injected)
+{
+	int error;
+
+	fail_nth_arm(nth, mode);
+	error = op->run(ctx);
+	*injected = fail_nth_disarm();
+
+	TEST_ASSERT(!error || *injected,
+		    "%s failed all by itself after %u injected failures: %s", op->name,
+		    nth - 1, strerror(-error));
+	return error;
+}
+
+static void run_again(const struct fail_nth_op *op, void *ctx, unsigned int nth, int error)
+{
+	int again = op->run(ctx);
+
+	TEST_ASSERT(!again, "%s failed with %s in allocation %u, then with %s without reason",
+		    op->name, strerror(-error), nth, strerror(-again));
+}
+
+static void call(void (*fn)(void *ctx), void *ctx)
+{
+	if (fn)
+		fn(ctx);
+}
+
+struct fail_nth_result fail_nth_sweep(const struct fail_nth_op *op, void *ctx,
+				      enum fail_nth_mode mode)
+{
+	struct fail_nth_result result = {};
+	unsigned int nth;
+	bool injected;
+	int error;
+
+	for (nth = 1; ; nth++) {
+		TEST_ASSERT(nth < MAX_NTH, "%s doesn't end", op->name);
+
+		call(op->prepare, ctx);
+		error = run_with_nth_failing(op, ctx, mode, nth, &injected);
+		if (error) {
+			result.failed++;
+			if (op->check_failed)
+				op->check_failed(ctx, error);
+			run_again(op, ctx, nth, error);
+		}
+		call(op->check_done, ctx);
+		call(op->undo, ctx);
+		if (!injected)
+			return result;
+		result.injected++;
+	}
+}
+
+static void repeat_nth(const struct fail_nth_op *op, void *ctx, enum fail_nth_mode mode,
+		       unsigned int nth, unsigned int repeat)
+{
+	bool injected;
+	int error;
+
+	while (repeat--) {
+		call(op->prepare, ctx);
+		error = run_with_nth_failing(op, ctx, mode, nth, &injected);
+		if (error)
+			run_again(op, ctx, nth, error);
+		call(op->undo, ctx);
+	}
+}
+
+/*
+ * Memory that is missing after that, in pages: @slab of them, and @all.  Waits for
+ * what is freed late, as long as it's more than that.
+ */
+static bool repeat_costs(const struct fail_nth_op *op, void *ctx, enum fail_nth_mode mode,
+			 unsigned int nth, unsigned int repeat, long *slab, long *all)
+{
+	struct kernel_counters before, after;
+	long max_slab = *slab, max_all = *all;
+	int i;
+
+	usleep(LEAK_DELAY_US);
+	read_kernel_counters(&before);
+	repeat_nth(op, ctx, mode, nth, repeat);
+	for (i = 0; i < LEAK_DELAYS; i++) {
+		read_kernel_counters(&after);
+		*slab = after.slab - before.slab;
+		*all = before.free - after.free;
+		if (*slab <= max_slab && *all <= max_all)
+			return false;
+		usleep(LEAK_DELAY_US);
+	}
+	return true;
+}
+
+/*
+ * Some memory is freed only when there is enough of it, e.g. that of vmalloc()ed
+ * areas, i.e. the operation needs more and more memory for a while if nothing
+ * fails at all, too.  What fails runs twice.
+ */
+static bool nth_leaks(const struct fail_nth_op *op, void *ctx, enum fail_nth_mode mode,
+		      unsigned int nth, unsigned int repeat, long *slab, long *all)
+{
+	const long max_slab = (repeat * LEAK_MIN_OBJECT - 1) / getpagesize();
+	const long max_all = repeat / 2;
+	long normal_slab = max_slab, normal_all = max_all;
+
+	*slab = max_slab;
+	*all = max_all;
+	if (!repeat_costs(op, ctx, mode, nth, repeat, slab, all))
+		return false;
+
+	repeat_costs(op, ctx, mode, 0, 2 * repeat, &normal_slab, &normal_all);
+	return *slab > max_slab + normal_slab || *all > max_all + normal_all;
+}
+
+void fail_nth_check_leaks(const struct fail_nth_op *op, void *ctx, enum fail_nth_mode mode,
+			  unsigned int nr, unsigned int repeat)
+{
+	unsigned int nth, tries;
+	long slab, all;
+
+	for (nth = 1; nth <= nr; nth++) {
+		for (tries = 0; tries < LEAK_TRIES; tries++) {
+			if (!nth_leaks(op, ctx, mode, nth, repeat, &slab, &all))
+				break;
+		}
+		TEST_ASSERT(tries < LEAK_TRIES,
+			    "%s leaks if allocation %u fails: %u times cost %ld pages, and %ld for slabs",
+			    op->name, nth, repeat, all, slab);
+	}
+}

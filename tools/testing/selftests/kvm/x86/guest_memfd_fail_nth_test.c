@@ -1,0 +1,621 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What guest_memfd does makes no difference if it fails for lack of memory: every
+ * allocation of every operation fails once, and afterwards all is as before -
+ * what is private, what is in memory, what is allocated, mapped, and reserved -
+ * and the same again succeeds.
+ *
+ * Whether a page is private is asked of the host, which gets SIGBUS then.  What
+ * is in it is asked of the host and of the guest.
+ */
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/uio.h>
+
+#include <linux/falloc.h>
+
+#include "fail_nth.h"
+#include "guest_memfd_fail_nth.h"
+#include "kernel_counters.h"
+
+/* Conversion. */
+
+static const struct conversion small_conversions[] = {
+	{ "page to shared", true, {}, { 5000, 1 }, false },
+	{ "page to private", false, {}, { 5000, 1 }, true },
+	{ "last page to shared", true, {}, { 524287, 1 }, false },
+	{ "beside one to shared", true, { { 5001, 1 } }, { 5000, 1 }, false },
+	{ "last of its kind to shared", false, { { 5000, 1 } }, { 5000, 1 }, false },
+	{ "hole to shared", true, {}, { 400000, 1 }, false },
+	{ "range to shared", true, {}, { 1, 300000 }, false },
+	{ "range to private", false, {}, { 1, 300000 }, true },
+	{ "all to shared", true, {}, { 0, 524288 }, false },
+	{ "all to private", false, {}, { 0, 524288 }, true },
+	{ "mixed to shared", true, { { 3, 1 }, { 512, 4096 }, { 32768, 1 }, { 300000, 1 } },
+	  { 2, 300000 }, false },
+	{ "mixed to private", true, { { 3, 1 }, { 512, 4096 }, { 32768, 1 }, { 300000, 1 } },
+	  { 2, 300000 }, true },
+	{ "mixed, uniform edges, to shared", true, { { 5000, 1 }, { 70000, 2 } },
+	  { 100, 200000 }, false },
+	{ "mixed, uniform edges, to private", false, { { 5000, 1 }, { 70000, 2 } },
+	  { 100, 200000 }, true },
+	{ "all mixed to private", false, { { 4096, 4096 }, { 70000, 1 }, { 262144, 262144 } },
+	  { 0, 524288 }, true },
+	{ "all mixed to shared", false, { { 4096, 4096 }, { 70000, 1 }, { 262144, 262144 } },
+	  { 0, 524288 }, false },
+};
+
+static const struct conversion huge_conversions[] = {
+	{ "unit to shared", true, {}, { 1, 1 }, false },
+	{ "unit to private", false, {}, { 1, 1 }, true },
+	{ "all to shared", true, {}, { 0, HUGE_UNITS }, false },
+	{ "all to private", false, {}, { 0, HUGE_UNITS }, true },
+	{ "mixed to shared", true, { { 2, 1 }, { 5, 2 } }, { 1, 6 }, false },
+	{ "mixed to private", true, { { 2, 1 }, { 5, 2 } }, { 1, 6 }, true },
+};
+
+static void set_range(struct context *ctx, const struct range *r, bool private)
+{
+	gmem_set_memory_attributes(ctx->fd, r->first * ctx->unit, r->nr * ctx->unit,
+				   private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0);
+}
+
+static void prepare_conversion(void *data)
+{
+	struct context *ctx = data;
+	const struct conversion *c = ctx->conversion;
+	const struct range all = { 0, ctx->size / ctx->unit };
+	int i;
+
+	set_range(ctx, &all, c->init_private);
+	for (i = 0; i < ARRAY_SIZE(c->other); i++) {
+		if (c->other[i].nr)
+			set_range(ctx, &c->other[i], !c->init_private);
+	}
+
+	/* Mapped by the guest, and by the host where it can. */
+	guest_do_probes(ctx, false);
+	for (i = 0; i < ctx->nr_probes && !ctx->huge; i++) {
+		const struct probe *p = &ctx->probes[i];
+
+		if (!p->hole && !was_private(c, p->index))
+			(void)READ_ONCE(*(u64 *)(ctx->mem + p->index * PAGE_SIZE));
+	}
+	ctx->nr_mapped = nr_mapped(ctx);
+}
+
+static int run_conversion(void *data)
+{
+	struct context *ctx = data;
+	const struct conversion *c = ctx->conversion;
+
+	return __gmem_set_memory_attributes(ctx->fd, c->range.first * ctx->unit,
+					    c->range.nr * ctx->unit,
+					    c->to_private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
+					    &ctx->error_offset) ? -errno : 0;
+}
+
+static void check_conversion_failed(void *data, int error)
+{
+	struct context *ctx = data;
+	const struct conversion *c = ctx->conversion;
+	u64 i = ctx->error_offset / ctx->unit;
+
+	TEST_ASSERT_EQ(error, -ENOMEM);
+	TEST_ASSERT(is_in(&c->range, i) && !(ctx->error_offset % PAGE_SIZE),
+		    "%s: error_offset 0x%lx is elsewhere", c->name, ctx->error_offset);
+	TEST_ASSERT_EQ(nr_mapped(ctx), ctx->nr_mapped);
+	assert_file(ctx, was_private);
+}
+
+static void check_conversion_done(void *data)
+{
+	assert_file(data, becomes_private);
+}
+
+/* Creation. */
+
+static int run_create(void *data)
+{
+	struct context *ctx = data;
+
+	ctx->new_fd = ctx->huge ? __vm_create_guest_memfd_hugetlb(ctx->vm, SZ_4M, 0, 21) :
+				  __vm_create_guest_memfd(ctx->vm, SZ_4M, GUEST_MEMFD_FLAG_MMAP);
+	return ctx->new_fd < 0 ? -errno : 0;
+}
+
+static void check_create_failed(void *data, int error)
+{
+	struct context *ctx = data;
+
+	TEST_ASSERT_EQ(error, -ENOMEM);
+	TEST_ASSERT_EQ(nr_open_fds(), ctx->nr_fds);
+	assert_reservation(ctx);
+}
+
+static void undo_create(void *data)
+{
+	struct context *ctx = data;
+
+	kvm_close(ctx->new_fd);
+	assert_reservation(ctx);
+}
+
+/* Memslots.  Here, a file starts without one. */
+
+/* Not the library's function, which has allocations of its own. */
+static int set_region(struct context *ctx, u64 size)
+{
+	struct kvm_userspace_memory_region2 region = {
+		.slot = TEST_SLOT,
+		.flags = size ? KVM_MEM_GUEST_MEMFD : 0,
+		.guest_phys_addr = TEST_GPA,
+		.memory_size = size,
+		.userspace_addr = (uintptr_t)ctx->mem,
+		.guest_memfd = ctx->fd,
+	};
+
+	return ioctl(ctx->vm->fd, KVM_SET_USER_MEMORY_REGION2, &region) ? -errno : 0;
+}
+
+static void prepare_bind(void *data)
+{
+	struct context *ctx = data;
+
+	TEST_ASSERT_EQ(set_region(ctx, 0), 0);
+}
+
+static int run_bind(void *data)
+{
+	struct context *ctx = data;
+
+	return set_region(ctx, ctx->size);
+}
+
+static void check_bind_failed(void *data, int error)
+{
+	TEST_ASSERT_EQ(error, -ENOMEM);
+	guest_read(data, 0, NO_MEMSLOT);
+}
+
+static void check_bound(void *data)
+{
+	guest_do_probes(data, false);
+}
+
+static int run_unbind(void *data)
+{
+	return set_region(data, 0);
+}
+
+static void check_unbind_failed(void *data, int error)
+{
+	TEST_ASSERT_EQ(error, -ENOMEM);
+	check_bound(data);
+}
+
+static void check_unbound(void *data)
+{
+	guest_read(data, 0, NO_MEMSLOT);
+}
+
+static void undo_unbind(void *data)
+{
+	set_slot(data);
+}
+
+/* Allocation, @len bytes at @offset, all holes. */
+
+static void prepare_allocation(void *data)
+{
+	struct context *ctx = data;
+
+	kvm_fallocate(ctx->fd, PUNCH, ctx->offset, ctx->len);
+	TEST_ASSERT_EQ(nr_cached(ctx), ctx->nr_cached);
+	ctx->nr_mapped = nr_mapped(ctx);
+}
+
+static int run_fallocate(void *data)
+{
+	struct context *ctx = data;
+
+	return fallocate(ctx->fd, FALLOC_FL_KEEP_SIZE, ctx->offset, ctx->len) ? -errno : 0;
+}
+
+static int run_punch(void *data)
+{
+	struct context *ctx = data;
+
+	return fallocate(ctx->fd, PUNCH, ctx->offset, ctx->len) ? -errno : 0;
+}
+
+/* Some of it may be there. */
+static void check_allocation_failed(void *data, int error)
+{
+	struct context *ctx = data;
+	long nr = nr_cached(ctx) - ctx->nr_cached;
+
+	/* System calls that access unmapped memory don't say why they can't. */
+	TEST_ASSERT(error == -ENOMEM || (error == -EFAULT && ctx->may_efault), "error %d", error);
+	TEST_ASSERT(nr >= 0 && nr <= ctx->len / PAGE_SIZE, "%ld pages were allocated", nr);
+	assert_reservation(ctx);
+}
+
+static void check_allocated(void *data)
+{
+	struct context *ctx = data;
+	u64 i;
+
+	TEST_ASSERT_EQ(nr_cached(ctx), ctx->nr_cached + ctx->len / PAGE_SIZE);
+	for (i = ctx->offset / PAGE_SIZE; i < (ctx->offset + ctx->len) / PAGE_SIZE;
+	     i += ctx->unit / PAGE_SIZE)
+		guest_read(ctx, i, 0);
+	assert_reservation(ctx);
+}
+
+static void check_punched(void *data)
+{
+	struct context *ctx = data;
+
+	TEST_ASSERT_EQ(nr_cached(ctx), ctx->nr_cached);
+	assert_reservation(ctx);
+}
+
+static void prepare_punch(void *data)
+{
+	TEST_ASSERT_EQ(run_fallocate(data), 0);
+}
+
+/* Faults of the host, by itself, and on behalf of it. */
+
+static void prepare_host_fault(void *data)
+{
+	struct context *ctx = data;
+
+	prepare_allocation(ctx);
+	gmem_set_shared(ctx->fd, ctx->offset, ctx->len);
+}
+
+static int run_host_fault(void *data)
+{
+	struct context *ctx = data;
+
+	TEST_ASSERT_EQ(READ_ONCE(*(u64 *)(ctx->mem + ctx->offset)), 0);
+	return 0;
+}
+
+static int run_host_syscall(void *data)
+{
+	struct context *ctx = data;
+
+	return write(ctx->pipe[1], ctx->mem + ctx->offset, 8) == 8 ? 0 : -errno;
+}
+
+static int run_host_pin(void *data)
+{
+	struct context *ctx = data;
+	struct iovec iov = { ctx->mem + ctx->offset, 8 };
+
+	return vmsplice(ctx->pipe[1], &iov, 1, 0) == 8 ? 0 : -errno;
+}
+
+static void undo_pipe(void *data)
+{
+	struct context *ctx = data;
+	u64 val;
+
+	TEST_ASSERT_EQ(read(ctx->pipe[0], &val, sizeof(val)), sizeof(val));
+	TEST_ASSERT_EQ(val, 0);
+}
+
+/* Faults of the guest. */
+
+static void prepare_guest_fault(void *data)
+{
+	struct context *ctx = data;
+
+	prepare_allocation(ctx);
+	set_request(ctx, false);
+	add_word(ctx, ctx->offset / PAGE_SIZE, 0);
+}
+
+static void check_guest_fault_done(void *data)
+{
+	assert_guest_done(data);
+	check_allocated(data);
+}
+
+static int run_prefault(void *data)
+{
+	struct context *ctx = data;
+	struct kvm_pre_fault_memory range = {
+		.gpa = TEST_GPA + ctx->offset,
+		.size = ctx->len,
+	};
+
+	return __vcpu_ioctl(ctx->vcpu, KVM_PRE_FAULT_MEMORY, &range) ? -errno : 0;
+}
+
+/* The first fault of a new VM, nothing is preallocated. */
+static void prepare_first_fault(void *data)
+{
+	struct context *ctx = data;
+
+	ctx->vm = __vm_create_with_vcpus((struct vm_shape) {
+		.mode = VM_MODE_DEFAULT,
+		.type = VM_TYPE_PRIVATE,
+	}, 1, 0, guest_code, &ctx->vcpu);
+	virt_map_level(ctx->vm, TEST_GPA, TEST_GPA, SZ_2M, PG_LEVEL_2M);
+	ctx->fd = vm_create_guest_memfd(ctx->vm, ctx->size, GUEST_MEMFD_FLAG_MMAP);
+	ctx->mem = kvm_mmap(ctx->size, PROT_READ | PROT_WRITE, MAP_SHARED, ctx->fd);
+	set_slot(ctx);
+	set_request(ctx, false);
+	add_word(ctx, 0, 0);
+}
+
+static void check_first_fault_failed(void *data, int error)
+{
+	/* KVM doesn't ask why it can't get at the guest's ordinary memory. */
+	TEST_ASSERT(error == -ENOMEM || error == -EFAULT, "error %d", error);
+}
+
+static void check_first_fault_done(void *data)
+{
+	assert_guest_done(data);
+}
+
+static void undo_first_fault(void *data)
+{
+	destroy_context(data);
+}
+
+FIXTURE(fail_nth)
+{
+	struct kernel_counters before;
+	struct context ctx;
+};
+
+FIXTURE_VARIANT(fail_nth)
+{
+	bool huge;
+};
+
+FIXTURE_VARIANT_ADD(fail_nth, small)
+{
+	.huge = false,
+};
+
+FIXTURE_VARIANT_ADD(fail_nth, huge)
+{
+	.huge = true,
+};
+
+FIXTURE_SETUP(fail_nth)
+{
+	const char *missing = NULL;
+
+	if (variant->huge)
+		missing = missing_units(SZ_2M, HUGE_UNITS + 2, &self->ctx.pool);
+	if (missing)
+		SKIP(return, "%s", missing);
+
+	read_kernel_counters(&self->before);
+	create_context(&self->ctx, variant->huge);
+	TEST_ASSERT(!pipe2(self->ctx.pipe, O_CLOEXEC), "pipe2() should succeed");
+	/* Opens a file when it's used for the first time. */
+	fail_nth_arm(0, FAIL_ONE);
+	self->ctx.nr_fds = nr_open_fds();
+}
+
+FIXTURE_TEARDOWN(fail_nth)
+{
+	struct kernel_counters after;
+	const char *leak;
+
+	if (!self->ctx.vm)
+		return;
+
+	destroy_context(&self->ctx);
+	if (variant->huge)
+		EXPECT_POOL_RESTORED(&self->ctx.pool);
+	leak = kernel_counters_settle(&self->before, &after);
+	EXPECT_EQ(NULL, leak) {
+		TH_LOG("Left behind: %s", leak);
+	}
+}
+
+/* What has no way to fail, with or without memory. */
+static void check_never_fails(void *data, int error)
+{
+	TEST_FAIL("Failed with %s", strerror(-error));
+}
+
+/* Returns how often the operation failed. */
+static unsigned int check_sweep(struct context *ctx, const struct fail_nth_op *op,
+				enum fail_nth_mode mode, unsigned int min_failed,
+				unsigned int repeat)
+{
+	struct fail_nth_result r = fail_nth_sweep(op, ctx, mode);
+
+	ksft_print_msg("%-32s %3u allocations, %3u make it fail%s\n", op->name, r.injected,
+		       r.failed, mode == FAIL_REST ? " with all after it" : "");
+	TEST_ASSERT(r.failed >= min_failed, "%s: where are the allocations?", op->name);
+	fail_nth_check_leaks(op, ctx, mode, repeat ? r.injected : 0, repeat);
+	return r.failed;
+}
+
+/* The first sweep also makes sure that user space has all of its own pages. */
+static unsigned int check_sweeps(struct context *ctx, const struct fail_nth_op *op,
+				 unsigned int min_failed, unsigned int repeat)
+{
+	check_sweep(ctx, op, FAIL_ONE, 0, 0);
+	return check_sweep(ctx, op, FAIL_REST, min_failed, repeat);
+}
+
+TEST_F(fail_nth, create)
+{
+	const struct fail_nth_op op = {
+		.name = "create",
+		.run = run_create,
+		.check_failed = check_create_failed,
+		.undo = undo_create,
+	};
+
+	check_sweeps(&self->ctx, &op, 2, 256);
+}
+
+TEST_F(fail_nth, bind)
+{
+	const struct fail_nth_op bind = {
+		.name = "bind",
+		.prepare = prepare_bind,
+		.run = run_bind,
+		.check_failed = check_bind_failed,
+		.check_done = check_bound,
+	};
+	const struct fail_nth_op unbind = {
+		.name = "unbind",
+		.run = run_unbind,
+		.check_failed = check_unbind_failed,
+		.check_done = check_unbound,
+		.undo = undo_unbind,
+	};
+
+	check_sweeps(&self->ctx, &bind, 2, 64);
+	check_sweeps(&self->ctx, &unbind, 1, 64);
+}
+
+TEST_F(fail_nth, convert)
+{
+	const struct conversion *all = variant->huge ? huge_conversions : small_conversions;
+	int nr = variant->huge ? ARRAY_SIZE(huge_conversions) : ARRAY_SIZE(small_conversions), i;
+	unsigned int nr_failed = 0;
+
+	for (i = 0; i < nr; i++) {
+		struct fail_nth_op op = {
+			.name = all[i].name,
+			.prepare = prepare_conversion,
+			.run = run_conversion,
+			.check_failed = check_conversion_failed,
+			.check_done = check_conversion_done,
+		};
+
+		self->ctx.conversion = &all[i];
+		nr_failed += check_sweeps(&self->ctx, &op, 0, 64);
+	}
+	/* Of those, some are free, but certainly not all. */
+	TEST_ASSERT(nr_failed >= nr / 2, "Where are the allocations?");
+}
+
+TEST_F(fail_nth, allocate)
+{
+	const struct fail_nth_op allocate = {
+		.name = "fallocate",
+		.prepare = prepare_allocation,
+		.run = run_fallocate,
+		.check_failed = check_allocation_failed,
+		.check_done = check_allocated,
+	};
+	const struct fail_nth_op punch = {
+		.name = "punch",
+		.prepare = prepare_punch,
+		.run = run_punch,
+		.check_failed = check_never_fails,
+		.check_done = check_punched,
+	};
+
+	self->ctx.offset = variant->huge ? 10 * SZ_2M : 400000 * PAGE_SIZE;
+	self->ctx.len = variant->huge ? SZ_2M : 16 * PAGE_SIZE;
+	check_sweeps(&self->ctx, &allocate, 1, 64);
+	check_sweeps(&self->ctx, &punch, 0, 64);
+}
+
+TEST_F(fail_nth, guest_fault)
+{
+	struct fail_nth_op op = {
+		.name = "guest fault, private",
+		.prepare = prepare_guest_fault,
+		.run = enter_guest,
+		.check_failed = check_allocation_failed,
+		.check_done = check_guest_fault_done,
+	};
+	struct fail_nth_op prefault = {
+		.name = "prefault, private",
+		.prepare = prepare_allocation,
+		.run = run_prefault,
+		.check_failed = check_allocation_failed,
+		.check_done = check_allocated,
+	};
+
+	self->ctx.offset = variant->huge ? 10 * SZ_2M : 400000 * PAGE_SIZE;
+	self->ctx.len = self->ctx.unit;
+	check_sweeps(&self->ctx, &op, 1, 64);
+	check_sweeps(&self->ctx, &prefault, 1, 64);
+
+	gmem_set_shared(self->ctx.fd, self->ctx.offset, self->ctx.len);
+	op.name = "guest fault, shared";
+	check_sweeps(&self->ctx, &op, 1, 64);
+	prefault.name = "prefault, shared";
+	check_sweeps(&self->ctx, &prefault, 1, 64);
+}
+
+TEST_F(fail_nth, host_fault)
+{
+	struct fail_nth_op op = {
+		.name = "host fault",
+		.prepare = prepare_host_fault,
+		.run = run_host_fault,
+		.check_failed = check_never_fails,
+		.check_done = check_allocated,
+	};
+
+	if (variant->huge)
+		SKIP(return, "the host can't map hugetlb memory");
+
+	self->ctx.offset = 400000 * PAGE_SIZE;
+	self->ctx.len = PAGE_SIZE;
+	/* The fault is retried, with memory for the allocation that failed. */
+	check_sweep(&self->ctx, &op, FAIL_ONE, 0, 64);
+
+	self->ctx.may_efault = true;
+	op.check_failed = check_allocation_failed;
+	op.undo = undo_pipe;
+	op.name = "host system call";
+	op.run = run_host_syscall;
+	check_sweeps(&self->ctx, &op, 1, 64);
+
+	op.name = "host pin";
+	op.run = run_host_pin;
+	check_sweeps(&self->ctx, &op, 1, 64);
+}
+
+/* Here the operations create what they need, all of it, each time. */
+TEST_F(fail_nth, first_fault)
+{
+	struct context ctx = { .size = SZ_2M, .unit = PAGE_SIZE };
+	const struct fail_nth_op op = {
+		.name = "first guest fault",
+		.prepare = prepare_first_fault,
+		.run = enter_guest,
+		.check_failed = check_first_fault_failed,
+		.check_done = check_first_fault_done,
+		.undo = undo_first_fault,
+	};
+
+	if (variant->huge)
+		SKIP(return, "no difference");
+
+	check_sweeps(&ctx, &op, 10, 0);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
+		     KVM_MEMORY_ATTRIBUTE_PRIVATE);
+	TEST_REQUIRE_FAIL_NTH();
+
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Without in-place conversion: memslots of which one half is private and the other
+ * shared.  What is private is 4K pages at an offset of a guest_memfd file, what is
+ * shared is as huge as what is at the userspace address, if that is aligned, and
+ * whether the other is aligned does not matter.
+ */
+#include "guest_memfd_guest.h"
+
+static const struct slot_case mixed_cases[] = {
+	{ "both aligned",		0,		0,		4 * PAGES_2M,	0 },
+	{ "hva unaligned",		0,		0,		4 * PAGES_2M,	1 },
+	{ "pgoff unaligned",		0,		1,		4 * PAGES_2M,	0 },
+	{ "both unaligned",		0,		1,		4 * PAGES_2M,	2 },
+	{ "both unaligned alike",	0,		1,		4 * PAGES_2M,	1 },
+	{ "gfn as hva",			1,		0,		4 * PAGES_2M,	1 },
+	{ "gfn as pgoff",		1,		1,		4 * PAGES_2M,	0 },
+	{ "gfn as both",		1,		1,		4 * PAGES_2M,	1 },
+};
+
+static struct mappings add_mappings(struct mappings a, struct mappings b)
+{
+	return (struct mappings) {
+		.nr_4k = a.nr_4k + b.nr_4k,
+		.nr_2m = a.nr_2m + b.nr_2m,
+		.nr_1g = a.nr_1g + b.nr_1g,
+		.faults = a.faults + b.faults,
+	};
+}
+
+#define NR_UNITS	6
+
+FIXTURE(mixed)
+{
+	struct hugetlb_pool pool;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int fd;
+};
+
+FIXTURE_SETUP(mixed)
+{
+	if (!(kvm_check_cap(KVM_CAP_MEMORY_ATTRIBUTES) & KVM_MEMORY_ATTRIBUTE_PRIVATE))
+		SKIP(return, "needs VMs, not guest_memfd, to know what is private");
+	if (!hugetlb_size_supported(SZ_2M))
+		SKIP(return, "needs huge pages of 2M");
+	hugetlb_read_pool(SZ_2M, &self->pool);
+	if (hugetlb_available(&self->pool) < NR_UNITS)
+		SKIP(return, "needs %d x 2M page for shared memory, have %ld", NR_UNITS,
+		     hugetlb_available(&self->pool));
+
+	self->vm = create_guest(&self->vcpu, 1);
+	self->fd = vm_create_guest_memfd(self->vm, NR_UNITS * SZ_2M, 0);
+}
+
+FIXTURE_TEARDOWN_PARENT(mixed)
+{
+	EXPECT_POOL_RESTORED(&self->pool);
+}
+
+/* The guest wrote to the shared part of the slot and nowhere else. */
+static void check_host_memory(const struct slot_case *c, void *mem, u64 nr_private)
+{
+	u64 page;
+
+	for (page = 0; page < NR_UNITS * PAGES_2M; page++) {
+		u64 *p = mem + page * PAGE_SIZE, slot_page = page - c->hva;
+		bool written = slot_page >= nr_private && slot_page < c->nr;
+		u64 tag = written ? TAG2(slot_page - nr_private) : HOST_TAG(page);
+
+		TEST_ASSERT(*p == tag, "%s: host page %lu should be 0x%lx, is 0x%lx",
+			    c->name, page, tag, *p);
+		*p = HOST_TAG(page);
+	}
+}
+
+TEST_F(mixed, each_half_from_its_own_backing)
+{
+	struct mappings before, want;
+	u64 i, page;
+	void *mem;
+
+	mem = hugetlb_hog(SZ_2M, NR_UNITS, -1);
+	for (page = 0; page < NR_UNITS * PAGES_2M; page++)
+		*(u64 *)(mem + page * PAGE_SIZE) = HOST_TAG(page);
+
+	for (i = 0; i < ARRAY_SIZE(mixed_cases); i++) {
+		const struct slot_case *c = &mixed_cases[i];
+		u64 gpa = TEST_GPA + c->gfn * PAGE_SIZE, size = c->nr * PAGE_SIZE;
+		/* The limit between the halves is at a multiple of 2M in the guest. */
+		u64 nr_private = c->nr / 2 - c->gfn % PAGES_2M;
+		u64 nr_shared = c->nr - nr_private;
+		u64 gpa_shared = gpa + nr_private * PAGE_SIZE;
+
+		kvm_fallocate(self->fd, PUNCH, 0, NR_UNITS * SZ_2M);
+		add_slot(self->vm, gpa, size, mem + c->hva * PAGE_SIZE, self->fd,
+			 c->pgoff * PAGE_SIZE);
+		vm_mem_set_private(self->vm, gpa, nr_private * PAGE_SIZE);
+		vm_mem_set_shared(self->vm, gpa_shared, nr_shared * PAGE_SIZE);
+
+		before = read_mappings(self->vcpu);
+		want = add_mappings(largest_mappings(c->gfn, c->pgoff, nr_private, SZ_4K),
+				    largest_mappings(c->gfn + nr_private, c->hva + nr_private,
+						     nr_shared, SZ_2M));
+		guest_do(self->vcpu, OP_WRITE_TAGS, gpa, nr_private, PAGE_SIZE, TAG(c->pgoff));
+		guest_do(self->vcpu, OP_CHECK_TAGS, gpa_shared, nr_shared, PAGE_SIZE,
+			 HOST_TAG(c->hva + nr_private));
+		assert_mappings(self->vcpu, before, want, c->name);
+
+		/* The guest's pages are not the host's, nor the other way round. */
+		guest_do(self->vcpu, OP_WRITE_TAGS, gpa_shared, nr_shared, PAGE_SIZE, TAG2(0));
+		check_host_memory(c, mem, nr_private);
+
+		/* The other way round: what was private is shared, and vice versa. */
+		vm_mem_set_shared(self->vm, gpa, nr_private * PAGE_SIZE);
+		vm_mem_set_private(self->vm, gpa_shared, nr_shared * PAGE_SIZE);
+		guest_do(self->vcpu, OP_CHECK_TAGS, gpa, nr_private, PAGE_SIZE, HOST_TAG(c->hva));
+		guest_do(self->vcpu, OP_WRITE_TAGS, gpa_shared, nr_shared, PAGE_SIZE,
+			 TAG(c->pgoff + nr_private));
+		delete_slot(self->vm, gpa);
+
+		add_slot(self->vm, TEST_GPA, NR_UNITS * SZ_2M, mem, self->fd, 0);
+		vm_mem_set_private(self->vm, TEST_GPA, NR_UNITS * SZ_2M);
+		guest_do(self->vcpu, OP_CHECK_ZERO, TEST_GPA, c->pgoff, PAGE_SIZE, 0);
+		guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA + c->pgoff * PAGE_SIZE,
+			 c->nr, PAGE_SIZE, TAG(c->pgoff));
+		delete_slot(self->vm, TEST_GPA);
+	}
+	hugetlb_unhog(mem, SZ_2M, NR_UNITS);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_GUEST_MEMFD));
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
+
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Private to shared and back. The guest decides, by a hypercall:
+ *
+ *   guest                           here                          the host's kernel
+ *   KVM_HC_MAP_GPA_RANGE ---------> KVM_EXIT_HYPERCALL
+ *                                   KVM_SET_MEMORY_ATTRIBUTES2 -> all of the range, or nothing
+ *   0 or an error <---------------- KVM_RUN
+ *
+ * It is one call on the file, in bytes of the file. Contents stay where they are: the page
+ * that the guest shares is the page that the host then finds in its view, and the other
+ * way round. Nothing is mapped, unmapped, allocated or freed here for it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <linux/kvm_para.h>
+
+#include "guest/port.h"
+#include "vmm.h"
+
+#define TRIES			5
+#define RETRY_USEC		2000
+
+/*
+ * EAGAIN: nothing has changed, because somebody uses the page at error_offset. Whoever that
+ * is must let go first; a VMM with devices would now have them unpin what is in the range.
+ * What can't be known here may be over in a moment, so a few more tries; but no more than
+ * a few, because a pin can last for ever: then the guest is told, and may ask again.
+ */
+static int set_attributes(struct vm *vm, __u64 offset, __u64 size, __u64 attributes)
+{
+	struct kvm_memory_attributes2 args = {
+		.offset = offset, .size = size, .attributes = attributes,
+	};
+
+	for (int tries = 1; ioctl(vm->gmem_fd, KVM_SET_MEMORY_ATTRIBUTES2, &args) < 0; tries++) {
+		int err = errno;
+
+		/* Where we are the ones who hold the page, it must be that one. */
+		if (err == EAGAIN && vm->pin[0] && args.error_offset != vm->pinned)
+			vm->report->wrong_offsets++;
+		if (err == EAGAIN && tries < TRIES) {
+			vm->report->retries++;
+			usleep(RETRY_USEC);
+			continue;
+		}
+		if (vm->opt->stats)
+			fprintf(stderr,
+				"conversion to %s at 0x%llx, 0x%llx bytes: errno %d at 0x%llx\n",
+				attributes ? "private" : "shared", offset, size, err,
+				args.error_offset);
+		return -err;
+	}
+	vm->report->converted += size / PAGE;
+	return 0;
+}
+
+/* What the guest gets from its hypercall: KVM's error numbers are those of Linux. */
+__s64 convert_hypercall(struct vm *vm)
+{
+	const __u64 size = vm->opt->private, *args = (const __u64 *)vm->run->hypercall.args;
+	__u64 gpa = args[0], pages = args[1];
+	bool private = args[2] & KVM_MAP_GPA_RANGE_ENCRYPTED;
+	int err;
+
+	vm->report->conversions++;
+	if (gpa < PRIVATE_BASE || pages > size / PAGE ||
+	    gpa - PRIVATE_BASE > size - pages * PAGE)
+		err = -EINVAL;	/* ordinary memory is shared for ever */
+	else if (vm->opt->mistake == MISTAKE_DEAF)
+		err = 0;
+	else
+		err = set_attributes(vm, gpa - PRIVATE_BASE, pages * PAGE,
+				     private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0);
+	vm->report->refused += !!err;
+	return err;
+}
+
+/*
+ * An access to a private page is a SIGBUS, and which pages the guest has made private is
+ * the guest's word. MADV_POPULATE_WRITE asks the kernel; it faults the page in as well.
+ */
+static int complement(__u64 *words)
+{
+	if (madvise(words, PAGE, MADV_POPULATE_WRITE) < 0)
+		return -errno;
+	for (size_t i = 0; i < PAGE / sizeof(*words); i++)
+		words[i] = ~words[i];
+	return 0;
+}
+
+static int unpin(struct vm *vm)
+{
+	if (vm->pin[0]) {
+		close(vm->pin[0]);
+		close(vm->pin[1]);
+		vm->pin[0] = 0;
+	}
+	return 0;
+}
+
+/* vmsplice() puts the page itself into a pipe, not a copy. */
+static int pin(struct vm *vm, void *page)
+{
+	struct iovec iov = { .iov_base = page, .iov_len = PAGE };
+	int err;
+
+	unpin(vm);
+	vm->pinned = (__u8 *)page - vm->view;
+	if (pipe2(vm->pin, O_CLOEXEC) < 0)
+		return -errno;
+	if (vmsplice(vm->pin[1], &iov, 1, 0) == PAGE)
+		return 0;
+	err = -errno;
+	unpin(vm);
+	return err;
+}
+
+/* guest/port.h says what the guest can ask for. */
+int convert_host_do(struct vm *vm, int what, __u64 page)
+{
+	__u8 *at = vm->view + page * PAGE;
+
+	if (page >= vm->opt->private / PAGE)
+		return -EINVAL;
+	switch (what) {
+	case HOST_COMPLEMENT:
+		return complement((__u64 *)at);
+	case HOST_PIN:
+		return pin(vm, at);
+	case HOST_UNPIN:
+		return unpin(vm);
+	}
+	return -EINVAL;
+}
