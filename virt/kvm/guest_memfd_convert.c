@@ -376,7 +376,7 @@ static int gmem_prepare_chunk(struct inode *inode, pgoff_t nr, pgoff_t start,
 	return r;
 }
 
-static void gmem_unprepare_state(struct gmem_conversion *c)
+static void gmem_collapse_range(struct gmem_conversion *c)
 {
 	unsigned long nr;
 	void *entry;
@@ -404,7 +404,7 @@ static int gmem_prepare_state(struct gmem_conversion *c)
 		    gmem_prepare_chunk(c->inode, nr, c->start, c->end, converted);
 		if (r) {
 			c->err_index = max(c->start, nr << GMEM_CHUNK_SHIFT);
-			gmem_unprepare_state(c);
+			gmem_collapse_range(c);
 			return r;
 		}
 
@@ -454,12 +454,14 @@ static void gmem_flip(struct gmem_conversion *c)
 			gmem_store_uniform(c->inode, nr, converted);
 		} else if (!xa_is_value(entry)) {
 			gmem_flip_chunk(entry, first, last, converted);
-			gmem_collapse_chunk(c->inode, nr, entry);
 		}
 		/* Else it is uniform, and what it is supposed to become. */
 
 		cond_resched();
 	}
+
+	/* Not one by one, as that may collapse any chunk, not just the one. */
+	gmem_collapse_range(c);
 }
 
 /*
@@ -719,7 +721,7 @@ static int gmem_convert(struct gmem_conversion *c)
 	if (c->to_private) {
 		r = gmem_prepare_private(c);
 		if (r) {
-			gmem_unprepare_state(c);
+			gmem_collapse_range(c);
 			return r;
 		}
 	}
@@ -729,7 +731,7 @@ static int gmem_convert(struct gmem_conversion *c)
 	if (!r)
 		gmem_flip(c);
 	else
-		gmem_unprepare_state(c);
+		gmem_collapse_range(c);
 
 	kvm_gmem_invalidate_end(c->inode, c->start, c->end);
 

@@ -163,6 +163,23 @@ static void create_large(struct test_file *f, u64 size)
 	f->mem = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, f->fd);
 }
 
+static const char *state_name(bool private)
+{
+	return private ? "private" : "shared";
+}
+
+static void assert_page_is(struct test_file *f, u64 page, bool private, const char *what)
+{
+	TEST_ASSERT(host_can_read(f, f->mem + page * PAGE_SIZE) == !private,
+		    "Page 0x%lx should be %s after %s", page, state_name(private), what);
+}
+
+static void convert_pages(struct test_file *f, u64 first, u64 end, bool private)
+{
+	gmem_set_memory_attributes(f->fd, first * PAGE_SIZE, (end - first) * PAGE_SIZE,
+				   private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0);
+}
+
 /* Flip random ranges, most of them at powers of two, and look at their edges. */
 TEST_F(large, random_ranges)
 {
@@ -174,7 +191,7 @@ TEST_F(large, random_ranges)
 
 	create_large(f, SZ_4G);
 	memset(private, 1, nr);
-	for (i = 0; i < 600; i++) {
+	for (i = 0; i < 1000; i++) {
 		u64 end = 1 + kvm_random_u64(&kvm_rng) % nr, first, probe[6];
 		bool to_private = kvm_random_bool(&kvm_rng);
 
@@ -186,8 +203,7 @@ TEST_F(large, random_ranges)
 		if (kvm_random_bool(&kvm_rng))
 			first = end - 1 - kvm_random_u64(&kvm_rng) % min_t(u64, end, 3);
 
-		gmem_set_memory_attributes(f->fd, first * PAGE_SIZE, (end - first) * PAGE_SIZE,
-					   to_private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0);
+		convert_pages(f, first, end, to_private);
 		memset(private + first, to_private, end - first);
 
 		probe[0] = first ? first - 1 : 0;
@@ -200,11 +216,70 @@ TEST_F(large, random_ranges)
 			TEST_ASSERT(host_can_read(f, f->mem + probe[j] * PAGE_SIZE) ==
 				    !private[probe[j]],
 				    "Page 0x%lx should be %s after 0x%lx to 0x%lx became %s (seed %#x, round %d)",
-				    probe[j], private[probe[j]] ? "private" : "shared",
-				    first, end, to_private ? "private" : "shared", seed, i);
+				    probe[j], state_name(private[probe[j]]),
+				    first, end, state_name(to_private), seed, i);
 	}
 	free(private);
 	kvm_munmap(f->mem, SZ_4G);
+}
+
+/*
+ * However the state is stored, it pays to do so block by block.  Several blocks
+ * become uniform, or mixed, in one call, and some were so before.
+ */
+static void make_blocks_uniform(struct test_file *f, u64 nr, u64 block, u64 rest, bool private)
+{
+	const u64 last = 5 * block, end = last + rest;
+	const u64 probes[] = {
+		0, block / 2 - 1, block / 2, block - 1, block, 2 * block, 3 * block,
+		last - 1, last, last + rest - 1,
+	};
+	int i;
+
+	convert_pages(f, 0, nr, !private);
+	/* Mixed for a moment. */
+	for (i = 1; i <= 5; i++) {
+		convert_pages(f, i * block, i * block + 1, private);
+		convert_pages(f, i * block, i * block + 1, !private);
+	}
+	convert_pages(f, 0, block / 2, private);
+	assert_page_is(f, block / 2 - 1, private, "the first half block");
+	assert_page_is(f, block / 2, !private, "the first half block");
+
+	convert_pages(f, block / 2, end, private);
+	for (i = 0; i < ARRAY_SIZE(probes); i++)
+		assert_page_is(f, probes[i], private, "all of it");
+	assert_page_is(f, end, !private, "all of it");
+
+	convert_pages(f, block, end, !private);
+	for (i = 0; i < ARRAY_SIZE(probes); i++)
+		assert_page_is(f, probes[i], probes[i] < block ? private : !private,
+			       "the way back");
+	assert_page_is(f, end, !private, "the way back");
+}
+
+static void check_uniform_again(struct test_file *f, bool private)
+{
+	const u64 nr = 2ULL * SZ_1G / PAGE_SIZE;
+	u64 block;
+
+	create_large(f, nr * PAGE_SIZE);
+	for (block = 2; block * 8 <= nr; block *= 2) {
+		make_blocks_uniform(f, nr, block, block, private);
+		make_blocks_uniform(f, nr, block, block / 2, private);
+		make_blocks_uniform(f, nr, block, 1, private);
+	}
+	kvm_munmap(f->mem, nr * PAGE_SIZE);
+}
+
+TEST_F(large, uniform_again_shared)
+{
+	check_uniform_again(&self->f, false);
+}
+
+TEST_F(large, uniform_again_private)
+{
+	check_uniform_again(&self->f, true);
 }
 
 #define SZ_1T	(1024ULL * SZ_1G)
