@@ -450,12 +450,11 @@ static void gmem_flip(struct gmem_conversion *c)
 			  c->start >> GMEM_CHUNK_SHIFT,
 			  (c->end - 1) >> GMEM_CHUNK_SHIFT) {
 		gmem_clip_range(nr, c->start, c->end, &first, &last);
-		if (!first && last == gmem_chunk_nr_pages(c->inode, nr)) {
+		/* A value is what all of it is supposed to become if it's not all. */
+		if (!first && last == gmem_chunk_nr_pages(c->inode, nr))
 			gmem_store_uniform(c->inode, nr, converted);
-		} else if (!xa_is_value(entry)) {
+		else if (!xa_is_value(entry))
 			gmem_flip_chunk(entry, first, last, converted);
-		}
-		/* Else it is uniform, and what it is supposed to become. */
 
 		cond_resched();
 	}
