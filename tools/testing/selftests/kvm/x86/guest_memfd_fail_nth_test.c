@@ -69,6 +69,8 @@ static void prepare_conversion(void *data)
 	const struct range all = { 0, ctx->size / ctx->unit };
 	int i;
 
+	/* KVM may keep what an earlier conversion took, but not if all of it changes. */
+	set_range(ctx, &all, !c->init_private);
 	set_range(ctx, &all, c->init_private);
 	for (i = 0; i < ARRAY_SIZE(c->other); i++) {
 		if (c->other[i].nr)
