@@ -77,14 +77,19 @@ check_run_options() {
 	done
 }
 
-# A directory of its own for every run, and no more of them than are of use.
+# A directory of its own for every run, and no more of them than are of use. With -n it is
+# another one: a run of that name may have left something there, or be under way.
 new_run_dir() {
-	local old
+	local old pid
 	mkdir -p "$GMEM_OUT/runs"
 	[[ $opt_id ]] || opt_id=$(date +%m%d-%H%M%S)-$$
-	run=$GMEM_OUT/runs/$opt_id
+	run=$GMEM_OUT/runs/$opt_id${GMEM_DRY:+.dry}
+	if read -r pid 2>/dev/null <"$run/pid" && [[ ! -e $run/verdict ]] && kill -0 "$pid" 2>/dev/null; then
+		die "$run is in use by process $pid"
+	fi
 	rm -rf "$run"
 	mkdir "$run"
+	echo $$ >"$run/pid"
 	# shellcheck disable=SC2012 # names are ours
 	ls -td "$GMEM_OUT"/runs/*/verdict 2>/dev/null | tail -n +200 | while read -r old; do
 		rm -rf "${old%/verdict}"
