@@ -89,7 +89,7 @@ style_size() {
 
 style_codespell() {
 	command -v codespell >/dev/null || { echo "codespell not installed"; return "$EXIT_SKIP"; }
-	(cd "$GMEM_TOP" && our_files | grep -v '^COPYING' | PATH=/usr/bin:$PATH xargs -d '\n' codespell -q 7 -L damon,filp)
+	(cd "$GMEM_TOP" && our_files | grep -v '^COPYING' | PATH=/usr/bin:$PATH xargs -d '\n' codespell -q 7 -L damon,filp,iput)
 }
 
 style_tests=(shellcheck checkpatch kernel_doc leftovers whitespace size codespell)
