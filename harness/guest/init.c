@@ -14,6 +14,7 @@
  *	start						the command runs from here on
  *	exit N | signal N				how it ended
  *	pool after NODE SIZE NR FREE RESV SURPLUS
+ *	units TEXT					of guestmem/units, if it has any
  *	taint N						/proc/sys/kernel/tainted
  *	done						nothing is missing
  *
@@ -517,11 +518,35 @@ static void kill_the_rest(void)
 		;
 }
 
+/*
+ * Huge pages of guest_memfd that are split: all of their struct pages are checked while
+ * reading this, and without any file there must be none. NULL if the kernel has no such list.
+ */
+static char *read_units(void)
+{
+	char *units = slurp("/sys/kernel/debug/guestmem/units", NULL);
+
+	if (units && !strcmp(units, "0 units, 0 bad\n")) {
+		free(units);
+		units = NULL;
+	}
+	return units;
+}
+
+static void report_units(char *units)
+{
+	char *line, *next = units;
+
+	while ((line = strsep(&next, "\n")))
+		if (*line)
+			report("units %s", line);
+}
+
 static void report_end(int status, const char *before)
 {
 	char after[POOL_TEXT];
 	unsigned int waited = 0;
-	char *taint;
+	char *taint, *units;
 
 	if (WIFSIGNALED(status))
 		report("signal %d", WTERMSIG(status));
@@ -531,12 +556,17 @@ static void report_end(int status, const char *before)
 	/* A page that comes back through a worker is late, not lost. */
 	for (;;) {
 		read_pools(after);
-		if (!strcmp(before, after) || waited >= POOL_WAIT_MS)
+		units = read_units();
+		if ((!strcmp(before, after) && !units) || waited >= POOL_WAIT_MS)
 			break;
+		free(units);
 		sleep_ms(50);
 		waited += 50;
 	}
 	report_pools("after", after);
+	if (units)
+		report_units(units);
+	free(units);
 
 	taint = slurp("/proc/sys/kernel/tainted", NULL);
 	report("taint %ld", taint ? strtol(taint, NULL, 10) : -1);

@@ -168,6 +168,7 @@ find_problems() {
 	fi
 	if [[ $opt_pools && $outcome == ended ]]; then
 		pool_errors "$run/report" | sed 's/^/huge pages not as before: /'
+		unit_errors "$run/report" | sed 's/^/guest_memfd: /'
 	fi
 	if [[ $opt_tap && $outcome == ended && $status != "$EXIT_SKIP" ]]; then
 		plan_errors "$opt_plan" "$run/stdout" | sed 's/^/test output: /'

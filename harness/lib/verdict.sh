@@ -112,3 +112,9 @@ pool_errors() {
 		sed -n 's/^< \(.*\)/before: \1/p;s/^> \(.*\)/after:  \1/p' |
 		sed 's/$/ (node size nr free resv surplus)/'
 }
+
+# unit_errors CTL: huge pages of guest_memfd that are still split although no file is left,
+# and struct pages that are not what they must be.
+unit_errors() {
+	sed -n 's/^units //p' "$1" | head -n 10
+}
