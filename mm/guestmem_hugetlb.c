@@ -17,14 +17,16 @@
 /**
  * DOC: Rules
  *
- * - A unit is in the page cache as a whole, or it isn't there.  It enters zeroed
- *   and up to date, and it leaves by guestmem_hugetlb_remove() only.  Generic
- *   truncation doesn't get to see any of it.
+ * - A unit is in the page cache as a whole, be it as one folio or in pieces, or it
+ *   isn't there.  It enters zeroed and up to date, and it leaves by
+ *   guestmem_hugetlb_remove() only.  Generic truncation doesn't get to see any of
+ *   it.
  * - A hugetlb folio is never mapped by user space.
  * - Units come from memory that may be pinned for long, i.e. neither from CMA
  *   nor from ZONE_MOVABLE, as guest memory doesn't move.
  * - The pool's counters, the hugetlb cgroup and the memcg see units exactly as
- *   they see pages of a hugetlbfs file.
+ *   they see pages of a hugetlbfs file, be they one folio or in pieces.
+ * - Pieces aren't accounted as page cache, and never return to the buddy allocator.
  */
 
 /**
@@ -48,7 +50,6 @@
  */
 
 #include <linux/cma.h>
-#include <linux/folio_batch.h>
 #include <linux/guestmem.h>
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
@@ -58,9 +59,11 @@
 #include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/swap.h>
 #include <linux/wait_bit.h>
 #include <linux/workqueue.h>
 
+#include "guestmem_internal.h"
 #include "hugetlb_internal.h"
 #include "internal.h"
 
@@ -70,6 +73,8 @@
  * @spool: the reservation
  * @h_cg_rsvd: hugetlb cgroup that is charged for the reservation
  * @nr_units: size of the file, and of @busy
+ * @nr_late: number of units that were removed while somebody had a reference to a
+ *	piece, and still has
  * @files: entry in guestmem_hugetlb_files
  * @release_work: used when the file is gone but a unit isn't
  * @busy: a bit per unit, set by the task that is allocating the unit
@@ -79,6 +84,7 @@ struct guestmem_hugetlb {
 	struct hugepage_subpool *spool;
 	struct hugetlb_cgroup *h_cg_rsvd;
 	unsigned long nr_units;
+	atomic_long_t nr_late;
 	struct list_head files;
 	struct delayed_work release_work;
 	unsigned long *busy;
@@ -87,6 +93,9 @@ struct guestmem_hugetlb {
 /* All files, to compare what they have been promised with what there is. */
 static LIST_HEAD(guestmem_hugetlb_files);
 static DEFINE_MUTEX(guestmem_hugetlb_files_lock);
+
+/* How long to wait for a unit that somebody has a reference to a piece of. */
+#define GMH_LATE_TIMEOUT	(HZ / 10)
 
 static unsigned long gmh_rsvd_base_pages(const struct guestmem_hugetlb *gh)
 {
@@ -324,6 +333,29 @@ unsigned int guestmem_hugetlb_order(const struct guestmem_hugetlb *gh)
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_order);
 
+/* Where the units of a file come from. */
+struct hstate *guestmem_hugetlb_hstate(const struct guestmem_hugetlb *gh)
+{
+	return gh->h;
+}
+
+/**
+ * guestmem_hugetlb_block_order - the largest folio that fits into a range
+ * @gh: the reservation
+ * @index: a page of the range
+ * @start: the first page of the range
+ * @end: the page after the last one
+ *
+ * Return: the order of the largest naturally aligned block of pages that has @index,
+ *	and that is part of a unit.
+ */
+unsigned int guestmem_hugetlb_block_order(const struct guestmem_hugetlb *gh,
+					  pgoff_t index, pgoff_t start, pgoff_t end)
+{
+	return guestmem_block_order(index, start, end, huge_page_order(gh->h));
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_block_order);
+
 static struct folio *gmh_alloc_hugetlb_folio(struct guestmem_hugetlb *gh,
 					     struct address_space *mapping,
 					     pgoff_t index,
@@ -358,23 +390,28 @@ static struct folio *gmh_alloc_hugetlb_folio(struct guestmem_hugetlb *gh,
  * reference, which is a matter of scheduling and doesn't need any lock that the
  * caller has.  Wait for as long as there is a page that is neither in the
  * reservation nor in the file.  If there is none, then a unit was poisoned, and
- * there was no other page to take its place.
+ * there was no other page to take its place.  What user space could map may also
+ * be pinned for as long as somebody likes, so don't wait long for pieces.
  */
 static int gmh_get_reserved_page(struct guestmem_hugetlb *gh,
 				 struct address_space *mapping)
 {
 	struct hugepage_subpool *spool = gh->spool;
 	unsigned int order = huge_page_order(gh->h);
+	unsigned long timeout = jiffies + GMH_LATE_TIMEOUT;
+	long nr_late;
 	bool lost;
 
 	while (hugepage_subpool_get_pages(spool, 1)) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
+		nr_late = time_after(jiffies, timeout) ? atomic_long_read(&gh->nr_late) : 0;
+
 		/* Only if it's still exhausted, a page may have returned by now. */
 		spin_lock_irq(&spool->lock);
 		lost = spool->used_hpages == spool->max_hpages &&
-		       spool->used_hpages <= mapping->nrpages >> order;
+		       spool->used_hpages - nr_late <= mapping->nrpages >> order;
 		spin_unlock_irq(&spool->lock);
 		if (lost)
 			return -ENOSPC;
@@ -386,13 +423,15 @@ static int gmh_get_reserved_page(struct guestmem_hugetlb *gh,
 }
 
 /*
- * Allocate the unit that starts at an index and add it to the file.  Returns
- * the folio with a reference, or an ERR_PTR with all counters as they were.
+ * Allocate the unit that has an index and add it to the file.  Returns the folio
+ * there with a reference, or an ERR_PTR with all counters as they were.
  */
 static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
 				    struct address_space *mapping, pgoff_t index,
-				    struct shared_policy *policy)
+				    struct shared_policy *policy,
+				    guestmem_wanted_fn wanted)
 {
+	pgoff_t start = round_down(index, 1UL << huge_page_order(gh->h));
 	struct folio *folio;
 	int ret;
 
@@ -413,8 +452,20 @@ static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
 	folio_zero_user(folio, 0);
 	__folio_mark_uptodate(folio);
 
+	if (wanted(mapping, start) < huge_page_order(gh->h)) {
+		folio_set_hugetlb_migratable(folio);
+		ret = guestmem_add_split(mapping, folio, start, wanted);
+		if (ret) {
+			folio_put(folio);
+			return ERR_PTR(ret);
+		}
+
+		inode_add_bytes(mapping->host, huge_page_size(gh->h));
+		return filemap_get_folio(mapping, index);
+	}
+
 	__folio_set_locked(folio);
-	ret = __filemap_add_folio(mapping, folio, index, GFP_KERNEL, NULL);
+	ret = __filemap_add_folio(mapping, folio, start, GFP_KERNEL, NULL);
 	if (ret) {
 		__folio_clear_locked(folio);
 		folio_put(folio);
@@ -438,6 +489,7 @@ static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
  * @mapping: the file
  * @index: any index below the end of the file
  * @policy: memory policies of the file
+ * @wanted: how large the folios of a new unit may be
  *
  * Context: may sleep.  The caller holds invalidate_lock.
  * Return: the folio, unlocked and with a reference.  It is up to date.
@@ -450,7 +502,8 @@ static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
 struct folio *guestmem_hugetlb_get_folio(struct guestmem_hugetlb *gh,
 					 struct address_space *mapping,
 					 pgoff_t index,
-					 struct shared_policy *policy)
+					 struct shared_policy *policy,
+					 guestmem_wanted_fn wanted)
 {
 	unsigned int order = huge_page_order(gh->h);
 	unsigned long unit = index >> order;
@@ -472,7 +525,7 @@ struct folio *guestmem_hugetlb_get_folio(struct guestmem_hugetlb *gh,
 
 	folio = filemap_get_folio(mapping, index);
 	if (IS_ERR(folio))
-		folio = gmh_alloc_unit(gh, mapping, unit << order, policy);
+		folio = gmh_alloc_unit(gh, mapping, index, policy, wanted);
 
 	clear_and_wake_up_bit(bit, word);
 	return folio;
@@ -501,6 +554,21 @@ void guestmem_hugetlb_zero_folio(struct folio *folio, pgoff_t first,
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_zero_folio);
 
+/**
+ * guestmem_cut_reservation - give up a unit that is lost
+ * @spool: the file's reservation
+ *
+ * Context: any that interrupts can be enabled in.
+ */
+void guestmem_cut_reservation(struct hugepage_subpool *spool)
+{
+	spin_lock_irq(&spool->lock);
+	spool->used_hpages--;
+	spool->max_hpages--;
+	spool->min_hpages--;
+	spin_unlock_irq(&spool->lock);
+}
+
 /*
  * A poisoned page doesn't come back, in general memory_failure() keeps a
  * reference to it, and if it does nevertheless then nobody can use it.  Cut it
@@ -508,21 +576,17 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_zero_folio);
  */
 static bool gmh_cut_if_poisoned(struct guestmem_hugetlb *gh, struct folio *folio)
 {
-	struct hugepage_subpool *spool = gh->spool;
 	bool poisoned;
 
 	/* memory_failure() poisons hugetlb folios under hugetlb_lock. */
 	spin_lock_irq(&hugetlb_lock);
 	poisoned = folio_test_hwpoison(folio);
-	if (poisoned) {
-		spin_lock(&spool->lock);
+	if (poisoned)
 		hugetlb_set_folio_subpool(folio, NULL);
-		spool->used_hpages--;
-		spool->max_hpages--;
-		spool->min_hpages--;
-		spin_unlock(&spool->lock);
-	}
 	spin_unlock_irq(&hugetlb_lock);
+
+	if (poisoned)
+		guestmem_cut_reservation(gh->spool);
 
 	return poisoned;
 }
@@ -547,8 +611,8 @@ static void gmh_replace_poisoned(struct guestmem_hugetlb *gh)
 	spin_unlock_irq(&spool->lock);
 }
 
-static void gmh_remove_unit(struct guestmem_hugetlb *gh,
-			    struct address_space *mapping, struct folio *folio)
+static void gmh_remove_folio(struct guestmem_hugetlb *gh,
+			     struct address_space *mapping, struct folio *folio)
 {
 	folio_lock(folio);
 	VM_WARN_ON_ONCE_FOLIO(folio_mapped(folio), folio);
@@ -556,8 +620,114 @@ static void gmh_remove_unit(struct guestmem_hugetlb *gh,
 	folio_clear_dirty(folio);
 	folio_clear_uptodate(folio);
 	filemap_remove_folio(folio);
-	inode_sub_bytes(mapping->host, huge_page_size(gh->h));
 	folio_unlock(folio);
+}
+
+/* Somebody has a reference to one of the pieces, or there's no memory to merge. */
+static void gmh_remove_pieces(struct guestmem_hugetlb *gh,
+			      struct address_space *mapping, pgoff_t index,
+			      bool may_replace)
+{
+	pgoff_t end = index + pages_per_huge_page(gh->h);
+	struct folio *folio = filemap_get_folio(mapping, index);
+	struct guestmem_origin *origin;
+
+	/* Has to be there before the last piece is gone. */
+	origin = guestmem_origin_find(folio_pfn(folio));
+	if (guestmem_has_poison(&folio->page, pages_per_huge_page(gh->h))) {
+		origin->spool = NULL;
+		guestmem_cut_reservation(gh->spool);
+		if (may_replace)
+			gmh_replace_poisoned(gh);
+	} else {
+		origin->nr_late = &gh->nr_late;
+		atomic_long_inc(&gh->nr_late);
+	}
+	folio_put(folio);
+
+	while (index < end) {
+		folio = filemap_get_folio(mapping, index);
+		if (WARN_ON_ONCE(IS_ERR(folio)))
+			return;
+
+		index = folio_next_index(folio);
+		guestmem_remove_piece(mapping, folio);
+		cond_resched();
+	}
+}
+
+/* Merge a unit that is about to be removed, nobody has it mapped. */
+static bool gmh_merge_unit(struct address_space *mapping, pgoff_t index,
+			   unsigned int order)
+{
+	if (guestmem_merge_unit(mapping, index, order))
+		return true;
+
+	/* What was mlocked may be in a per-CPU batch. */
+	lru_add_drain_all();
+	return guestmem_merge_unit(mapping, index, order);
+}
+
+/*
+ * Drop the last reference to a unit, in general.  If it was split lately then it has
+ * more struct pages than it needs, and it takes a while until they may be freed.
+ */
+static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio)
+{
+	struct guestmem_origin *origin;
+
+	if (folio_test_hugetlb_vmemmap_optimized(folio) || folio_test_hwpoison(folio) ||
+	    !guestmem_reshape_needs_trim(gh))
+		goto out_put;
+
+	origin = guestmem_origin_alloc(gh->h, folio_pfn(folio));
+	if (!origin)
+		goto out_put;
+
+	if (folio_ref_freeze(folio, 1)) {
+		origin->optimized = true;
+		guestmem_origin_take(origin, folio);
+		guestmem_free_folio(folio);
+		return;
+	}
+
+	guestmem_origin_free(origin);
+out_put:
+	folio_put(folio);
+}
+
+static void gmh_remove_unit(struct guestmem_hugetlb *gh,
+			    struct address_space *mapping, pgoff_t index,
+			    bool may_replace)
+{
+	unsigned int order = huge_page_order(gh->h);
+	struct folio *folio;
+
+	folio = filemap_get_folio(mapping, index);
+	if (WARN_ON_ONCE(IS_ERR(folio)))
+		return;
+
+	if (!folio_test_hugetlb(folio)) {
+		folio_put(folio);
+		if (!gmh_merge_unit(mapping, index, order)) {
+			gmh_remove_pieces(gh, mapping, index, may_replace);
+			inode_sub_bytes(mapping->host, huge_page_size(gh->h));
+			return;
+		}
+		folio = filemap_get_folio(mapping, index);
+	}
+
+	gmh_remove_folio(gh, mapping, folio);
+	inode_sub_bytes(mapping->host, huge_page_size(gh->h));
+
+	/*
+	 * No use if the file is on its way out.  Otherwise do it before the page
+	 * can become a free one.
+	 */
+	if (gmh_cut_if_poisoned(gh, folio) && may_replace)
+		gmh_replace_poisoned(gh);
+
+	gmh_put_unit(gh, folio);
 }
 
 /**
@@ -568,7 +738,7 @@ static void gmh_remove_unit(struct guestmem_hugetlb *gh,
  * @end: index after the last one, at the start of a unit, or ULONG_MAX for all
  *
  * The units go back to the pool, and are reserved for the file again, as soon as
- * nobody has a reference to them.
+ * nobody has a reference to them or to a piece of them.
  *
  * Context: may sleep.  The caller holds invalidate_lock for write, or is the
  *	last user of the file.
@@ -577,25 +747,24 @@ void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 			     struct address_space *mapping,
 			     pgoff_t start, pgoff_t end)
 {
-	struct folio_batch fbatch;
-	unsigned int i;
+	bool last = end == ULONG_MAX;
+	unsigned long index = start;
 
-	folio_batch_init(&fbatch);
-	while (filemap_get_folios(mapping, &start, end - 1, &fbatch)) {
-		for (i = 0; i < folio_batch_count(&fbatch); i++) {
-			gmh_remove_unit(gh, mapping, fbatch.folios[i]);
+	/* The last user of the file doesn't have it mapped. */
+	if (!last)
+		unmap_mapping_pages(mapping, start, end - start, false);
 
-			/*
-			 * No use if the file is on its way out.  Otherwise do it
-			 * before the page can become a free one.
-			 */
-			if (gmh_cut_if_poisoned(gh, fbatch.folios[i]) &&
-			    end != ULONG_MAX)
-				gmh_replace_poisoned(gh);
-		}
+	while (xa_find(&mapping->i_pages, &index, end - 1, XA_PRESENT)) {
+		index = round_down(index, pages_per_huge_page(gh->h));
+		gmh_remove_unit(gh, mapping, index, !last);
 
-		folio_batch_release(&fbatch);
+		index += pages_per_huge_page(gh->h);
+		if (!index || index >= end)
+			break;
 		cond_resched();
 	}
+
+	/* What nobody has a reference to is in the pool when this returns. */
+	guestmem_origin_sync();
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_remove);

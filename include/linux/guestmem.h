@@ -19,22 +19,79 @@
 struct address_space;
 struct folio;
 struct guestmem_hugetlb;
+struct guestmem_origin;
+struct hstate;
+struct hugetlb_cgroup;
 struct shared_policy;
+
+/**
+ * typedef guestmem_wanted_fn - how large a folio may be
+ * @mapping: the file
+ * @index: any page of it
+ *
+ * Return: the order of the largest naturally aligned block of pages that has this
+ *	one and that may be one folio.  Stable as long as the caller of whatever
+ *	takes such a function holds invalidate_lock.
+ */
+typedef unsigned int (*guestmem_wanted_fn)(struct address_space *mapping,
+					   pgoff_t index);
+
+/**
+ * struct guestmem_split - a folio that is about to be split
+ * @folio: the folio, which nobody else can find
+ * @origin: what takes its metadata if it is a hugetlb folio
+ * @cuts: where, may be one and the same
+ */
+struct guestmem_split {
+	struct folio *folio;
+	struct guestmem_origin *origin;
+	pgoff_t cuts[2];
+};
+
+/**
+ * struct guestmem_reshape - folios that are about to be split
+ * @mapping: the file
+ * @splits: at most one on either end of a range
+ * @nr_splits: how many
+ */
+struct guestmem_reshape {
+	struct address_space *mapping;
+	struct guestmem_split splits[2];
+	int nr_splits;
+};
 
 #ifdef CONFIG_GUESTMEM_HUGETLB
 struct guestmem_hugetlb *guestmem_hugetlb_create(loff_t size, unsigned int size_log2);
 void guestmem_hugetlb_destroy(struct guestmem_hugetlb *gh);
 unsigned int guestmem_hugetlb_order(const struct guestmem_hugetlb *gh);
+unsigned int guestmem_hugetlb_block_order(const struct guestmem_hugetlb *gh,
+					  pgoff_t index, pgoff_t start, pgoff_t end);
 
 struct folio *guestmem_hugetlb_get_folio(struct guestmem_hugetlb *gh,
 					 struct address_space *mapping,
 					 pgoff_t index,
-					 struct shared_policy *policy);
+					 struct shared_policy *policy,
+					 guestmem_wanted_fn wanted);
 void guestmem_hugetlb_zero_folio(struct folio *folio, pgoff_t first,
 				 unsigned long nr_pages);
 void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 			     struct address_space *mapping,
 			     pgoff_t start, pgoff_t end);
+
+int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *mapping,
+			     pgoff_t start, pgoff_t end, pgoff_t *err_index);
+void guestmem_reshape_abort(struct guestmem_reshape *r);
+void guestmem_reshape_commit(struct guestmem_reshape *r);
+bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			    pgoff_t start, pgoff_t end, pgoff_t lo, pgoff_t hi);
+bool guestmem_reshape_needs_trim(struct guestmem_hugetlb *gh);
+void guestmem_reshape_barrier(struct guestmem_hugetlb *gh);
+bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			   pgoff_t start, pgoff_t end);
+
+/* For mm only. */
+void guestmem_free_folio(struct folio *folio);
+void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg);
 #else
 static inline struct guestmem_hugetlb *guestmem_hugetlb_create(loff_t size,
 							       unsigned int size_log2)
@@ -51,10 +108,18 @@ static inline unsigned int guestmem_hugetlb_order(const struct guestmem_hugetlb 
 	return 0;
 }
 
+static inline unsigned int
+guestmem_hugetlb_block_order(const struct guestmem_hugetlb *gh, pgoff_t index,
+			     pgoff_t start, pgoff_t end)
+{
+	return 0;
+}
+
 static inline struct folio *guestmem_hugetlb_get_folio(struct guestmem_hugetlb *gh,
 						       struct address_space *mapping,
 						       pgoff_t index,
-						       struct shared_policy *policy)
+						       struct shared_policy *policy,
+						       guestmem_wanted_fn wanted)
 {
 	return ERR_PTR(-ENOSPC);
 }
@@ -67,6 +132,54 @@ static inline void guestmem_hugetlb_zero_folio(struct folio *folio, pgoff_t firs
 static inline void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 					   struct address_space *mapping,
 					   pgoff_t start, pgoff_t end)
+{
+}
+
+static inline int guestmem_reshape_prepare(struct guestmem_reshape *r,
+					   struct address_space *mapping,
+					   pgoff_t start, pgoff_t end,
+					   pgoff_t *err_index)
+{
+	return 0;
+}
+
+static inline void guestmem_reshape_abort(struct guestmem_reshape *r)
+{
+}
+
+static inline void guestmem_reshape_commit(struct guestmem_reshape *r)
+{
+}
+
+static inline bool guestmem_reshape_merge(struct guestmem_hugetlb *gh,
+					  struct address_space *mapping,
+					  pgoff_t start, pgoff_t end,
+					  pgoff_t lo, pgoff_t hi)
+{
+	return true;
+}
+
+static inline bool guestmem_reshape_needs_trim(struct guestmem_hugetlb *gh)
+{
+	return false;
+}
+
+static inline void guestmem_reshape_barrier(struct guestmem_hugetlb *gh)
+{
+}
+
+static inline bool guestmem_reshape_trim(struct guestmem_hugetlb *gh,
+					 struct address_space *mapping,
+					 pgoff_t start, pgoff_t end)
+{
+	return true;
+}
+
+static inline void guestmem_free_folio(struct folio *folio)
+{
+}
+
+static inline void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
 {
 }
 #endif /* CONFIG_GUESTMEM_HUGETLB */

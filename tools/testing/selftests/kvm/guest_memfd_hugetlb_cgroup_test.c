@@ -16,9 +16,13 @@
 
 #include "cgroup_util.h"
 #include "guest_memfd_hugetlb.h"
+#include "memory_holder.h"
 
 #define CREATOR		"guest_memfd_creator"
 #define ALLOCATOR	"guest_memfd_allocator"
+
+/* What the harness calls it isn't for others. */
+#define cgroup_fixture	_test_data_cgroup
 
 FIXTURE(cgroup)
 {
@@ -287,6 +291,91 @@ TEST_F(cgroup, remove_while_allocated)
 	kvm_fallocate(fd, PUNCH, 0, page_size);
 	kvm_fallocate(fd, PUNCH, 0, self->unit);
 	assert_pool(0, self->nr);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+/* A file that the host uses page by page, i.e. whose units are split. */
+static char *map_shared_file(struct cgroup_fixture *self, u8 size_log2, int *fd)
+{
+	*fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, GUEST_MEMFD_FLAG_MMAP |
+					    GUEST_MEMFD_FLAG_INIT_SHARED, size_log2);
+	return kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd);
+}
+
+TEST_F(cgroup, split_is_one_unit)
+{
+	char *mem;
+	int fd;
+
+	enter(self->creator);
+	mem = map_shared_file(self, variant->size_log2, &fd);
+	enter(self->allocator);
+	WRITE_ONCE(mem[page_size], 1);
+	WRITE_ONCE(mem[self->unit / 2], 1);
+	assert_charge(self->creator, "rsvd.current", self->nr);
+	assert_charge(self->creator, "current", 0);
+	assert_charge(self->allocator, "current", 1);
+	enter(self->creator);
+	WRITE_ONCE(mem[self->unit - 1], 1);
+	assert_charge(self->creator, "current", 0);
+	assert_charge(self->allocator, "current", 1);
+
+	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	assert_charge(self->allocator, "current", 0);
+	WRITE_ONCE(mem[self->unit], 1);
+	assert_charge(self->creator, "current", 1);
+	kvm_munmap(mem, self->size);
+	close(fd);
+	assert_charge(self->creator, "current", 0);
+	assert_charge(self->creator, "rsvd.current", 0);
+}
+
+TEST_F(cgroup, remove_while_split)
+{
+	char *mem;
+	int fd;
+
+	mem = map_shared_file(self, variant->size_log2, &fd);
+	enter(self->allocator);
+	WRITE_ONCE(mem[page_size], 1);
+	assert_charge(self->allocator, "current", 1);
+	TEST_ASSERT(!cg_enter_current(self->root), "Leaving a cgroup should succeed");
+
+	TEST_ASSERT(remove_and_wait(self->root, self->allocator),
+		    "A cgroup should go away although a unit that is split was charged to it");
+	assert_pool(1, self->nr - 1);
+
+	WRITE_ONCE(mem[0], 1);
+	TEST_ASSERT_EQ(READ_ONCE(mem[page_size]), 1);
+	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	assert_pool(0, self->nr);
+	kvm_munmap(mem, self->size);
+	close(fd);
+	assert_pool(0, 0);
+}
+
+/* In use by somebody who holds a page of it, and by no file. */
+TEST_F(cgroup, remove_while_held)
+{
+	struct holder h;
+	char *mem;
+	int fd;
+
+	mem = map_shared_file(self, variant->size_log2, &fd);
+	enter(self->allocator);
+	TEST_ASSERT(vmsplice_open(&h) && vmsplice_hold(&h, mem, 1),
+		    "Holding a page should succeed, errno %d", errno);
+	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	assert_charge(self->allocator, "current", 1);
+	TEST_ASSERT(!cg_enter_current(self->root), "Leaving a cgroup should succeed");
+
+	TEST_ASSERT(remove_and_wait(self->root, self->allocator),
+		    "A cgroup should go away although a unit that is held was charged to it");
+	assert_pool(1, self->nr - 1);
+	vmsplice_release(&h);
+	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, self->nr);
+	kvm_munmap(mem, self->size);
 	close(fd);
 	assert_pool(0, 0);
 }

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Conversion of guest_memfd files made of HugeTLB pages, as far as it goes for
- * huge pages that stay in one piece: all of a huge page converts, a part of it
- * does not, and the host never gets to map any of it.
- *
- * Without a guest and without a mapping there is one way to see what a huge page
- * is: converting a part of it to what it is already succeeds, and does nothing.
+ * Conversion of guest_memfd files made of HugeTLB pages, as the host sees it: any
+ * range of pages converts, be there memory or not, and the host has access to what
+ * is shared and to nothing else.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,154 +13,240 @@
 #include <linux/sizes.h>
 
 #include "guest_memfd_hugetlb_fixture.h"
+#include "guestmem_units.h"
 
-static void assert_part_fails(int fd, u64 offset, u64 size, u64 attributes, u64 at)
+/* The file, and what is known about it. */
+struct test_file {
+	struct guestmem_model model;
+	int fd;
+	char *mem;
+	size_t size;
+};
+
+static void open_file(struct test_file *f, struct _test_data_hugetlb *self, u64 flags)
 {
-	u64 error_offset;
-	int ret;
-
-	ret = __gmem_set_memory_attributes(fd, offset, size, attributes, &error_offset);
-	TEST_ASSERT(ret == -1 && errno == EOPNOTSUPP,
-		    "Converting 0x%lx bytes at 0x%lx should fail with EOPNOTSUPP, got %d, errno %d",
-		    size, offset, ret, errno);
-	TEST_ASSERT_EQ(error_offset, at);
+	f->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, flags | GUEST_MEMFD_FLAG_MMAP,
+					      __builtin_ctzll(self->unit));
+	f->size = self->size;
+	f->mem = kvm_mmap(f->size, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd);
+	guestmem_model_init(&f->model, f->fd, f->size, self->unit,
+			    !(flags & GUEST_MEMFD_FLAG_INIT_SHARED));
 }
 
-static void assert_unit_is(int fd, u64 offset, u64 attributes)
+static void close_file(struct test_file *f)
 {
-	gmem_set_memory_attributes(fd, offset, page_size, attributes);
-	assert_part_fails(fd, offset, page_size, attributes ^ KVM_MEMORY_ATTRIBUTE_PRIVATE,
-			  offset);
+	kvm_munmap(f->mem, f->size);
+	close(f->fd);
+	guestmem_model_free(&f->model);
 }
 
-static void assert_host_has_nothing(int fd, size_t size, size_t unit)
+static void assert_layout(struct test_file *f)
 {
-	char *mem = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-	size_t off;
+	if (guestmem_has_units())
+		TEST_ASSERT_LAYOUT(&f->model);
+}
 
-	for (off = 0; off < size; off += unit / 2) {
-		TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[off]));
-		TEST_EXPECT_SIGBUS(WRITE_ONCE(mem[off + page_size], 1));
+static void convert(struct test_file *f, u64 first, u64 nr, bool private)
+{
+	gmem_set_memory_attributes(f->fd, first * page_size, nr * page_size,
+				   private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0);
+	guestmem_model_convert(&f->model, first, nr, private);
+	assert_layout(f);
+}
+
+static void assert_access(struct test_file *f, u64 page)
+{
+	char *addr = f->mem + page * page_size;
+
+	if (f->model.private[page]) {
+		TEST_EXPECT_SIGBUS((void)READ_ONCE(*addr));
+		TEST_EXPECT_SIGBUS(WRITE_ONCE(addr[page_size - 1], 1));
+	} else {
+		WRITE_ONCE(addr[page_size - 1], READ_ONCE(*addr));
+		guestmem_model_touch(&f->model, page);
 	}
-	kvm_munmap(mem, size);
+}
+
+/* At all edges, and in the middle of all. */
+static void assert_state(struct test_file *f)
+{
+	const struct guestmem_model *m = &f->model;
+	u64 i, last = 0;
+
+	for (i = 1; i <= m->nr_pages; i++) {
+		if (i < m->nr_pages && i % m->unit_pages && m->private[i] == m->private[last])
+			continue;
+		assert_access(f, last);
+		assert_access(f, (last + i) / 2);
+		assert_access(f, i - 1);
+		last = i;
+	}
+	assert_layout(f);
 }
 
 TEST_F(hugetlb, whole_units_convert)
 {
-	int fd = create_file(GUEST_MEMFD_FLAG_MMAP), i, pass;
+	const u64 nr = self->unit / page_size;
+	struct test_file f;
+	int i, pass;
 
+	open_file(&f, self, 0);
 	/* First without, then with pages in the file. */
 	for (pass = 0; pass < 2; pass++) {
 		for (i = 0; i < self->nr; i++) {
-			assert_unit_is(fd, i * self->unit, KVM_MEMORY_ATTRIBUTE_PRIVATE);
-			gmem_set_shared(fd, i * self->unit, self->unit);
-			gmem_set_shared(fd, i * self->unit, self->unit);
-			assert_unit_is(fd, i * self->unit, 0);
-			assert_host_has_nothing(fd, self->size, self->unit);
+			convert(&f, i * nr, nr, false);
+			convert(&f, i * nr, nr, false);
 		}
-		assert_pool(pass * self->nr, !pass * self->nr);
-		gmem_set_private(fd, 0, self->size);
-		gmem_set_shared(fd, self->unit, self->unit);
-		assert_unit_is(fd, 0, KVM_MEMORY_ATTRIBUTE_PRIVATE);
-		assert_unit_is(fd, self->unit, 0);
-		gmem_set_private(fd, 0, self->size);
+		convert(&f, 0, self->nr * nr, true);
+		convert(&f, nr, nr, false);
+		convert(&f, 0, self->nr * nr, true);
+		assert_state(&f);
 		assert_pool(pass * self->nr, !pass * self->nr);
 
-		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+		kvm_fallocate(f.fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+		guestmem_model_allocate(&f.model, 0, self->nr * nr);
 		assert_pool(self->nr, 0);
 	}
-	close(fd);
+	for (i = 0; i < self->nr; i++) {
+		convert(&f, i * nr, nr, false);
+		assert_state(&f);
+		assert_pool(self->nr, 0);
+	}
+	convert(&f, 0, self->nr * nr, true);
+	assert_state(&f);
+	close_file(&f);
 	assert_pool(0, 0);
 }
 
-TEST_F(hugetlb, part_of_a_unit_does_not_convert)
+TEST_F(hugetlb, parts_of_units_convert)
 {
-	const u64 unit = self->unit, page = page_size;
+	const u64 nr = self->unit / page_size;
 	const struct {
-		u64 offset, size, at;
+		u64 first, nr;
 	} parts[] = {
-		{ 0, page, 0 },
-		{ page, page, page },
-		{ unit - page, page, unit - page },
-		{ 0, unit - page, 0 },
-		{ page, unit - page, page },
-		{ unit / 2, unit / 2, unit / 2 },
-		/* A whole unit and a part: the unit stays what it is as well. */
-		{ 0, unit + page, unit },
-		{ page, 2 * unit - page, page },
-		{ unit - page, 2 * page, unit - page },
-		{ page, 2 * unit - 2 * page, page },
+		{ 0, 1 },
+		{ 1, 1 },
+		{ nr - 1, 1 },
+		{ 0, nr - 1 },
+		{ 1, nr - 1 },
+		{ nr / 2, nr / 2 },
+		{ 0, nr + 1 },
+		{ 1, 2 * nr - 1 },
+		{ nr - 1, 2 },
+		{ 1, 2 * nr - 2 },
 	};
-	int fd = create_file(GUEST_MEMFD_FLAG_MMAP), i, pass, private;
+	/* It takes long to clear 1G that often. */
+	const int flags[] = { 0, GUEST_MEMFD_FLAG_INIT_SHARED }, step = self->unit > SZ_2M ? 4 : 1;
+	struct test_file f;
+	int i, j, private;
 
-	for (pass = 0; pass < 2; pass++) {
-		for (private = 1; private >= 0; private--) {
-			const u64 from = private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0;
+	for (j = 0; j < ARRAY_SIZE(flags); j++) {
+		for (i = j; i < ARRAY_SIZE(parts); i += step) {
+			open_file(&f, self, flags[j]);
+			private = !!flags[j];
 
-			gmem_set_memory_attributes(fd, 0, self->size, from);
-			for (i = 0; i < ARRAY_SIZE(parts); i++) {
-				assert_part_fails(fd, parts[i].offset, parts[i].size,
-						  from ^ KVM_MEMORY_ATTRIBUTE_PRIVATE,
-						  parts[i].at);
-				assert_unit_is(fd, 0, from);
-				assert_unit_is(fd, unit, from);
-				/* Nothing would change. */
-				gmem_set_memory_attributes(fd, parts[i].offset,
-							   parts[i].size, from);
-			}
+			/* Without pages, that is free. */
+			convert(&f, parts[i].first, parts[i].nr, private);
+			convert(&f, parts[i].first, parts[i].nr, private);
+			assert_pool(0, self->nr);
+			/* Shared ones are allocated by having a look. */
+			assert_state(&f);
+			convert(&f, parts[i].first, parts[i].nr, !private);
+			assert_state(&f);
+			convert(&f, parts[i].first, parts[i].nr, private);
+			assert_state(&f);
+			convert(&f, 0, self->nr * nr, true);
+			assert_state(&f);
+			assert_pool(guestmem_model_nr_present(&f.model),
+				    self->nr - guestmem_model_nr_present(&f.model));
+			close_file(&f);
+			assert_pool(0, 0);
 		}
-		assert_pool(pass * self->nr, !pass * self->nr);
-		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
 	}
-	assert_host_has_nothing(fd, self->size, self->unit);
-	close(fd);
-	assert_pool(0, 0);
 }
 
 /* A part of a unit that is what it should be, and a whole one that is not. */
 TEST_F(hugetlb, part_that_does_not_change)
 {
-	const u64 unit = self->unit;
-	int fd = create_file(0);
+	const u64 nr = self->unit / page_size;
+	struct test_file f;
 
-	gmem_set_shared(fd, 0, unit);
-	gmem_set_shared(fd, unit / 2, unit / 2 + unit);
-	assert_unit_is(fd, unit, 0);
-	gmem_set_private(fd, 0, unit);
-	gmem_set_private(fd, page_size, 2 * unit - page_size);
-	assert_unit_is(fd, unit, KVM_MEMORY_ATTRIBUTE_PRIVATE);
-	close(fd);
+	open_file(&f, self, 0);
+	kvm_fallocate(f.fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	guestmem_model_allocate(&f.model, 0, self->nr * nr);
+
+	/* Nothing is split if there's no need to. */
+	convert(&f, 0, nr, false);
+	convert(&f, nr / 2, nr / 2 + nr, false);
+	TEST_ASSERT_EQ(guestmem_model_nr_folios(&f.model, 0), 1);
+	TEST_ASSERT_EQ(guestmem_model_nr_folios(&f.model, 1), 1);
+	convert(&f, 7, 1, false);
+	TEST_ASSERT_EQ(guestmem_model_nr_folios(&f.model, 0), 1);
+	convert(&f, 0, nr, true);
+	convert(&f, 1, 2 * nr - 1, true);
+	assert_state(&f);
+	close_file(&f);
+}
+
+/* One of one kind, one of the other, in turn. */
+TEST_F(hugetlb, alternating_pages)
+{
+	const u64 nr = self->unit / page_size, window = min(nr, 1024ul);
+	struct test_file f;
+	u64 i;
+
+	open_file(&f, self, 0);
+	kvm_fallocate(f.fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	guestmem_model_allocate(&f.model, 0, nr);
+	for (i = 0; i < window; i += 2)
+		convert(&f, nr - window + i, 1, false);
+	assert_state(&f);
+	for (i = 0; i < window; i += 2)
+		convert(&f, nr - window + i, 1, true);
+	TEST_ASSERT_EQ(guestmem_model_nr_folios(&f.model, 0), 1);
+	assert_pool(1, self->nr - 1);
+	close_file(&f);
 }
 
 TEST_F(hugetlb, init_shared)
 {
-	int fd = create_file(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED);
+	const u64 nr = self->unit / page_size;
+	struct test_file f;
 
+	open_file(&f, self, GUEST_MEMFD_FLAG_INIT_SHARED);
 	assert_pool(0, self->nr);
-	assert_unit_is(fd, 0, 0);
-	assert_unit_is(fd, self->size - self->unit, 0);
-	assert_host_has_nothing(fd, self->size, self->unit);
-	gmem_set_private(fd, 0, self->unit);
-	assert_unit_is(fd, 0, KVM_MEMORY_ATTRIBUTE_PRIVATE);
-	assert_unit_is(fd, self->unit, 0);
-	close(fd);
+	assert_access(&f, nr + 3);
+	assert_pool(1, self->nr - 1);
+	assert_state(&f);
+	assert_pool(self->nr, 0);
+	convert(&f, 0, nr, true);
+	assert_state(&f);
+	close_file(&f);
 	assert_pool(0, 0);
 }
 
 TEST_F(hugetlb, punch_keeps_state)
 {
-	int fd = create_file(0);
+	const u64 nr = self->unit / page_size;
+	struct test_file f;
+	int pass;
 
-	gmem_set_shared(fd, 0, self->unit);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
-	kvm_fallocate(fd, PUNCH, 0, self->size);
-	assert_pool(0, self->nr);
-	assert_unit_is(fd, 0, 0);
-	assert_unit_is(fd, self->unit, KVM_MEMORY_ATTRIBUTE_PRIVATE);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
-	assert_unit_is(fd, 0, 0);
-	assert_unit_is(fd, self->unit, KVM_MEMORY_ATTRIBUTE_PRIVATE);
-	close(fd);
+	open_file(&f, self, 0);
+	convert(&f, 0, nr + 5, false);
+	convert(&f, nr - 1, 1, true);
+	for (pass = 0; pass < 2; pass++) {
+		kvm_fallocate(f.fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+		guestmem_model_allocate(&f.model, 0, self->nr * nr);
+		assert_layout(&f);
+		assert_state(&f);
+		assert_pool(self->nr, 0);
+		kvm_fallocate(f.fd, PUNCH, 0, self->size);
+		guestmem_model_punch(&f.model, 0, self->nr * nr);
+		assert_layout(&f);
+		assert_pool(0, self->nr);
+	}
+	assert_state(&f);
+	close_file(&f);
 	assert_pool(0, 0);
 }
 

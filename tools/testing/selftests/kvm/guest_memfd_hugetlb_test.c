@@ -518,6 +518,54 @@ TEST_F(hugetlb, mmap_gup_fails)
 	close(fd);
 }
 
+/* All memory is shared: the host has what it touches, page by page. */
+TEST_F(hugetlb, mmap_shared)
+{
+	const struct {
+		size_t offset;
+		int nr_allocated;
+	} pages[] = {
+		{ self->unit / 2,		1 },
+		{ 0,				1 },
+		{ page_size,			1 },
+		{ self->unit - page_size,	1 },
+		{ self->size - page_size,	2 },
+		{ self->unit,			min(self->nr, 3) },
+	};
+	int fd = create_file(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED), fds[2], i;
+	char *mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+
+	assert_pool(0, self->nr);
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		TEST_ASSERT_EQ(READ_ONCE(mem[pages[i].offset]), 0);
+		WRITE_ONCE(mem[pages[i].offset], i + 1);
+		assert_pool(pages[i].nr_allocated, self->nr - pages[i].nr_allocated);
+	}
+	for (i = 0; i < ARRAY_SIZE(pages); i++)
+		TEST_ASSERT_EQ(READ_ONCE(mem[pages[i].offset]), i + 1);
+	TEST_ASSERT_EQ(nr_present(mem, self->size), ARRAY_SIZE(pages));
+
+	/* The kernel may use it as well. */
+	TEST_ASSERT(!pipe(fds), "pipe() should succeed");
+	TEST_ASSERT(write(fds[1], mem, page_size) == page_size,
+		    "write() from shared memory should succeed");
+	TEST_ASSERT(read(fds[0], mem + 2 * page_size, page_size) == page_size,
+		    "read() into shared memory should succeed");
+	TEST_ASSERT_EQ(READ_ONCE(mem[2 * page_size]), 2);
+
+	/* Gone when unmapped, but for what is in it. */
+	kvm_munmap(mem, self->size);
+	mem = kvm_mmap(self->size, PROT_READ, MAP_SHARED, fd);
+	TEST_ASSERT_EQ(nr_present(mem, self->size), 0);
+	TEST_ASSERT_EQ(READ_ONCE(mem[self->unit / 2]), 1);
+	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	TEST_ASSERT_EQ(nr_present(mem, self->size), 0);
+	TEST_ASSERT_EQ(READ_ONCE(mem[self->unit / 2]), 0);
+	kvm_munmap(mem, self->size);
+	close(fd);
+	assert_pool(0, 0);
+}
+
 static bool has_two_nodes(const struct hugetlb_pool *pool)
 {
 	return pool->nr_nodes > 1 && pool->node_free[0] > 0 && pool->node_free[1] > 0;

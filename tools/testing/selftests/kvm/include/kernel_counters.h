@@ -25,6 +25,9 @@ void read_kernel_counters(struct kernel_counters *counters);
 const char *kernel_counters_settle(const struct kernel_counters *before,
 				   struct kernel_counters *after);
 
+/* One line of /proc/vmstat, more or less up to date. */
+long read_vmstat(const char *name);
+
 int nr_open_fds(void);
 
 #endif /* SELFTEST_KVM_KERNEL_COUNTERS_H */

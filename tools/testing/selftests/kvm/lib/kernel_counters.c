@@ -41,7 +41,7 @@ static void write_sysctl(const char *path, const char *val)
 	close(fd);
 }
 
-static long read_vmstat(const char *name)
+long read_vmstat(const char *name)
 {
 	FILE *f = fopen("/proc/vmstat", "r");
 	char key[64];
@@ -57,25 +57,6 @@ static long read_vmstat(const char *name)
 	TEST_FAIL("No %s in /proc/vmstat", name);
 }
 
-/*
- * Free pages that are in per-CPU lists, which aren't part of nr_free_pages, and of
- * which there are more the more has been freed lately.
- */
-static long nr_percpu_free_pages(void)
-{
-	FILE *f = fopen("/proc/zoneinfo", "r");
-	long count, sum = 0;
-	char line[128];
-
-	TEST_ASSERT(f, "Cannot open /proc/zoneinfo");
-	while (fgets(line, sizeof(line), f)) {
-		if (sscanf(line, " count: %ld", &count) == 1)
-			sum += count;
-	}
-	fclose(f);
-	return sum;
-}
-
 void read_kernel_counters(struct kernel_counters *c)
 {
 	/* Don't log the following, it drains what is on its way to a list. */
@@ -86,7 +67,7 @@ void read_kernel_counters(struct kernel_counters *c)
 
 	c->unevictable = read_vmstat("nr_unevictable");
 	c->mlocked = read_vmstat("nr_mlock");
-	c->free = read_vmstat("nr_free_pages") + nr_percpu_free_pages();
+	c->free = read_vmstat("nr_free_pages");
 	c->slab = read_vmstat("nr_slab_unreclaimable") + read_vmstat("nr_slab_reclaimable");
 	c->vms = nr_entries(KVM_DEBUGFS, true);
 }

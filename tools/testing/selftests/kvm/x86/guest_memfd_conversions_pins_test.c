@@ -5,113 +5,14 @@
  * is let go.  And of pages that failed: those convert like any other.
  */
 #include <signal.h>
-#include <sys/ioctl.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 
-/* io_uring.h needs what the header of types in tools/ does not bring. */
-#include <linux/stddef.h>
-#include <linux/io_uring.h>
-
 #include "guest_memfd_conversions.h"
-#include "../../../../mm/gup_test.h"
+#include "memory_holder.h"
 
-#define GUP_TEST	"/sys/kernel/debug/gup_test"
 #define CORRUPT_PFN	"/sys/kernel/debug/hwpoison/corrupt-pfn"
 
-/* Somebody who can hold a range of memory, and let it go. */
-struct holder {
-	int fd[2];
-	int nr;
-};
-
-static bool gup_open(struct holder *h)
-{
-	h->fd[0] = open(GUP_TEST, O_RDWR);
-	return h->fd[0] >= 0;
-}
-
-static bool gup_hold(struct holder *h, void *mem, int nr, u32 flags)
-{
-	struct pin_longterm_test args = {
-		.addr = (uintptr_t)mem,
-		.size = nr * PAGE_SIZE,
-		.flags = flags,
-	};
-
-	return !ioctl(h->fd[0], PIN_LONGTERM_TEST_START, &args);
-}
-
-static bool gup_hold_read(struct holder *h, void *mem, int nr)
-{
-	return gup_hold(h, mem, nr, 0);
-}
-
-static bool gup_hold_write(struct holder *h, void *mem, int nr)
-{
-	return gup_hold(h, mem, nr, PIN_LONGTERM_TEST_FLAG_USE_WRITE);
-}
-
-static bool gup_hold_fast(struct holder *h, void *mem, int nr)
-{
-	return gup_hold(h, mem, nr, PIN_LONGTERM_TEST_FLAG_USE_WRITE |
-				    PIN_LONGTERM_TEST_FLAG_USE_FAST);
-}
-
-static void gup_release(struct holder *h)
-{
-	TEST_ASSERT(!ioctl(h->fd[0], PIN_LONGTERM_TEST_STOP), "Unpinning should succeed");
-}
-
-static bool vmsplice_open(struct holder *h)
-{
-	return !pipe(h->fd) && fcntl(h->fd[0], F_SETPIPE_SZ, TEST_SIZE) >= 0;
-}
-
-static void vmsplice_release(struct holder *h)
-{
-	char buf[PAGE_SIZE];
-
-	for (; h->nr; h->nr--)
-		TEST_ASSERT_EQ(read(h->fd[0], buf, sizeof(buf)), sizeof(buf));
-}
-
-/* As far as it goes; all or nothing is what is asked for here. */
-static bool vmsplice_hold(struct holder *h, void *mem, int nr)
-{
-	struct iovec iov = { .iov_base = mem, .iov_len = nr * PAGE_SIZE };
-	ssize_t len = vmsplice(h->fd[1], &iov, 1, 0);
-
-	h->nr = len > 0 ? len / PAGE_SIZE : 0;
-	if (h->nr == nr)
-		return true;
-
-	errno = len < 0 ? errno : EFAULT;
-	vmsplice_release(h);
-	return false;
-}
-
-static bool io_uring_open(struct holder *h)
-{
-	struct io_uring_params params = {};
-
-	h->fd[0] = syscall(__NR_io_uring_setup, 1, &params);
-	return h->fd[0] >= 0;
-}
-
-/* Fixed buffers stay pinned for as long as they are registered. */
-static bool io_uring_hold(struct holder *h, void *mem, int nr)
-{
-	struct iovec iov = { .iov_base = mem, .iov_len = nr * PAGE_SIZE };
-
-	return !syscall(__NR_io_uring_register, h->fd[0], IORING_REGISTER_BUFFERS, &iov, 1);
-}
-
-static void io_uring_release(struct holder *h)
-{
-	TEST_ASSERT(!syscall(__NR_io_uring_register, h->fd[0], IORING_UNREGISTER_BUFFERS, NULL, 0),
-		    "Unregistering buffers should succeed, errno %d", errno);
-}
+static_assert(NR_PAGES <= HOLDER_PAGES, "A holder should be able to hold all pages");
 
 FIXTURE(pins)
 {
@@ -412,7 +313,6 @@ TEST(pinned_page_is_the_page)
 {
 	struct test_file file, *f = &file;
 	char page[PAGE_SIZE];
-	u64 to = (uintptr_t)page;
 	struct holder h;
 
 	if (!gup_open(&h))
@@ -423,7 +323,7 @@ TEST(pinned_page_is_the_page)
 	TEST_ASSERT(gup_hold_write(&h, page_of(f, 3), 1), "Pinning should succeed");
 	assert_busy(f, 0, NR_PAGES, 3);
 	guest_write(f, page_mask(3, 1));
-	TEST_ASSERT(!ioctl(h.fd[0], PIN_LONGTERM_TEST_READ, &to), "Reading should succeed");
+	gup_read(&h, page);
 	TEST_ASSERT(has_tag(page, f->tag[3]), "The pinned page should be that of the file");
 	gup_release(&h);
 	set_private(f, 0, NR_PAGES);

@@ -20,7 +20,8 @@
  * zeroes.  When all is over, conversions must succeed at the first try, contents
  * must be what the table says, and all counters must be what they were.
  *
- * With huge pages, the above is about whole huge pages.
+ * With huge pages, all of that is done to their 4K pages, and some of it to a huge
+ * page as a whole.  A hole is zeroes then, unless it's all of a huge page.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -41,6 +42,8 @@
 #include "../../../../../mm/gup_test.h"
 
 #include "guest_memfd_stress.h"
+#include "guest_memfd_stress_host.h"
+#include "guestmem_units.h"
 #include "hugetlb_util.h"
 #include "kernel_counters.h"
 #include "kvm_syscalls.h"
@@ -48,15 +51,14 @@
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
-#define PUNCH			(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
+
 #define GUP_TEST_FILE		"/sys/kernel/debug/gup_test"
 
 #define WORLD_SLOT		10
 #define DATA_SLOT		11
 #define NR_HOST_THREADS		2
 
-/* Tries that others can make fail, before giving up or calling it a hang. */
-#define MAX_CONVERSIONS		300
+/* Tries that others can make fail, before calling it a hang. */
 #define MAX_MEMORY_FAULTS	10000
 
 /* What a run of at least that many seconds has not reached can't be reached. */
@@ -64,275 +66,23 @@
 #define ROUND_SECONDS		30
 
 static struct kvm_vm *vm;
-static struct world *world;
-static int gmem_fd;
 
-/* A thread, or a child. */
-struct actor {
-	struct kvm_random_state rng;
-	struct kvm_vcpu *vcpu;
-	pthread_t thread;
-	char *mem;		/* from the first cell on */
-	bool child;
-};
-
-/* Threads and children take SIGBUS one by one. */
-static __thread sigjmp_buf sigbus_jmp;
-static __thread int sigbus_expected;
-
-static void sigbus_handler(int sig, siginfo_t *info, void *context)
+/* What is done to the huge page that has a cell, and to all of it. */
+static void host_step_unit(struct actor *a, u64 c)
 {
-	if (!READ_ONCE(sigbus_expected)) {
-		ksft_print_msg("SIGBUS at %p, where nobody expects it\n", info->si_addr);
-		_exit(254);
-	}
-	siglongjmp(sigbus_jmp, 1);
-}
+	u64 first = c - c % world->unit_cells;
+	u32 op = pick(&a->rng, 3);
 
-/* Returns false for SIGBUS. */
-static bool access_word(u64 *p, u64 *val, bool write)
-{
-	if (sigsetjmp(sigbus_jmp, 0)) {
-		WRITE_ONCE(sigbus_expected, 0);
-		return false;
-	}
-	WRITE_ONCE(sigbus_expected, 1);
-	if (write)
-		WRITE_ONCE(*p, *val);
-	else
-		*val = READ_ONCE(*p);
-	WRITE_ONCE(sigbus_expected, 0);
-	return true;
-}
+	if (!trylock_range(world, first, world->unit_cells))
+		return;
 
-static u64 *host_word(struct actor *a, u64 c, int i)
-{
-	return (u64 *)(a->mem + c * world->cell_size + word_offset(world, i));
-}
-
-static u64 cell_offset(u64 c)
-{
-	return world->file_offset + c * world->cell_size;
-}
-
-static void host_check(struct actor *a, u64 first, u64 nr)
-{
-	u64 c, val;
-	int i;
-
-	for (c = first; c < first + nr; c++) {
-		struct cell *cell = &world->cells[c];
-
-		/* Hugetlb memory isn't mapped by the host, shared or not. */
-		if (cell->private || world->huge) {
-			/* Signals are slow.  Of a large range, some will do. */
-			if (nr > 16 && c != first && c != first + nr - 1 && pick(&a->rng, 8))
-				continue;
-			i = pick(&a->rng, NR_WORDS);
-			val = ~0ull;
-			TEST_ASSERT(!access_word(host_word(a, c, i), &val, i & 1),
-				    "Cell %lu (%s) should give SIGBUS, has 0x%lx", c,
-				    cell->private ? "private" : "shared", val);
-			count(world, EVENT_host_sigbus_for_private);
-			continue;
-		}
-		for (i = 0; i < NR_WORDS; i++) {
-			TEST_ASSERT(access_word(host_word(a, c, i), &val, false),
-				    "Cell %lu is shared, should not give SIGBUS", c);
-			TEST_ASSERT(val == cell->stamp,
-				    "Cell %lu, word %d should be 0x%lx, is 0x%lx", c, i,
-				    cell->stamp, val);
-		}
-		if (cell->stamp & STAMP_BY_GUEST) {
-			count(world, EVENT_host_reads_guests_data);
-			if (cell->stamp & STAMP_IN_PRIVATE)
-				count(world, EVENT_host_reads_once_private_data);
-		}
-	}
-}
-
-static void host_write(struct actor *a, u64 first, u64 nr)
-{
-	u64 c;
-	int i;
-
-	for (c = first; c < first + nr && !world->huge; c++) {
-		if (world->cells[c].private)
-			continue;
-		world->cells[c].stamp = new_stamp(world, c, false);
-		for (i = 0; i < NR_WORDS; i++)
-			TEST_ASSERT(access_word(host_word(a, c, i), &world->cells[c].stamp, true),
-				    "Cell %lu is shared, should not give SIGBUS", c);
-		count(world, EVENT_host_writes);
-	}
-}
-
-/* Returns 0, or -EAGAIN if somebody's pins are always in the way. */
-static int convert(u64 offset, u64 size, bool private)
-{
-	u64 error_offset;
-	int tries, r;
-
-	for (tries = 0; tries < MAX_CONVERSIONS; tries++) {
-		r = __gmem_set_memory_attributes(gmem_fd, offset, size,
-						 private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
-						 &error_offset);
-		if (!r) {
-			TEST_ASSERT_EQ(error_offset, GMEM_NO_ERROR_OFFSET);
-			return 0;
-		}
-
-		TEST_ASSERT(errno == EAGAIN, "Converting 0x%lx bytes at 0x%lx to %s: %s",
-			    size, offset, private ? "private" : "shared", strerror(errno));
-		TEST_ASSERT(error_offset >= offset && error_offset < offset + size &&
-			    !(error_offset % PAGE_SIZE),
-			    "error_offset 0x%lx isn't a page of 0x%lx bytes at 0x%lx",
-			    error_offset, size, offset);
-		count(world, EVENT_retry_eagain);
-		if (tries < 10)
-			sched_yield();
-		else
-			usleep(100);
-	}
-	return -EAGAIN;
-}
-
-static void host_convert(struct actor *a, u64 first, u64 nr, bool private)
-{
-	int already = uniform(world, first, nr, private);
-
-	if (convert(cell_offset(first), nr * world->cell_size, private)) {
-		TEST_ASSERT(already <= 0, "There is nothing to convert, and nothing to retry");
-		count(world, EVENT_host_conversion_gave_up);
+	if (op) {
+		host_convert(a, first, world->unit_cells, op == 1);
+		count(world, op == 1 ? EVENT_host_to_private_unit : EVENT_host_to_shared_unit);
 	} else {
-		set_range_private(world, first, nr, private);
-		if (already > 0)
-			count(world, EVENT_host_conversion_of_nothing);
-		else if (!already)
-			count(world, EVENT_host_conversion_of_mixed);
-		else
-			count(world, private ? EVENT_host_to_private : EVENT_host_to_shared);
-		if (a->child)
-			count(world, EVENT_child_conversions);
+		host_punch_unit(a, first, c);
 	}
-	host_check(a, first, nr);
-}
-
-/* A part of a huge page can't be converted, unless that's nothing to do. */
-static void host_convert_part(struct actor *a, u64 c)
-{
-	u64 first = pick(&a->rng, PAGES_2M - 1), nr = 1 + pick(&a->rng, PAGES_2M - 1 - first);
-	u64 offset = cell_offset(c) + first * PAGE_SIZE, error_offset;
-	bool private = world->cells[c].private;
-	int r;
-
-	r = __gmem_set_memory_attributes(gmem_fd, offset, nr * PAGE_SIZE,
-					 private ? 0 : KVM_MEMORY_ATTRIBUTE_PRIVATE,
-					 &error_offset);
-	TEST_ASSERT(r == -1 && errno == EOPNOTSUPP && error_offset == offset,
-		    "Converting %lu pages at 0x%lx: %d, errno %d, error_offset 0x%lx", nr,
-		    offset, r, errno, error_offset);
-	gmem_set_memory_attributes(gmem_fd, offset, nr * PAGE_SIZE,
-				   private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0);
-	count(world, EVENT_host_conversion_of_part);
-}
-
-static void punch(u64 first, u64 nr)
-{
-	u64 c;
-
-	kvm_fallocate(gmem_fd, PUNCH, cell_offset(first), nr * world->cell_size);
-	for (c = first; c < first + nr; c++)
-		world->cells[c].stamp = 0;
-}
-
-struct pin {
-	int fds[2];
-	ssize_t len;
-};
-
-static void make_pipe(struct pin *pin)
-{
-	TEST_ASSERT(!pipe2(pin->fds, O_CLOEXEC), "pipe2() should succeed");
-}
-
-static void close_pipe(struct pin *pin)
-{
-	kvm_close(pin->fds[0]);
-	kvm_close(pin->fds[1]);
-}
-
-/* What is in the pipe is pinned until somebody has read it. */
-static bool pin_pages(struct pin *pin, void *mem, size_t len)
-{
-	struct iovec iov = { mem, len };
-
-	pin->len = vmsplice(pin->fds[1], &iov, 1, SPLICE_F_NONBLOCK);
-	TEST_ASSERT(pin->len > 0 || errno == EFAULT, "vmsplice(): %zd, errno %d", pin->len, errno);
-	return pin->len > 0;
-}
-
-static void unpin_pages(struct pin *pin, void *buf)
-{
-	TEST_ASSERT_EQ(read(pin->fds[0], buf, pin->len), pin->len);
-}
-
-/* System calls see private pages as they see unmapped ones. */
-static void host_syscall(struct actor *a, u64 c)
-{
-	bool works = !world->cells[c].private && !world->huge;
-	int i = pick(&a->rng, NR_WORDS);
-	struct pin pin;
-	ssize_t r;
-	u64 val;
-
-	make_pipe(&pin);
-	r = write(pin.fds[1], host_word(a, c, i), sizeof(val));
-	if (works) {
-		TEST_ASSERT_EQ(r, sizeof(val));
-		TEST_ASSERT_EQ(read(pin.fds[0], &val, sizeof(val)), sizeof(val));
-		TEST_ASSERT_EQ(val, world->cells[c].stamp);
-		count(world, EVENT_host_syscall_on_shared);
-	} else {
-		TEST_ASSERT(r == -1 && errno == EFAULT, "write(): %zd, errno %d", r, errno);
-		TEST_ASSERT(!pin_pages(&pin, host_word(a, c, 0), PAGE_SIZE),
-			    "A private page can't be pinned");
-		count(world, EVENT_host_efault_for_private);
-	}
-	close_pipe(&pin);
-}
-
-/* A page that is pinned stays shared, or leaves the file with all that's in it. */
-static void host_pin(struct actor *a, u64 c)
-{
-	u64 stamp = world->cells[c].stamp, error_offset, buf[PAGE_SIZE / sizeof(u64)];
-	struct pin pin;
-	int i, r;
-
-	make_pipe(&pin);
-	TEST_ASSERT(pin_pages(&pin, host_word(a, c, 0), PAGE_SIZE), "It's shared");
-	r = __gmem_set_private(gmem_fd, cell_offset(c), PAGE_SIZE, &error_offset);
-	TEST_ASSERT(r == -1 && errno == EAGAIN && error_offset == cell_offset(c),
-		    "Converting a pinned page: %d, errno %d, error_offset 0x%lx", r, errno,
-		    error_offset);
-	host_check(a, c, 1);
-	count(world, EVENT_pinned_page_stays_shared);
-
-	if (pick(&a->rng, 3) == 0) {
-		punch(c, 1);
-		host_check(a, c, 1);
-		host_write(a, c, 1);
-		count(world, EVENT_pinned_page_punched);
-	}
-
-	unpin_pages(&pin, buf);
-	close_pipe(&pin);
-	for (i = 0; i < NR_WORDS; i++)
-		TEST_ASSERT_EQ(buf[word_offset(world, i) / sizeof(u64)], stamp);
-
-	host_convert(a, c, 1, true);
-	if (world->cells[c].private)
-		count(world, EVENT_pinned_page_then_private);
+	unlock_range(world, first, world->unit_cells);
 }
 
 static void host_step(struct actor *a)
@@ -340,7 +90,11 @@ static void host_step(struct actor *a)
 	u32 op = pick(&a->rng, 100);
 	u64 first, nr;
 
-	nr = pick_range(&a->rng, world->nr_cells, &first);
+	nr = pick_range(world, &a->rng, world->nr_cells, &first);
+	if (world->unit_cells && op < 8) {
+		host_step_unit(a, first);
+		return;
+	}
 	if (!trylock_range(world, first, nr)) {
 		count(world, EVENT_host_found_pages_busy);
 		return;
@@ -356,15 +110,13 @@ static void host_step(struct actor *a)
 		host_write(a, first, nr);
 		host_convert(a, first, nr, true);
 	} else if (op < 75) {
-		if (world->huge)
-			host_convert_part(a, first);
-		else if (!world->cells[first].private)
+		if (!world->cells[first].private)
 			host_pin(a, first);
 	} else if (op < 85) {
 		host_syscall(a, first);
 	} else if (op < 90) {
 		kvm_fallocate(gmem_fd, FALLOC_FL_KEEP_SIZE, cell_offset(first),
-			      nr * world->cell_size);
+			      nr * PAGE_SIZE);
 		count(world, EVENT_host_allocations);
 		host_check(a, first, nr);
 	} else {
@@ -412,7 +164,7 @@ static void *pin_thread(void *data)
 
 	make_pipe(&pin);
 	while (!READ_ONCE(world->stop)) {
-		first = pick(&a->rng, world->nr_cells - (world->huge ? 0 : 15));
+		first = pick(&a->rng, world->nr_cells - 15);
 		if (!pin_pages(&pin, host_word(a, first, 0), sizeof(buf))) {
 			count(world, EVENT_pin_vmsplice_refused);
 			/* Nothing is in the way, so stay out of the way. */
@@ -438,7 +190,7 @@ static void *longterm_pin_thread(void *data)
 	struct actor *a = data;
 
 	while (fd >= 0 && !READ_ONCE(world->stop)) {
-		u64 nr = world->huge ? 1 : 1 + pick(&a->rng, 8);
+		u64 nr = 1 + pick(&a->rng, 8);
 		u64 first = pick(&a->rng, world->nr_cells - nr + 1);
 		struct pin_longterm_test args = {
 			.addr = (unsigned long)host_word(a, first, 0),
@@ -469,21 +221,21 @@ static void *map_thread(void *data)
 	char *mem = a->mem;
 
 	while (!READ_ONCE(world->stop)) {
-		u64 first, nr = pick_range(&a->rng, world->nr_cells, &first);
+		u64 first, nr = pick_range(world, &a->rng, world->nr_cells, &first);
 		char *part;
 
-		part = __kvm_mmap(nr * world->cell_size, PROT_READ | PROT_WRITE, MAP_SHARED,
+		part = __kvm_mmap(nr * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
 				  gmem_fd, cell_offset(first));
-		a->mem = part - first * world->cell_size;
+		a->mem = part - first * PAGE_SIZE;
 		peek_words(a, first, nr);
-		kvm_madvise(part, nr * world->cell_size, MADV_DONTNEED);
+		kvm_madvise(part, nr * PAGE_SIZE, MADV_DONTNEED);
 		peek_words(a, first, nr);
-		kvm_munmap(part, nr * world->cell_size);
+		kvm_munmap(part, nr * PAGE_SIZE);
 		count(world, EVENT_mappings);
 
 		a->mem = mem;
-		nr = pick_range(&a->rng, world->nr_cells, &first);
-		kvm_madvise(mem + first * world->cell_size, nr * world->cell_size, MADV_DONTNEED);
+		nr = pick_range(world, &a->rng, world->nr_cells, &first);
+		kvm_madvise(mem + first * PAGE_SIZE, nr * PAGE_SIZE, MADV_DONTNEED);
 		count(world, EVENT_madvise_dontneed);
 		sched_yield();
 	}
@@ -532,7 +284,7 @@ static void *rebind_thread(void *data)
 
 	while (!READ_ONCE(world->stop)) {
 		set_slot(REBIND_SLOT, s->gpa + pick(&a->rng, 3) * PAGE_SIZE,
-			 s->nr * world->cell_size);
+			 s->nr * PAGE_SIZE);
 		pause_up_to_us(a, 5000);
 		set_slot(REBIND_SLOT, 0, 0);
 		count(world, EVENT_slot_moves);
@@ -550,7 +302,7 @@ static void handle_hypercall(struct kvm_vcpu *vcpu)
 
 	TEST_ASSERT_EQ(run->hypercall.nr, KVM_HC_MAP_GPA_RANGE);
 	for (s = world->slots; s < world->slots + REBIND_SLOT; s++) {
-		if (gpa >= s->gpa && gpa + size <= s->gpa + s->nr * world->cell_size)
+		if (gpa >= s->gpa && gpa + size <= s->gpa + s->nr * PAGE_SIZE)
 			break;
 	}
 	TEST_ASSERT(s < world->slots + REBIND_SLOT, "0x%lx is nowhere", gpa);
@@ -622,22 +374,49 @@ static void *vcpu_thread(void *data)
 struct variant {
 	const char *name;
 	u64 flags;
-	bool huge;
+	size_t unit;
 };
 
 static const struct variant variants[] = {
-	{ "private", GUEST_MEMFD_FLAG_MMAP, false },
-	{ "shared", GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED, false },
-	{ "private huge pages", GUEST_MEMFD_FLAG_MMAP, true },
-	{ "shared huge pages", GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED, true },
+	{ "private", GUEST_MEMFD_FLAG_MMAP },
+	{ "shared", GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED },
+	{ "private 2M pages", GUEST_MEMFD_FLAG_MMAP, SZ_2M },
+	{ "shared 2M pages", GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED, SZ_2M },
+	{ "private 1G page", GUEST_MEMFD_FLAG_MMAP, SZ_1G },
+	{ "shared 1G page", GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED, SZ_1G },
 };
 
 #define SMALL_CELLS		2048
 /* Whatever the kernel keeps in one piece, e.g. 2M or 128M, it ends in the middle. */
 #define SMALL_FIRST_PAGE	(SZ_128M / PAGE_SIZE - 777)
-#define HUGE_CELLS		8
+#define HUGE_UNITS		8
+/* Units that somebody has punched, but a page of them is pinned. */
+#define SPARE_UNITS		8
+/* A part of a 1G page, around its middle. */
+#define LARGE_CELLS		2048
+#define LARGE_FIRST_PAGE	((SZ_1G / 2 - SZ_2M) / PAGE_SIZE)
+
+static const struct world_size {
+	size_t unit;
+	u64 nr_cells, unit_cells;
+	u64 first_page;
+	u64 nr_units;
+} world_sizes[] = {
+	{ 0, SMALL_CELLS, 0, SMALL_FIRST_PAGE },
+	{ SZ_2M, HUGE_UNITS * PAGES_2M, PAGES_2M, 0, HUGE_UNITS + SPARE_UNITS },
+	{ SZ_1G, LARGE_CELLS, 0, LARGE_FIRST_PAGE, 1 },
+};
 
 static int nr_vcpus = 3;
+
+static const struct world_size *world_size(const struct variant *v)
+{
+	const struct world_size *ws = world_sizes;
+
+	while (ws->unit != v->unit)
+		ws++;
+	return ws;
+}
 
 static void create_world(const struct variant *v, struct kvm_vcpu **vcpus)
 {
@@ -645,7 +424,8 @@ static void create_world(const struct variant *v, struct kvm_vcpu **vcpus)
 		.mode = VM_MODE_DEFAULT,
 		.type = KVM_X86_SW_PROTECTED_VM,
 	};
-	u64 nr = v->huge ? HUGE_CELLS : SMALL_CELLS, size, i, c;
+	const struct world_size *ws = world_size(v);
+	u64 nr = ws->nr_cells, size, i, c;
 	u64 ends[NR_SLOTS] = { nr * 2 / 8, nr * 5 / 8, nr * 7 / 8, nr };
 
 	vm = __vm_create_with_vcpus(shape, nr_vcpus, 0, guest_code, vcpus);
@@ -660,16 +440,18 @@ static void create_world(const struct variant *v, struct kvm_vcpu **vcpus)
 	virt_map(vm, WORLD_GPA, WORLD_GPA, size / PAGE_SIZE);
 	world = addr_gpa2hva(vm, WORLD_GPA);
 	world->seed = kvm_random_seed;
-	world->huge = v->huge;
+	world->huge = !!v->unit;
 	world->nr_cells = nr;
-	world->cell_size = v->huge ? SZ_2M : PAGE_SIZE;
-	world->file_offset = v->huge ? 0 : SMALL_FIRST_PAGE * PAGE_SIZE;
+	world->unit_cells = ws->unit_cells;
+	world->file_offset = ws->first_page * PAGE_SIZE;
 	for (c = 0; c < nr; c++)
 		world->cells[c].private = !(v->flags & GUEST_MEMFD_FLAG_INIT_SHARED);
 
-	size = cell_offset(nr);
-	gmem_fd = v->huge ? vm_create_guest_memfd_hugetlb(vm, size, v->flags, 21) :
-			    vm_create_guest_memfd(vm, size, v->flags);
+	if (v->unit)
+		gmem_fd = vm_create_guest_memfd_hugetlb(vm, ws->nr_units * v->unit, v->flags,
+							__builtin_ctzll(v->unit));
+	else
+		gmem_fd = vm_create_guest_memfd(vm, cell_offset(nr), v->flags);
 	for (i = 0; i < NR_SLOTS; i++) {
 		struct slot *s = &world->slots[i];
 
@@ -678,8 +460,8 @@ static void create_world(const struct variant *v, struct kvm_vcpu **vcpus)
 		s->gpa = (4 + i) * SZ_1G + (i == 2 ? PAGE_SIZE : 0);
 		if (i == REBIND_SLOT)
 			continue;
-		set_slot(i, s->gpa, s->nr * world->cell_size);
-		virt_map(vm, s->gpa, s->gpa, s->nr * world->cell_size / PAGE_SIZE);
+		set_slot(i, s->gpa, s->nr * PAGE_SIZE);
+		virt_map(vm, s->gpa, s->gpa, s->nr * PAGE_SIZE / PAGE_SIZE);
 	}
 }
 
@@ -711,11 +493,25 @@ static void run_actors(struct kvm_vcpu **vcpus, char **mem, int seconds)
 		kvm_pthread_join(actors[i].thread, NULL);
 }
 
+/* It's all private but for what is not in use, i.e. there's nothing to be split. */
+static void check_units(void)
+{
+	int nr, nr_late;
+
+	if (!world->huge || !guestmem_has_units())
+		return;
+
+	if (world->file_offset)
+		gmem_set_private(gmem_fd, 0, SZ_1G);
+	nr = guestmem_nr_units(&nr_late);
+	TEST_ASSERT(!nr && !nr_late, "%d units are split, %d are nobody's", nr, nr_late);
+}
+
 /* Nobody is in the way any more, i.e. there is no reason to retry anything. */
 static void check_world(struct kvm_vcpu *vcpu, char *mem)
 {
 	struct actor a = { .rng = new_kvm_random_state(kvm_random_seed), .mem = mem };
-	u64 size = world->nr_cells * world->cell_size;
+	u64 size = world->nr_cells * PAGE_SIZE;
 
 	TEST_ASSERT(trylock_range(world, 0, world->nr_cells), "All cells should be unlocked");
 	host_check(&a, 0, world->nr_cells);
@@ -726,6 +522,7 @@ static void check_world(struct kvm_vcpu *vcpu, char *mem)
 
 	gmem_set_private(gmem_fd, 0, cell_offset(0) + size);
 	set_range_private(world, 0, world->nr_cells, true);
+	check_units();
 	host_check(&a, 0, world->nr_cells);
 	run_vcpu(vcpu);
 }
@@ -746,7 +543,7 @@ static void run_round(const struct variant *v, int seconds, u64 *events)
 	for (i = 0; i < nr_vcpus; i++)
 		vcpu_args_set(vcpus[i], 1, (u64)i);
 
-	size = world->nr_cells * world->cell_size;
+	size = world->nr_cells * PAGE_SIZE;
 	for (i = 0; i < 2; i++)
 		mem[i] = __kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, gmem_fd,
 				    world->file_offset);
@@ -778,8 +575,8 @@ static void fork_round(const struct variant *v, int seconds, u64 *events,
 	pid_t pid;
 
 	read_kernel_counters(&before);
-	if (v->huge)
-		hugetlb_read_pool(SZ_2M, &pool);
+	if (v->unit)
+		hugetlb_read_pool(v->unit, &pool);
 
 	fflush(stdout);
 	pid = fork();
@@ -794,8 +591,10 @@ static void fork_round(const struct variant *v, int seconds, u64 *events,
 		ksft_finished();
 	}
 
-	if (v->huge)
+	if (v->unit)
 		TEST_ASSERT_POOL_SETTLES(&pool, 0, 0);
+	if (guestmem_has_units())
+		guestmem_settle();
 	leak = kernel_counters_settle(&before, after);
 	TEST_ASSERT(!leak, "%s", leak);
 }
@@ -817,15 +616,22 @@ static void usage(const char *cmd)
 	       " -s: seconds in total (default: 16)\n", cmd, nr_vcpus);
 }
 
-static bool can_use_huge_pages(void)
+/* Why there can't be huge pages, or NULL. */
+static const char *missing_pages(const struct variant *v)
 {
+	const struct world_size *ws = world_size(v);
 	struct hugetlb_pool pool;
+	static char text[64];
 
+	if (!v->unit)
+		return NULL;
+
+	snprintf(text, sizeof(text), "needs %lu x %zu kB page", ws->nr_units, v->unit / 1024);
 	if (!(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_HUGETLB) ||
-	    !hugetlb_size_supported(SZ_2M))
-		return false;
-	hugetlb_read_pool(SZ_2M, &pool);
-	return hugetlb_available(&pool) >= HUGE_CELLS;
+	    !hugetlb_size_supported(v->unit))
+		return text;
+	hugetlb_read_pool(v->unit, &pool);
+	return hugetlb_available(&pool) >= ws->nr_units ? NULL : text;
 }
 
 static void run(int seconds)
@@ -834,7 +640,8 @@ static void run(int seconds)
 	int round_seconds = clamp(seconds / (int)ARRAY_SIZE(variants), 1, ROUND_SECONDS);
 	int nr_rounds = max(seconds / round_seconds, (int)ARRAY_SIZE(variants)), i;
 	struct kernel_counters first = {}, last;
-	bool huge = can_use_huge_pages();
+	const char *missing;
+	bool huge = false;
 
 	events = kvm_mmap(2 * sizeof(*events), PROT_READ | PROT_WRITE,
 			  MAP_SHARED | MAP_ANONYMOUS, -1);
@@ -842,11 +649,14 @@ static void run(int seconds)
 	for (i = 0; i < nr_rounds; i++) {
 		const struct variant *v = &variants[i % ARRAY_SIZE(variants)];
 
-		if (v->huge && !huge) {
-			ksft_test_result_skip("%s: needs %d x 2M page\n", v->name, HUGE_CELLS);
+		missing = missing_pages(v);
+		if (missing) {
+			ksft_test_result_skip("%s: %s\n", v->name, missing);
 			continue;
 		}
-		fork_round(v, round_seconds, events[v->huge], &last);
+		/* What's missing in 1G pages may have happened in 2M pages. */
+		huge |= v->unit == SZ_2M;
+		fork_round(v, round_seconds, events[!!v->unit], &last);
 		if (i == ARRAY_SIZE(variants) - 1 || !first.free)
 			first = last;
 		ksft_test_result_pass("%s\n", v->name);

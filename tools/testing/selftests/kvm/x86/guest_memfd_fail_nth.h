@@ -12,6 +12,7 @@
 #include <linux/sizes.h>
 
 #include "guest_memfd_hugetlb.h"
+#include "guestmem_units.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "ucall_common.h"
@@ -77,17 +78,18 @@ static const struct probe small_probes[] = {
 	{ 400000, true }, { 524286, true }, { 524287 },
 };
 
-/* First and last page of some units. */
+/* First and last page of some units, and of what is converted. */
 static const struct probe huge_probes[] = {
-	{ 0 }, { 511 }, { 512 }, { 1023 }, { 1024 }, { 2048, true }, { 2560 }, { 3071 },
-	{ 3072, true }, { 3584 }, { 4095 },
+	{ 0 }, { 511 }, { 512 }, { 514 }, { 515 }, { 516 }, { 1023 }, { 1024 },
+	{ 2048, true }, { 2560 }, { 3000 }, { 3001 }, { 3071 }, { 3072, true }, { 3584 },
+	{ 4094 }, { 4095 },
 };
 
 struct range {
 	u64 first, nr;
 };
 
-/* A conversion, and what there is before; in units, i.e. (huge) pages. */
+/* A conversion, and what there is before; in pages. */
 struct conversion {
 	const char *name;
 	bool init_private;
@@ -136,6 +138,8 @@ struct context {
 	int pipe[2];
 	long nr_cached;
 	long nr_mapped;
+	/* How huge pages are split. */
+	char *layout;
 };
 
 /* Nothing but KVM_RUN, as it's here that allocations fail. */
@@ -293,27 +297,11 @@ static void assert_private(struct context *ctx, u64 index, bool private, u64 val
 {
 	u64 *p = (u64 *)(ctx->mem + index * PAGE_SIZE);
 
-	/* Hugetlb memory isn't mapped by the host, shared or not. */
-	if (private || ctx->huge)
+	if (private)
 		TEST_EXPECT_SIGBUS((void)READ_ONCE(*p));
 	else
 		TEST_ASSERT(READ_ONCE(*p) == val, "Page %lu should be 0x%lx, is 0x%lx", index,
 			    val, *p);
-}
-
-static void assert_unit_is(struct context *ctx, u64 index, bool private)
-{
-	u64 offset = index * PAGE_SIZE / ctx->unit * ctx->unit, error_offset;
-	int r;
-
-	if (!ctx->huge)
-		return;
-
-	/* Converting a part works only if there is nothing to convert. */
-	r = __gmem_set_memory_attributes(ctx->fd, offset, PAGE_SIZE, private ? 0 :
-					 KVM_MEMORY_ATTRIBUTE_PRIVATE, &error_offset);
-	TEST_ASSERT(r == -1 && errno == EOPNOTSUPP, "Unit at page %lu isn't %s", index,
-		    private ? "private" : "shared");
 }
 
 static void assert_file(struct context *ctx, bool (*private)(const struct conversion *c, u64 i))
@@ -323,14 +311,13 @@ static void assert_file(struct context *ctx, bool (*private)(const struct conver
 	TEST_ASSERT_EQ(nr_cached(ctx), ctx->nr_cached);
 	for (i = 0; i < ctx->nr_probes; i++) {
 		const struct probe *p = &ctx->probes[i];
-		u64 offset = p->index * PAGE_SIZE;
-		bool is_private = private(ctx->conversion, offset / ctx->unit);
+		bool is_private = private(ctx->conversion, p->index);
 
 		assert_private(ctx, p->index, is_private, p->hole ? 0 : STAMP(p->index));
-		assert_unit_is(ctx, p->index, is_private);
 		/* Looking at it has made it a page. */
-		if (p->hole && !is_private && !ctx->huge)
-			kvm_fallocate(ctx->fd, PUNCH, offset, ctx->unit);
+		if (p->hole && !is_private)
+			kvm_fallocate(ctx->fd, PUNCH,
+				      align_down(p->index * PAGE_SIZE, ctx->unit), ctx->unit);
 	}
 	guest_do_probes(ctx, false);
 	TEST_ASSERT_EQ(nr_cached(ctx), ctx->nr_cached);

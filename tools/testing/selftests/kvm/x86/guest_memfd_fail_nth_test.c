@@ -9,6 +9,7 @@
  * is in it is asked of the host and of the guest.
  */
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -47,26 +48,59 @@ static const struct conversion small_conversions[] = {
 	  { 0, 524288 }, false },
 };
 
+#define UNITS(first, nr)	{ (first) * (SZ_2M / PAGE_SIZE), (nr) * (SZ_2M / PAGE_SIZE) }
+
 static const struct conversion huge_conversions[] = {
-	{ "unit to shared", true, {}, { 1, 1 }, false },
-	{ "unit to private", false, {}, { 1, 1 }, true },
-	{ "all to shared", true, {}, { 0, HUGE_UNITS }, false },
-	{ "all to private", false, {}, { 0, HUGE_UNITS }, true },
-	{ "mixed to shared", true, { { 2, 1 }, { 5, 2 } }, { 1, 6 }, false },
-	{ "mixed to private", true, { { 2, 1 }, { 5, 2 } }, { 1, 6 }, true },
+	{ "unit to shared", true, {}, UNITS(1, 1), false },
+	{ "unit to private", false, {}, UNITS(1, 1), true },
+	{ "all to shared", true, {}, UNITS(0, HUGE_UNITS), false },
+	{ "all to private", false, {}, UNITS(0, HUGE_UNITS), true },
+	{ "mixed to shared", true, { UNITS(2, 1), UNITS(5, 2) }, UNITS(1, 6), false },
+	{ "mixed to private", true, { UNITS(2, 1), UNITS(5, 2) }, UNITS(1, 6), true },
+	{ "page to shared", true, {}, { 515, 1 }, false },
+	{ "page to private", false, {}, { 515, 1 }, true },
+	{ "page back to private", true, { { 515, 1 } }, { 515, 1 }, true },
+	{ "beside one to shared", true, { { 515, 1 } }, { 514, 1 }, false },
+	{ "both ends to shared", true, {}, { 515, 2486 }, false },
+	{ "both ends to private", false, {}, { 515, 2486 }, true },
+	{ "split ends to shared", true, { { 514, 1 }, { 3001, 10 } }, { 515, 2486 }, false },
+	{ "split ends to private", true, { { 515, 1 }, { 1000, 600 }, { 2999, 10 } },
+	  { 515, 2486 }, true },
+	{ "part of hole to shared", true, {}, { 2050, 7 }, false },
+	{ "split units to private", false, { { 3, 1 }, { 516, 20 }, { 3000, 2000 } },
+	  UNITS(0, HUGE_UNITS), true },
 };
 
 static void set_range(struct context *ctx, const struct range *r, bool private)
 {
-	gmem_set_memory_attributes(ctx->fd, r->first * ctx->unit, r->nr * ctx->unit,
+	gmem_set_memory_attributes(ctx->fd, r->first * PAGE_SIZE, r->nr * PAGE_SIZE,
 				   private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0);
+}
+
+static void read_layout(struct context *ctx)
+{
+	free(ctx->layout);
+	ctx->layout = guestmem_has_units() ? guestmem_read_units() : NULL;
+}
+
+/* Nothing has been split, nor been merged. */
+static void assert_layout(struct context *ctx)
+{
+	char *now;
+
+	if (!ctx->layout)
+		return;
+
+	now = guestmem_read_units();
+	TEST_ASSERT(!strcmp(now, ctx->layout), "Units should be\n%s\nare\n%s", ctx->layout, now);
+	free(now);
 }
 
 static void prepare_conversion(void *data)
 {
 	struct context *ctx = data;
 	const struct conversion *c = ctx->conversion;
-	const struct range all = { 0, ctx->size / ctx->unit };
+	const struct range all = { 0, ctx->size / PAGE_SIZE };
 	int i;
 
 	/* KVM may keep what an earlier conversion took, but not if all of it changes. */
@@ -79,13 +113,14 @@ static void prepare_conversion(void *data)
 
 	/* Mapped by the guest, and by the host where it can. */
 	guest_do_probes(ctx, false);
-	for (i = 0; i < ctx->nr_probes && !ctx->huge; i++) {
+	for (i = 0; i < ctx->nr_probes; i++) {
 		const struct probe *p = &ctx->probes[i];
 
 		if (!p->hole && !was_private(c, p->index))
 			(void)READ_ONCE(*(u64 *)(ctx->mem + p->index * PAGE_SIZE));
 	}
 	ctx->nr_mapped = nr_mapped(ctx);
+	read_layout(ctx);
 }
 
 static int run_conversion(void *data)
@@ -93,8 +128,8 @@ static int run_conversion(void *data)
 	struct context *ctx = data;
 	const struct conversion *c = ctx->conversion;
 
-	return __gmem_set_memory_attributes(ctx->fd, c->range.first * ctx->unit,
-					    c->range.nr * ctx->unit,
+	return __gmem_set_memory_attributes(ctx->fd, c->range.first * PAGE_SIZE,
+					    c->range.nr * PAGE_SIZE,
 					    c->to_private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
 					    &ctx->error_offset) ? -errno : 0;
 }
@@ -103,9 +138,10 @@ static void check_conversion_failed(void *data, int error)
 {
 	struct context *ctx = data;
 	const struct conversion *c = ctx->conversion;
-	u64 i = ctx->error_offset / ctx->unit;
+	u64 i = ctx->error_offset / PAGE_SIZE;
 
 	TEST_ASSERT_EQ(error, -ENOMEM);
+	assert_layout(ctx);
 	TEST_ASSERT(is_in(&c->range, i) && !(ctx->error_offset % PAGE_SIZE),
 		    "%s: error_offset 0x%lx is elsewhere", c->name, ctx->error_offset);
 	TEST_ASSERT_EQ(nr_mapped(ctx), ctx->nr_mapped);
@@ -573,11 +609,8 @@ TEST_F(fail_nth, host_fault)
 		.check_done = check_allocated,
 	};
 
-	if (variant->huge)
-		SKIP(return, "the host can't map hugetlb memory");
-
-	self->ctx.offset = 400000 * PAGE_SIZE;
-	self->ctx.len = PAGE_SIZE;
+	self->ctx.offset = variant->huge ? 10 * SZ_2M : 400000 * PAGE_SIZE;
+	self->ctx.len = self->ctx.unit;
 	/* The fault is retried, with memory for the allocation that failed. */
 	check_sweep(&self->ctx, &op, FAIL_ONE, 0, 64);
 

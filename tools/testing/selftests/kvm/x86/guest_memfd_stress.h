@@ -24,6 +24,7 @@
 #define PAGES_2M		(SZ_2M / PAGE_SIZE)
 #define MAX_VCPUS		16
 #define MAX_RANGE		256
+#define MAX_HUGE_RANGE		1200
 #define NR_WORDS		8
 
 #define HYPERCALL_PRIVATE	BIT(0)
@@ -35,7 +36,7 @@
 #define STAMP_BY_GUEST		BIT(0)
 #define STAMP_IN_PRIVATE	BIT(1)
 
-/* Everything that is meant to happen: small pages, huge pages, or both. */
+/* Everything that is meant to happen: in files of small pages, of huge ones, or both. */
 #define IN_SMALL		BIT(0)
 #define IN_HUGE			BIT(1)
 #define IN_BOTH			(IN_SMALL | IN_HUGE)
@@ -50,7 +51,8 @@ enum event {
 	EVENT_guest_conversion_of_nothing,
 	EVENT_guest_conversion_gave_up,
 	EVENT_guest_holes,
-	EVENT_guest_holes_in_unit,
+	EVENT_guest_to_private_unit,
+	EVENT_guest_to_shared_unit,
 	EVENT_guest_reads_hosts_data,
 	EVENT_guest_reads_it_in_private,
 	EVENT_host_found_pages_busy,
@@ -65,11 +67,15 @@ enum event {
 	EVENT_host_conversion_of_mixed,
 	EVENT_host_conversion_of_nothing,
 	EVENT_host_conversion_gave_up,
-	EVENT_host_conversion_of_part,
+	EVENT_host_to_private_unit,
+	EVENT_host_to_shared_unit,
+	EVENT_host_holes_of_unit,
 	EVENT_host_holes,
 	EVENT_host_allocations,
 	EVENT_pinned_page_stays_shared,
 	EVENT_pinned_page_punched,
+	EVENT_pinned_page_zeroed,
+	EVENT_pinned_page_of_lost_unit,
 	EVENT_pinned_page_then_private,
 	EVENT_children,
 	EVENT_child_conversions,
@@ -100,39 +106,44 @@ static const struct {
 	[EVENT_guest_conversion_of_nothing] = { "guest_conversion_of_nothing", IN_BOTH },
 	[EVENT_guest_conversion_gave_up] = { "guest_conversion_gave_up", 0 },
 	[EVENT_guest_holes] = { "guest_holes", IN_BOTH },
-	[EVENT_guest_holes_in_unit] = { "guest_holes_in_unit", IN_HUGE },
-	[EVENT_guest_reads_hosts_data] = { "guest_reads_hosts_data", IN_SMALL },
-	[EVENT_guest_reads_it_in_private] = { "guest_reads_it_in_private", IN_SMALL },
+	[EVENT_guest_to_private_unit] = { "guest_to_private_unit", IN_HUGE },
+	[EVENT_guest_to_shared_unit] = { "guest_to_shared_unit", IN_HUGE },
+	[EVENT_guest_reads_hosts_data] = { "guest_reads_hosts_data", IN_BOTH },
+	[EVENT_guest_reads_it_in_private] = { "guest_reads_it_in_private", IN_BOTH },
 	[EVENT_host_found_pages_busy] = { "host_found_pages_busy", IN_BOTH },
-	[EVENT_host_writes] = { "host_writes", IN_SMALL },
-	[EVENT_host_reads_guests_data] = { "host_reads_guests_data", IN_SMALL },
-	[EVENT_host_reads_once_private_data] = { "host_reads_once_private_data", IN_SMALL },
+	[EVENT_host_writes] = { "host_writes", IN_BOTH },
+	[EVENT_host_reads_guests_data] = { "host_reads_guests_data", IN_BOTH },
+	[EVENT_host_reads_once_private_data] = { "host_reads_once_private_data", IN_BOTH },
 	[EVENT_host_sigbus_for_private] = { "host_sigbus_for_private", IN_BOTH },
 	[EVENT_host_efault_for_private] = { "host_efault_for_private", IN_BOTH },
-	[EVENT_host_syscall_on_shared] = { "host_syscall_on_shared", IN_SMALL },
+	[EVENT_host_syscall_on_shared] = { "host_syscall_on_shared", IN_BOTH },
 	[EVENT_host_to_shared] = { "host_to_shared", IN_BOTH },
 	[EVENT_host_to_private] = { "host_to_private", IN_BOTH },
 	[EVENT_host_conversion_of_mixed] = { "host_conversion_of_mixed", IN_BOTH },
 	[EVENT_host_conversion_of_nothing] = { "host_conversion_of_nothing", IN_BOTH },
 	[EVENT_host_conversion_gave_up] = { "host_conversion_gave_up", 0 },
-	[EVENT_host_conversion_of_part] = { "host_conversion_of_part", IN_HUGE },
+	[EVENT_host_to_private_unit] = { "host_to_private_unit", IN_HUGE },
+	[EVENT_host_to_shared_unit] = { "host_to_shared_unit", IN_HUGE },
+	[EVENT_host_holes_of_unit] = { "host_holes_of_unit", IN_HUGE },
 	[EVENT_host_holes] = { "host_holes", IN_BOTH },
 	[EVENT_host_allocations] = { "host_allocations", IN_BOTH },
-	[EVENT_pinned_page_stays_shared] = { "pinned_page_stays_shared", IN_SMALL },
+	[EVENT_pinned_page_stays_shared] = { "pinned_page_stays_shared", IN_BOTH },
 	[EVENT_pinned_page_punched] = { "pinned_page_punched", IN_SMALL },
-	[EVENT_pinned_page_then_private] = { "pinned_page_then_private", IN_SMALL },
+	[EVENT_pinned_page_zeroed] = { "pinned_page_zeroed", IN_HUGE },
+	[EVENT_pinned_page_of_lost_unit] = { "pinned_page_of_lost_unit", IN_HUGE },
+	[EVENT_pinned_page_then_private] = { "pinned_page_then_private", IN_BOTH },
 	[EVENT_children] = { "children", IN_BOTH },
 	[EVENT_child_conversions] = { "child_conversions", IN_BOTH },
-	[EVENT_peek_shared] = { "peek_shared", IN_SMALL },
+	[EVENT_peek_shared] = { "peek_shared", IN_BOTH },
 	[EVENT_peek_sigbus] = { "peek_sigbus", IN_BOTH },
-	[EVENT_pin_vmsplice] = { "pin_vmsplice", IN_SMALL },
+	[EVENT_pin_vmsplice] = { "pin_vmsplice", IN_BOTH },
 	[EVENT_pin_vmsplice_refused] = { "pin_vmsplice_refused", IN_BOTH },
-	[EVENT_pin_longterm] = { "pin_longterm", IN_SMALL },
+	[EVENT_pin_longterm] = { "pin_longterm", IN_BOTH },
 	[EVENT_pin_longterm_refused] = { "pin_longterm_refused", IN_BOTH },
 	[EVENT_mappings] = { "mappings", IN_BOTH },
 	[EVENT_madvise_dontneed] = { "madvise_dontneed", IN_BOTH },
 	[EVENT_slot_moves] = { "slot_moves", IN_BOTH },
-	[EVENT_retry_eagain] = { "retry_eagain", IN_SMALL },
+	[EVENT_retry_eagain] = { "retry_eagain", IN_BOTH },
 	[EVENT_retry_memory_fault] = { "retry_memory_fault", 0 },
 };
 
@@ -154,7 +165,7 @@ static bool print_events(const u64 (*events)[NR_EVENTS], bool huge_ran)
 	return all;
 }
 
-/* What is locked and converted as a whole: a page, or a huge page. */
+/* A page. */
 struct cell {
 	u32 locked;
 	u32 private;
@@ -172,7 +183,7 @@ struct world {
 	u32 seed;
 	u32 huge;
 	u64 nr_cells;
-	u64 cell_size;
+	u64 unit_cells;		/* of a huge page that may come and go, or 0 */
 	u64 file_offset;	/* of the first cell */
 	u64 stamp_nr;
 	struct slot slots[NR_SLOTS];
@@ -192,10 +203,10 @@ static u32 pick(struct kvm_random_state *rng, u32 n)
 }
 
 /* Mostly pages, some ranges, few large ones. */
-static u64 pick_range(struct kvm_random_state *rng, u64 max, u64 *first)
+static u64 pick_range(struct world *w, struct kvm_random_state *rng, u64 max, u64 *first)
 {
-	u32 r = pick(rng, 100);
-	u64 nr = r < 70 ? 1 : 1 + pick(rng, r < 97 ? 8 : MAX_RANGE);
+	u32 r = pick(rng, 100), max_range = w->unit_cells ? MAX_HUGE_RANGE : MAX_RANGE;
+	u64 nr = r < 70 ? 1 : 1 + pick(rng, r < 97 ? 8 : max_range);
 
 	nr = min(nr, max);
 	*first = pick(rng, max - nr + 1);
@@ -236,12 +247,12 @@ static bool stamp_is_of_cell(u64 stamp, u64 c)
 }
 
 /* Words all over the cell, its first and its last one among them. */
-static u64 word_offset(struct world *w, int i)
+static u64 word_offset(int i)
 {
 	if (i == NR_WORDS - 1)
-		return w->cell_size - sizeof(u64);
+		return PAGE_SIZE - sizeof(u64);
 
-	return i * (w->cell_size / NR_WORDS + sizeof(u64));
+	return i * (PAGE_SIZE / NR_WORDS + sizeof(u64));
 }
 
 /* Are all cells private or shared as @private says (1), none of them (-1)? */
@@ -262,7 +273,7 @@ static void set_range_private(struct world *w, u64 first, u64 nr, bool private)
 
 static u64 guest_cell(struct world *w, struct slot *s, u64 c)
 {
-	return s->gpa + (c - s->first) * w->cell_size;
+	return s->gpa + (c - s->first) * PAGE_SIZE;
 }
 
 static void guest_check(struct world *w, struct slot *s, u64 first, u64 nr)
@@ -274,7 +285,7 @@ static void guest_check(struct world *w, struct slot *s, u64 first, u64 nr)
 		struct cell *cell = &w->cells[c];
 
 		for (i = 0; i < NR_WORDS; i++) {
-			val = READ_ONCE(*(u64 *)(guest_cell(w, s, c) + word_offset(w, i)));
+			val = READ_ONCE(*(u64 *)(guest_cell(w, s, c) + word_offset(i)));
 			__GUEST_ASSERT(val == cell->stamp,
 				       "Cell %lu (%s), word %d should be 0x%lx, is 0x%lx",
 				       c, cell->private ? "private" : "shared", i,
@@ -296,7 +307,7 @@ static void guest_write(struct world *w, struct slot *s, u64 first, u64 nr)
 	for (c = first; c < first + nr; c++) {
 		w->cells[c].stamp = new_stamp(w, c, true);
 		for (i = 0; i < NR_WORDS; i++)
-			WRITE_ONCE(*(u64 *)(guest_cell(w, s, c) + word_offset(w, i)),
+			WRITE_ONCE(*(u64 *)(guest_cell(w, s, c) + word_offset(i)),
 				   w->cells[c].stamp);
 	}
 	count(w, EVENT_guest_writes);
@@ -307,7 +318,7 @@ static void guest_convert(struct world *w, struct slot *s, u64 first, u64 nr, bo
 	int already = uniform(w, first, nr, private);
 	u64 r;
 
-	r = __kvm_hypercall_map_gpa_range(guest_cell(w, s, first), nr * w->cell_size,
+	r = __kvm_hypercall_map_gpa_range(guest_cell(w, s, first), nr * PAGE_SIZE,
 					  private ? HYPERCALL_PRIVATE : 0);
 	if (r) {
 		__GUEST_ASSERT(r == EAGAIN, "The host shouldn't fail with %lu", r);
@@ -328,7 +339,7 @@ static void guest_punch(struct world *w, struct slot *s, u64 first, u64 nr)
 {
 	u64 c;
 
-	GUEST_ASSERT(!__kvm_hypercall_map_gpa_range(guest_cell(w, s, first), nr * w->cell_size,
+	GUEST_ASSERT(!__kvm_hypercall_map_gpa_range(guest_cell(w, s, first), nr * PAGE_SIZE,
 						    HYPERCALL_PUNCH));
 	for (c = first; c < first + nr; c++)
 		w->cells[c].stamp = 0;
@@ -336,28 +347,22 @@ static void guest_punch(struct world *w, struct slot *s, u64 first, u64 nr)
 	guest_check(w, s, first, nr);
 }
 
-/* A hole in a huge page takes what is in it, and nothing else. */
-static void guest_punch_part(struct world *w, struct slot *s, u64 c, int hole)
+/* All of the huge page that has a cell. */
+static void guest_convert_unit(struct world *w, struct slot *s, u64 c, bool private)
 {
-	u64 gpa = guest_cell(w, s, c), val;
-	int i;
+	u64 first = c - c % w->unit_cells;
 
-	GUEST_ASSERT(!__kvm_hypercall_map_gpa_range((gpa + word_offset(w, hole)) & PAGE_MASK,
-						    PAGE_SIZE, HYPERCALL_PUNCH));
-	for (i = 0; i < NR_WORDS; i++) {
-		val = READ_ONCE(*(u64 *)(gpa + word_offset(w, i)));
-		__GUEST_ASSERT(val == (i == hole ? 0 : w->cells[c].stamp),
-			       "Cell %lu, stamp 0x%lx, hole at %d, has 0x%lx at %d",
-			       c, w->cells[c].stamp, hole, val, i);
-	}
-	count(w, EVENT_guest_holes_in_unit);
-	guest_write(w, s, c, 1);
+	if (!trylock_range(w, first, w->unit_cells))
+		return;
+	guest_convert(w, s, first, w->unit_cells, private);
+	count(w, private ? EVENT_guest_to_private_unit : EVENT_guest_to_shared_unit);
+	unlock_range(w, first, w->unit_cells);
 }
 
 static void guest_peek(struct world *w, struct slot *s, struct kvm_random_state *rng)
 {
 	u64 c = s->first + pick(rng, s->nr);
-	u64 val = READ_ONCE(*(u64 *)(guest_cell(w, s, c) + word_offset(w, pick(rng, NR_WORDS))));
+	u64 val = READ_ONCE(*(u64 *)(guest_cell(w, s, c) + word_offset(pick(rng, NR_WORDS))));
 
 	__GUEST_ASSERT(stamp_is_of_cell(val, c), "Cell %lu has 0x%lx", c, val);
 	count(w, EVENT_guest_peeks);
@@ -374,8 +379,12 @@ static void guest_step(struct world *w, struct kvm_random_state *rng)
 		return;
 	}
 
-	nr = pick_range(rng, s->nr, &first);
+	nr = pick_range(w, rng, s->nr, &first);
 	first += s->first;
+	if (w->unit_cells && op < 33) {
+		guest_convert_unit(w, s, first, pick(rng, 2));
+		return;
+	}
 	if (!trylock_range(w, first, nr)) {
 		count(w, EVENT_guest_found_pages_busy);
 		return;
@@ -388,8 +397,6 @@ static void guest_step(struct world *w, struct kvm_random_state *rng)
 			guest_convert(w, s, first, nr, pick(rng, 2));
 	} else if (op < 90) {
 		guest_convert(w, s, first, nr, pick(rng, 2));
-	} else if (w->huge && op < 95) {
-		guest_punch_part(w, s, first, pick(rng, NR_WORDS));
 	} else {
 		guest_punch(w, s, first, nr);
 	}

@@ -214,12 +214,12 @@ static inline struct mappings largest_mappings(u64 gfn, u64 backing, u64 nr, siz
 	return m;
 }
 
-/* A VM with private memory, vCPUs that have already faulted in what they need. */
-static inline struct kvm_vm *create_guest(struct kvm_vcpu **vcpus, int nr)
+/* A VM, vCPUs that have already faulted in what they need. */
+static inline struct kvm_vm *__create_guest(int type, struct kvm_vcpu **vcpus, int nr)
 {
 	const struct vm_shape shape = {
 		.mode = VM_MODE_DEFAULT,
-		.type = VM_TYPE_PRIVATE,
+		.type = type,
 	};
 	struct kvm_vm *vm;
 	gva_t warm;
@@ -237,6 +237,11 @@ static inline struct kvm_vm *create_guest(struct kvm_vcpu **vcpus, int nr)
 				 op == OP_CHURN ? warm : 0);
 	}
 	return vm;
+}
+
+static inline struct kvm_vm *create_guest(struct kvm_vcpu **vcpus, int nr)
+{
+	return __create_guest(VM_TYPE_PRIVATE, vcpus, nr);
 }
 
 /*

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0
+/**
+ * DOC: Debugging
+ *
+ * /sys/kernel/debug/guestmem/units shows all units that are split, one line each::
+ *
+ *   pfn 0x140000 order 18 out 0 ino 41 index 0x0 folios 19: 0*2 1 2 3 4 ... 17
+ *
+ * The list is that of the orders of all folios, in the order of the file, with
+ * repetitions counted.  "out" is the number of pages that aren't in the page cache
+ * and not back yet.
+ *
+ * While at it, everything is checked that must be true of a unit, a violation is
+ * one more line, that begins with "BAD".  The last line has the number of units and
+ * of violations.
+ */
+#define pr_fmt(fmt) "guestmem: " fmt
+
+#include <linux/debugfs.h>
+#include <linux/fs.h>
+#include <linux/pagemap.h>
+#include <linux/seq_file.h>
+
+#include "guestmem_internal.h"
+#include "internal.h"
+
+struct guestmem_check {
+	struct seq_file *m;
+	unsigned long nr_units;
+	unsigned long nr_bad;
+	/* Run-length encoding of orders. */
+	unsigned int order;
+	unsigned long nr_orders;
+};
+
+static __printf(3, 4) void guestmem_bad(struct guestmem_check *c, struct page *page,
+					const char *fmt, ...)
+{
+	struct va_format vaf;
+	va_list args;
+
+	va_start(args, fmt);
+	vaf.fmt = fmt;
+	vaf.va = &args;
+	/* Enough to find out what's wrong. */
+	if (c->nr_bad++ < 20) {
+		if (c->m)
+			seq_printf(c->m, "\nBAD pfn 0x%lx: %pV",
+				   page ? page_to_pfn(page) : 0, &vaf);
+		else
+			pr_err("pfn 0x%lx: %pV\n", page ? page_to_pfn(page) : 0, &vaf);
+	}
+	va_end(args);
+}
+
+static void guestmem_flush_orders(struct guestmem_check *c)
+{
+	if (c->nr_orders == 1)
+		seq_printf(c->m, " %u", c->order);
+	else if (c->nr_orders)
+		seq_printf(c->m, " %u*%lu", c->order, c->nr_orders);
+	c->nr_orders = 0;
+}
+
+static void guestmem_add_order(struct guestmem_check *c, unsigned int order)
+{
+	if (c->nr_orders && c->order != order)
+		guestmem_flush_orders(c);
+
+	c->order = order;
+	c->nr_orders++;
+}
+
+/* A page that is not the first one of a folio. */
+static void guestmem_check_tail(struct guestmem_check *c, struct folio *folio,
+				unsigned long i)
+{
+	struct page *page = folio_page(folio, i);
+
+	if (page_folio(page) != folio)
+		guestmem_bad(c, page, "tail of another folio");
+	if (page->flags.f & PAGE_FLAGS_CHECK_AT_PREP && i > 1)
+		guestmem_bad(c, page, "tail with flags 0x%lx", page->flags.f);
+	if (page_ref_count(page))
+		guestmem_bad(c, page, "tail with refcount %d", page_ref_count(page));
+	/* Pages 1 to 3 have other uses. */
+	if (i > 3 && page->mapping != TAIL_MAPPING)
+		guestmem_bad(c, page, "tail with mapping %p", page->mapping);
+	if (i > 3 && page->private)
+		guestmem_bad(c, page, "tail with private 0x%lx", page->private);
+	if (page_to_nid(page) != folio_nid(folio) || page_zonenum(page) != folio_zonenum(folio))
+		guestmem_bad(c, page, "tail in another zone");
+}
+
+/* A folio of the page cache. */
+static void guestmem_check_piece(struct guestmem_check *c, struct folio *folio,
+				 struct address_space *mapping, pgoff_t index)
+{
+	struct page *page = &folio->page;
+	unsigned long nr_pages = folio_nr_pages(folio), i;
+
+	if (folio->mapping != mapping || folio->index != index)
+		guestmem_bad(c, page, "mapping %p index 0x%lx, not %p 0x%lx",
+			     folio->mapping, folio->index, mapping, index);
+	if (page_has_type(page))
+		guestmem_bad(c, page, "type 0x%x", page->page_type);
+	if (!IS_ALIGNED(index, nr_pages) || !IS_ALIGNED(folio_pfn(folio), nr_pages))
+		guestmem_bad(c, page, "order %u isn't aligned", folio_order(folio));
+	if (folio_ref_count(folio) < nr_pages + folio_mapcount(folio))
+		guestmem_bad(c, page, "refcount %d", folio_ref_count(folio));
+	if (folio_mapped(folio) && folio_test_large(folio))
+		guestmem_bad(c, page, "large and mapped");
+	if (!folio_test_uptodate(folio))
+		guestmem_bad(c, page, "not up to date");
+	if (folio_test_lru(folio) || folio_test_private(folio) || folio->private)
+		guestmem_bad(c, page, "on the LRU or private");
+#ifdef CONFIG_MEMCG
+	if (folio->memcg_data)
+		guestmem_bad(c, page, "charged");
+#endif
+	if (xa_load(&mapping->i_pages, index) != folio ||
+	    xa_load(&mapping->i_pages, index + nr_pages - 1) != folio ||
+	    xa_get_order(&mapping->i_pages, index) != folio_order(folio))
+		guestmem_bad(c, page, "page cache entry");
+
+	for (i = 1; i < nr_pages; i++)
+		guestmem_check_tail(c, folio, i);
+}
+
+static void guestmem_check_unit(struct guestmem_check *c, struct guestmem_origin *origin,
+				struct address_space *mapping)
+{
+	unsigned long nr_pages = pages_per_huge_page(origin->h), nr_folios = 0, i;
+	struct page *page = pfn_to_page(origin->pfn);
+	pgoff_t index = page_folio(page)->index;
+	struct folio *folio;
+
+	for (i = 0; i < nr_pages; i += folio_nr_pages(folio)) {
+		folio = (struct folio *)(page + i);
+		nr_folios++;
+	}
+
+	seq_printf(c->m, "pfn 0x%lx order %u out %lu ino %llu index 0x%lx folios %lu:",
+		   origin->pfn, huge_page_order(origin->h),
+		   nr_pages - atomic_long_read(&origin->nr_out),
+		   (u64)mapping->host->i_ino, index, nr_folios);
+
+	for (i = 0; i < nr_pages; i += folio_nr_pages(folio)) {
+		folio = (struct folio *)(page + i);
+		guestmem_add_order(c, folio_order(folio));
+		guestmem_check_piece(c, folio, mapping, index + i);
+		cond_resched();
+	}
+
+	guestmem_flush_orders(c);
+	seq_putc(c->m, '\n');
+}
+
+/**
+ * guestmem_check_mapping - check all units of a file that are split
+ * @mapping: the file
+ *
+ * Context: may sleep.  Nobody changes anything meanwhile.
+ * Return: the number of violations, details are in the kernel log.
+ */
+unsigned long guestmem_check_mapping(struct address_space *mapping)
+{
+	struct guestmem_check c = {};
+	struct folio *folio;
+	unsigned long i;
+
+	xa_for_each(&mapping->i_pages, i, folio) {
+		if (xa_is_value(folio))
+			guestmem_bad(&c, NULL, "placeholder at 0x%lx", i);
+		else if (folio_test_hugetlb(folio) == !!guestmem_origin_find(folio_pfn(folio)))
+			guestmem_bad(&c, &folio->page, "origin");
+		else if (!folio_test_hugetlb(folio))
+			guestmem_check_piece(&c, folio, mapping, i);
+		cond_resched();
+	}
+
+	return c.nr_bad;
+}
+
+/*
+ * Find the next unit, and the file that it is part of, if any.  The origin must not
+ * be used before the file is locked.
+ */
+static bool guestmem_next_unit(unsigned long *pfn, unsigned long *nr_pages, long *nr_out,
+			       struct inode **inode)
+{
+	struct address_space *mapping;
+	struct guestmem_origin *origin;
+
+	guard(rcu)();
+
+	origin = guestmem_origin_next(pfn);
+	if (!origin)
+		return false;
+
+	*pfn = origin->pfn;
+	*nr_pages = pages_per_huge_page(origin->h);
+	*nr_out = atomic_long_read(&origin->nr_out);
+
+	/* On its way out, it may be part of anything by now. */
+	spin_lock_irq(&hugetlb_lock);
+	mapping = list_empty(&origin->list) ? NULL : pfn_folio(*pfn)->mapping;
+	spin_unlock_irq(&hugetlb_lock);
+
+	/* RCU keeps the inode from being freed. */
+	*inode = mapping ? igrab(mapping->host) : NULL;
+	return true;
+}
+
+static int guestmem_units_show(struct seq_file *m, void *v)
+{
+	struct guestmem_check c = { .m = m };
+	struct guestmem_origin *origin;
+	unsigned long pfn = 0, nr_pages;
+	struct inode *inode;
+	long nr_out;
+
+	for (; guestmem_next_unit(&pfn, &nr_pages, &nr_out, &inode); pfn += nr_pages) {
+		if (!inode) {
+			seq_printf(m, "pfn 0x%lx out %ld\n", pfn, nr_out);
+			c.nr_units++;
+			continue;
+		}
+
+		/* Nobody changes a unit without it. */
+		filemap_invalidate_lock(inode->i_mapping);
+		origin = guestmem_origin_find(pfn);
+		if (origin && READ_ONCE(pfn_folio(pfn)->mapping) == inode->i_mapping) {
+			guestmem_check_unit(&c, origin, inode->i_mapping);
+			c.nr_units++;
+		}
+		filemap_invalidate_unlock(inode->i_mapping);
+		iput(inode);
+	}
+
+	seq_printf(m, "%lu units, %lu bad\n", c.nr_units, c.nr_bad);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(guestmem_units);
+
+static int __init guestmem_debug_init(void)
+{
+	struct dentry *dir = debugfs_create_dir("guestmem", NULL);
+
+	debugfs_create_file("units", 0400, dir, NULL, &guestmem_units_fops);
+	return 0;
+}
+late_initcall(guestmem_debug_init);

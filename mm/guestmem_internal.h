@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _MM_GUESTMEM_INTERNAL_H
+#define _MM_GUESTMEM_INTERNAL_H
+
+#include <linux/atomic.h>
+#include <linux/guestmem.h>
+#include <linux/hugetlb.h>
+#include <linux/llist.h>
+#include <linux/list.h>
+#include <linux/rcupdate.h>
+#include <linux/sizes.h>
+#include <linux/types.h>
+#include <linux/xarray.h>
+
+#include "guestmem_layout.h"
+
+/**
+ * struct guestmem_origin - what a hugetlb folio knew before it was split
+ * @h: where it came from
+ * @pfn: its first pfn
+ * @nr_out: number of base pages that haven't come back, see guestmem_origin.c
+ * @list: all origins, under hugetlb_lock
+ * @free_node: used when all pages are back
+ * @rcu: freed after a grace period, the table is looked up under RCU
+ * @hpg_flags: what was in folio->private
+ * @spool: the file's reservation
+ * @nr_late: the file's number of units that were removed while somebody had a
+ *	reference, NULL unless this is one of them
+ * @h_cg: hugetlb cgroup that is charged for the usage, under hugetlb_lock
+ * @h_cg_rsvd: hugetlb cgroup that is charged for the reservation
+ * @memcg_data: memcg that is charged, or 0
+ * @optimized: the vmemmap was optimized, i.e. tails had no struct pages
+ *
+ * As long as there is an origin, the counters of hugetlb, of its cgroup and of
+ * the memcg count one huge page in use.
+ */
+struct guestmem_origin {
+	struct hstate *h;
+	unsigned long pfn;
+	atomic_long_t nr_out;
+	struct list_head list;
+	struct llist_node free_node;
+	struct rcu_head rcu;
+
+	unsigned long hpg_flags;
+	struct hugepage_subpool *spool;
+	atomic_long_t *nr_late;
+	struct hugetlb_cgroup *h_cg;
+	struct hugetlb_cgroup *h_cg_rsvd;
+	unsigned long memcg_data;
+	bool optimized;
+};
+
+/* guestmem_hugetlb.c */
+struct hstate *guestmem_hugetlb_hstate(const struct guestmem_hugetlb *gh);
+void guestmem_cut_reservation(struct hugepage_subpool *spool);
+
+/* guestmem_origin.c */
+struct guestmem_origin *guestmem_origin_alloc(struct hstate *h, unsigned long pfn);
+void guestmem_origin_free(struct guestmem_origin *origin);
+struct guestmem_origin *guestmem_origin_find(unsigned long pfn);
+struct guestmem_origin *guestmem_origin_next(unsigned long *pfn);
+void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio);
+void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio);
+void guestmem_origin_sync(void);
+bool guestmem_has_poison(struct page *page, unsigned long nr_pages);
+
+/* Takes the place of folios in the page cache. */
+#define GUESTMEM_PLACEHOLDER	xa_mk_value(0)
+
+/* Rewriting struct pages: how many of them until others may run. */
+#define GUESTMEM_RESCHED_PAGES	SZ_4K
+
+/* guestmem_reshape.c */
+void guestmem_scrub_head(struct folio *folio);
+void guestmem_prep_folio(struct page *page, unsigned int order);
+bool guestmem_try_detach(struct folio *folio);
+void guestmem_attach(struct folio *folio, struct address_space *mapping, int nr_refs);
+int guestmem_add_split(struct address_space *mapping, struct folio *folio,
+		       pgoff_t index, guestmem_wanted_fn wanted);
+void guestmem_remove_piece(struct address_space *mapping, struct folio *folio);
+
+/* guestmem_merge.c */
+void guestmem_join_pages(struct page *page, unsigned int order);
+bool guestmem_merge_unit(struct address_space *mapping, pgoff_t index,
+			 unsigned int order);
+
+/* guestmem_debug.c */
+unsigned long guestmem_check_mapping(struct address_space *mapping);
+
+#endif /* _MM_GUESTMEM_INTERNAL_H */

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0
+/**
+ * DOC: Merge
+ *
+ * All folios of a block that may be one folio again are replaced by it, unless
+ * somebody has a reference to one of them.  That's nothing that a caller has to deal
+ * with, it may try again later.
+ *
+ * What was the first struct page of a piece has had a reference count, and becomes
+ * that of a tail.  It remains an ordinary, writable struct page until nobody can have
+ * seen it with a reference count, see guestmem_reshape_barrier().
+ */
+#include <linux/hugetlb.h>
+#include <linux/kvm_types.h>
+#include <linux/pagemap.h>
+#include <linux/rcupdate.h>
+
+#include "guestmem_internal.h"
+#include "hugetlb_vmemmap.h"
+#include "internal.h"
+
+/**
+ * guestmem_join_pages - make one folio of all pages of several
+ * @page: the first page, of folios with a reference count of 0
+ * @order: order of what becomes of them
+ *
+ * Context: may sleep.
+ */
+void guestmem_join_pages(struct page *page, unsigned int order)
+{
+	unsigned long nr_pages = 1UL << order, i, nr;
+
+	for (i = 0; i < nr_pages; i += nr) {
+		struct folio *folio = (struct folio *)(page + i);
+
+		nr = folio_nr_pages(folio);
+		guestmem_scrub_head(folio);
+		if (i)
+			page[i].mapping = TAIL_MAPPING;
+		if (!(i % GUESTMEM_RESCHED_PAGES))
+			cond_resched();
+	}
+
+	guestmem_prep_folio(page, order);
+}
+
+static void guestmem_unfreeze_range(struct address_space *mapping, pgoff_t start,
+				    pgoff_t end)
+{
+	XA_STATE(xas, &mapping->i_pages, start);
+	struct folio *folio;
+
+	if (start == end)
+		return;
+
+	xas_for_each(&xas, folio, end - 1)
+		folio_ref_unfreeze(folio, folio_nr_pages(folio));
+}
+
+/*
+ * Freeze all folios of a block, or none: there may be a hole, i.e. a folio that
+ * somebody else is about to change, and somebody may have a reference.
+ */
+static bool guestmem_freeze_block(struct address_space *mapping, pgoff_t index,
+				  unsigned int order)
+{
+	pgoff_t end = index + (1UL << order), next = index;
+	XA_STATE(xas, &mapping->i_pages, index);
+	struct folio *folio;
+
+	lockdep_assert_held(&mapping->i_pages.xa_lock);
+
+	xas_for_each(&xas, folio, end - 1) {
+		if (xa_is_value(folio) || folio->index != next ||
+		    folio_mapped(folio) ||
+		    guestmem_has_poison(&folio->page, folio_nr_pages(folio)) ||
+		    !folio_ref_freeze(folio, folio_nr_pages(folio)))
+			break;
+
+		next = folio_next_index(folio);
+	}
+
+	if (next == end)
+		return true;
+
+	guestmem_unfreeze_range(mapping, index, next);
+	return false;
+}
+
+/* Make one folio of all that are in a block. */
+static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
+				 unsigned int order)
+{
+	XA_STATE_ORDER(xas, &mapping->i_pages, index, order);
+	struct guestmem_origin *origin;
+	struct folio *folio;
+	bool frozen;
+
+	do {
+		xas_lock_irq(&xas);
+		folio = xa_load(&mapping->i_pages, index);
+		frozen = guestmem_freeze_block(mapping, index, order);
+		if (frozen) {
+			/*
+			 * This frees all nodes below.  It may need one above, if
+			 * the xarray has shrunk since the unit was split.
+			 */
+			xas_store(&xas, GUESTMEM_PLACEHOLDER);
+			if (xas_error(&xas)) {
+				guestmem_unfreeze_range(mapping, index,
+							index + (1UL << order));
+				frozen = false;
+			}
+		}
+		xas_unlock_irq(&xas);
+	} while (xas_nomem(&xas, GFP_KERNEL));
+
+	if (!frozen)
+		return false;
+
+	guestmem_join_pages(&folio->page, order);
+	folio->mapping = mapping;
+	folio->index = index;
+	__folio_mark_uptodate(folio);
+
+	origin = guestmem_origin_find(folio_pfn(folio));
+	if (huge_page_order(origin->h) == order) {
+		guestmem_origin_give(origin, folio);
+		guestmem_origin_free(origin);
+	}
+
+	guestmem_attach(folio, mapping, folio_nr_pages(folio));
+	return true;
+}
+
+/*
+ * All folios of a block are frozen with a lock held and interrupts disabled, which
+ * limits their number: begin with those that are small.
+ */
+#define GUESTMEM_MERGE_ORDER	9
+
+static bool guestmem_merge(struct address_space *mapping, pgoff_t index,
+			   unsigned int order)
+{
+	pgoff_t next = index, end = index + (1UL << order);
+	bool merged = true;
+
+	while (order > GUESTMEM_MERGE_ORDER && next < end) {
+		struct folio *folio = filemap_get_folio(mapping, next);
+		unsigned int present;
+
+		if (IS_ERR(folio))
+			return false;
+
+		present = folio_order(folio);
+		folio_put(folio);
+
+		if (present < GUESTMEM_MERGE_ORDER) {
+			present = GUESTMEM_MERGE_ORDER;
+			merged &= guestmem_merge_block(mapping, next, present);
+			cond_resched();
+		}
+
+		next += 1UL << present;
+	}
+
+	return merged && guestmem_merge_block(mapping, index, order);
+}
+
+/**
+ * guestmem_reshape_merge - have folios as large as possible
+ * @gh: the file's reservation
+ * @mapping: the file
+ * @start: the first page of the range in question
+ * @end: the page after the last one
+ * @lo: the first page of the range that may be merged, includes @start
+ * @hi: the page after the last one, includes @end
+ *
+ * Context: may sleep.  The caller holds invalidate_lock for write, and nothing of
+ *	[@lo, @hi) is mapped by user space.
+ * Return: false if somebody has a reference to a folio, if there's no memory, or
+ *	if a page is poisoned.  The folios in question stay as they are, and all
+ *	others are merged nevertheless.
+ */
+bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			    pgoff_t start, pgoff_t end, pgoff_t lo, pgoff_t hi)
+{
+	unsigned int order, unit_order = guestmem_hugetlb_order(gh), present;
+	pgoff_t index = start;
+	bool merged = true;
+	struct folio *folio;
+
+	lockdep_assert_held_write(&mapping->invalidate_lock);
+
+	while (index < end) {
+		order = guestmem_block_order(index, lo, hi, unit_order);
+		index = round_down(index, 1UL << order);
+
+		folio = filemap_get_folio(mapping, index);
+		if (IS_ERR(folio)) {
+			/* A unit is there as a whole, or it isn't there. */
+			index = round_down(index, 1UL << unit_order) + (1UL << unit_order);
+			cond_resched();
+			continue;
+		}
+
+		present = folio_order(folio);
+		folio_put(folio);
+
+		if (present < order)
+			merged &= guestmem_merge(mapping, index, order);
+
+		index += 1UL << order;
+		cond_resched();
+	}
+
+	return merged;
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_merge);
+
+/**
+ * guestmem_reshape_barrier - wait for those who see pieces that were merged
+ * @gh: the file's reservation
+ *
+ * Turning the struct pages of tails into read-only ones must not hit somebody who
+ * has found out that one of them has a reference count, when it was the head of a
+ * piece, and is about to increment it: the increment is an atomic write even if
+ * it finds that the count is 0 by now.  Wait until all tasks have been elsewhere.
+ * It isn't enough to wait for RCU readers, as one may be preempted in between.
+ *
+ * Context: may sleep for long, the caller doesn't hold any lock.
+ */
+void guestmem_reshape_barrier(struct guestmem_hugetlb *gh)
+{
+	synchronize_rcu_tasks();
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_barrier);
+
+/**
+ * guestmem_reshape_needs_trim - whether guestmem_reshape_trim() does anything
+ * @gh: the file's reservation
+ *
+ * Return: false if units take as much memory when they are split as they do when
+ *	they are whole.
+ */
+bool guestmem_reshape_needs_trim(struct guestmem_hugetlb *gh)
+{
+	return hugetlb_vmemmap_optimize_enabled(guestmem_hugetlb_hstate(gh));
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_needs_trim);
+
+/**
+ * guestmem_reshape_trim - free the struct pages that only pieces needed
+ * @gh: the file's reservation
+ * @mapping: the file
+ * @start: the first page of a range, at the start of a unit
+ * @end: the page after the last one
+ *
+ * Context: may sleep.  The caller holds invalidate_lock for write, and has called
+ *	guestmem_reshape_barrier() since the last time that something was merged.
+ * Return: false if somebody has a reference to a unit.
+ */
+bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			   pgoff_t start, pgoff_t end)
+{
+	struct hstate *h = guestmem_hugetlb_hstate(gh);
+	bool trimmed = true;
+	struct folio *folio;
+	pgoff_t index;
+
+	lockdep_assert_held_write(&mapping->invalidate_lock);
+
+	for (index = start; index < end; index += pages_per_huge_page(h)) {
+		folio = filemap_get_folio(mapping, index);
+		if (IS_ERR(folio))
+			continue;
+
+		if (folio_test_hugetlb(folio) && !folio_test_hwpoison(folio) &&
+		    !folio_test_hugetlb_vmemmap_optimized(folio)) {
+			if (guestmem_try_detach(folio)) {
+				hugetlb_vmemmap_optimize_folio(h, folio);
+				guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
+			} else {
+				trimmed = false;
+			}
+		}
+		folio_put(folio);
+		cond_resched();
+	}
+
+	return trimmed;
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_trim);
+
+/*
+ * Make a hugetlb folio of a unit that is about to be removed from the file, unless
+ * that takes a grace period, which is up to the one who gets the pieces.
+ */
+bool guestmem_merge_unit(struct address_space *mapping, pgoff_t index,
+			 unsigned int order)
+{
+	struct folio *folio = xa_load(&mapping->i_pages, index);
+
+	if (guestmem_origin_find(folio_pfn(folio))->optimized)
+		return false;
+
+	return guestmem_merge(mapping, index, order);
+}

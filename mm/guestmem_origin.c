@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0
+/**
+ * DOC: Origins
+ *
+ * A hugetlb folio that is split leaves an *origin* behind: what it takes to turn
+ * its pages, the *pieces*, into a hugetlb folio again.
+ *
+ * That is done by a merge, as long as all pieces are in the page cache, or when
+ * the last piece is freed.  A piece that leaves the page cache may be in use for
+ * as long as somebody has a reference to it, e.g. for DMA.  Its page type,
+ * PGTY_guestmem, tells the final folio_put(), which may come in any context and
+ * when the file, the VM and KVM are gone, to call guestmem_free_folio() instead
+ * of giving the piece to the buddy allocator.  The piece keeps type and contents
+ * and waits, with a reference count of 0, until all of the unit is back.
+ */
+#include <linux/hugetlb.h>
+#include <linux/hugetlb_cgroup.h>
+#include <linux/slab.h>
+#include <linux/workqueue.h>
+
+#include "guestmem_internal.h"
+#include "hugetlb_vmemmap.h"
+#include "internal.h"
+
+/* All origins by pfn, each as one entry of the unit's order.  Read under RCU. */
+static DEFINE_XARRAY(guestmem_origins);
+
+/* All origins, under hugetlb_lock. */
+static LIST_HEAD(guestmem_origin_list);
+
+/* Those whose pages are all back. */
+static LLIST_HEAD(guestmem_free_list);
+static void guestmem_free_workfn(struct work_struct *work);
+static DECLARE_WORK(guestmem_free_work, guestmem_free_workfn);
+
+static int guestmem_origin_store(struct guestmem_origin *origin, void *entry)
+{
+	XA_STATE_ORDER(xas, &guestmem_origins, origin->pfn, huge_page_order(origin->h));
+
+	do {
+		xas_lock(&xas);
+		xas_store(&xas, entry);
+		xas_unlock(&xas);
+	} while (xas_nomem(&xas, GFP_KERNEL));
+
+	return xas_error(&xas);
+}
+
+/**
+ * guestmem_origin_alloc - allocate what splitting a unit takes
+ * @h: where it comes from
+ * @pfn: its first pfn
+ *
+ * Context: may sleep.
+ * Return: the origin, which is in the table already, or NULL.
+ */
+struct guestmem_origin *guestmem_origin_alloc(struct hstate *h, unsigned long pfn)
+{
+	struct guestmem_origin *origin = kzalloc_obj(*origin, GFP_KERNEL_ACCOUNT);
+
+	if (!origin)
+		return NULL;
+
+	origin->h = h;
+	origin->pfn = pfn;
+	atomic_long_set(&origin->nr_out, pages_per_huge_page(h));
+	INIT_LIST_HEAD(&origin->list);
+
+	if (guestmem_origin_store(origin, origin)) {
+		kfree(origin);
+		return NULL;
+	}
+
+	return origin;
+}
+
+/**
+ * guestmem_origin_free - free what isn't needed anymore, or not after all
+ * @origin: the origin
+ *
+ * Context: may sleep.
+ */
+void guestmem_origin_free(struct guestmem_origin *origin)
+{
+	VM_WARN_ON_ONCE(!list_empty(&origin->list));
+
+	/* Takes no memory. */
+	guestmem_origin_store(origin, NULL);
+	kfree_rcu(origin, rcu);
+}
+
+/**
+ * guestmem_origin_find - look up the origin of a piece
+ * @pfn: any pfn of a unit that is split
+ *
+ * Context: any.  The caller keeps the piece from coming back, e.g. because it is
+ *	part of the page cache, or has not come back yet.
+ * Return: the origin, NULL if it isn't a piece.
+ */
+struct guestmem_origin *guestmem_origin_find(unsigned long pfn)
+{
+	return xa_load(&guestmem_origins, pfn);
+}
+
+/**
+ * guestmem_origin_next - find an origin
+ * @pfn: where to begin to look, and where it has been found
+ *
+ * Context: any.  The origin may be on its way out.
+ * Return: an origin, or NULL if there are no more.
+ */
+struct guestmem_origin *guestmem_origin_next(unsigned long *pfn)
+{
+	return xa_find(&guestmem_origins, pfn, ULONG_MAX, XA_PRESENT);
+}
+
+/**
+ * guestmem_origin_take - move what a hugetlb folio knows to its origin
+ * @origin: the origin
+ * @folio: the folio, with a reference count of 0 and struct pages of its own
+ *
+ * From here on it is no hugetlb folio anymore.
+ *
+ * Context: any.
+ */
+void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio)
+{
+	spin_lock_irq(&hugetlb_lock);
+
+	origin->hpg_flags = (unsigned long)folio->private;
+	origin->spool = hugetlb_folio_subpool(folio);
+	origin->h_cg = hugetlb_cgroup_from_folio(folio);
+	origin->h_cg_rsvd = hugetlb_cgroup_from_folio_rsvd(folio);
+#ifdef CONFIG_MEMCG
+	origin->memcg_data = folio->memcg_data;
+	folio->memcg_data = 0;
+#endif
+
+	/* Nobody can miss what is poisoned from here on. */
+	folio_clear_hugetlb_hwpoison(folio);
+
+	list_del_init(&folio->lru);
+	list_add(&origin->list, &guestmem_origin_list);
+	folio->private = NULL;
+	__folio_clear_hugetlb(folio);
+
+	spin_unlock_irq(&hugetlb_lock);
+}
+
+/**
+ * guestmem_origin_give - turn a folio into the hugetlb folio that it once was
+ * @origin: the origin, to be freed by the caller
+ * @folio: a folio as large as that, with a reference count of 0
+ *
+ * Context: any.
+ */
+void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
+{
+	spin_lock_irq(&hugetlb_lock);
+
+	__folio_set_hugetlb(folio);
+	folio->private = (void *)origin->hpg_flags;
+	hugetlb_set_folio_subpool(folio, origin->spool);
+	set_hugetlb_cgroup(folio, origin->h_cg);
+	set_hugetlb_cgroup_rsvd(folio, origin->h_cg_rsvd);
+#ifdef CONFIG_MEMCG
+	folio->memcg_data = origin->memcg_data;
+#endif
+
+	list_del_init(&origin->list);
+	list_add(&folio->lru, &origin->h->hugepage_activelist);
+
+	spin_unlock_irq(&hugetlb_lock);
+}
+
+#ifdef CONFIG_CGROUP_HUGETLB
+/**
+ * guestmem_move_cgroup - a hugetlb cgroup goes offline, find its charges
+ * @h: huge pages of which size
+ * @h_cg: the cgroup
+ *
+ * Units that are split aren't on any of hugetlb's own lists.
+ *
+ * Context: hugetlb_lock held.
+ */
+void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
+{
+	struct guestmem_origin *origin;
+
+	lockdep_assert_held(&hugetlb_lock);
+
+	list_for_each_entry(origin, &guestmem_origin_list, list) {
+		if (origin->h == h && origin->h_cg == h_cg)
+			origin->h_cg = hugetlb_cgroup_move_charge(h, h_cg,
+								  pfn_to_nid(origin->pfn));
+	}
+}
+#endif
+
+/**
+ * guestmem_has_poison - whether memory has failed in a range
+ * @page: the first page, none of the range is a hugetlb folio with optimized vmemmap
+ * @nr_pages: number of pages
+ *
+ * Context: any.
+ * Return: true if there is a poisoned page.
+ */
+bool guestmem_has_poison(struct page *page, unsigned long nr_pages)
+{
+	unsigned long i;
+
+	if (likely(!atomic_long_read(&num_poisoned_pages)))
+		return false;
+
+	for (i = 0; i < nr_pages; i++) {
+		if (PageHWPoison(page + i))
+			return true;
+	}
+
+	return false;
+}
+
+/*
+ * What has a poisoned page doesn't return to the pool.  It ends as what it would be
+ * if it hadn't been split: a hugetlb folio in use that memory_failure() has got a
+ * reference to.
+ */
+static void guestmem_keep_poisoned(struct folio *folio)
+{
+	struct hugepage_subpool *spool = hugetlb_folio_subpool(folio);
+
+	/* Which of the pages it is can be told by their flags only. */
+	folio_set_hwpoison(folio);
+	folio_set_hugetlb_raw_hwp_unreliable(folio);
+	hugetlb_set_folio_subpool(folio, NULL);
+	folio_ref_unfreeze(folio, 1);
+
+	if (spool)
+		guestmem_cut_reservation(spool);
+}
+
+/* All pages are back and nobody can have a reference: free the huge page. */
+static void guestmem_free_unit(struct guestmem_origin *origin)
+{
+	struct page *page = pfn_to_page(origin->pfn);
+	struct folio *folio = (struct folio *)page;
+	bool poisoned;
+
+	guestmem_join_pages(page, huge_page_order(origin->h));
+	poisoned = guestmem_has_poison(page, pages_per_huge_page(origin->h));
+	guestmem_origin_give(origin, folio);
+	if (origin->optimized && !poisoned)
+		hugetlb_vmemmap_optimize_folio(origin->h, folio);
+
+	guestmem_origin_free(origin);
+
+	if (poisoned)
+		guestmem_keep_poisoned(folio);
+	else
+		free_huge_folio(folio);
+}
+
+static void guestmem_free_workfn(struct work_struct *work)
+{
+	struct llist_node *list = llist_del_all(&guestmem_free_list);
+	struct guestmem_origin *origin, *next;
+	bool optimized = false;
+
+	llist_for_each_entry(origin, list, free_node)
+		optimized |= origin->optimized;
+
+	/* See guestmem_reshape_barrier(). */
+	if (optimized)
+		synchronize_rcu_tasks();
+
+	llist_for_each_entry_safe(origin, next, list, free_node) {
+		guestmem_free_unit(origin);
+		cond_resched();
+	}
+}
+
+/**
+ * guestmem_free_folio - a piece that isn't in the page cache is back
+ * @folio: the piece, of type PGTY_guestmem and with a reference count of 0
+ *
+ * Context: any but NMI.
+ */
+void guestmem_free_folio(struct folio *folio)
+{
+	unsigned long nr_pages = folio_nr_pages(folio);
+	struct guestmem_origin *origin;
+
+	/* Can't go away before this piece is back. */
+	origin = xa_load(&guestmem_origins, folio_pfn(folio));
+	if (WARN_ON_ONCE(!origin))
+		return;
+
+	/* The last one to be back sees what the others have done to their pages. */
+	if (!atomic_long_sub_and_test(nr_pages, &origin->nr_out))
+		return;
+
+	/*
+	 * From here on it's worth waiting for the unit.  The file's reservation is there
+	 * for as long as the unit isn't.
+	 */
+	if (origin->nr_late)
+		atomic_long_dec(origin->nr_late);
+
+	if (llist_add(&origin->free_node, &guestmem_free_list))
+		queue_work(system_dfl_wq, &guestmem_free_work);
+}
+
+/**
+ * guestmem_origin_sync - wait until the huge pages that are back are free ones
+ *
+ * Context: may sleep.
+ */
+void guestmem_origin_sync(void)
+{
+	flush_work(&guestmem_free_work);
+}

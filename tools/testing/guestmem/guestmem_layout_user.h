@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _GUESTMEM_LAYOUT_USER_H
+#define _GUESTMEM_LAYOUT_USER_H
+
+/* What mm/guestmem_layout.[ch] takes from the kernel, for user space. */
+
+#include <stdbool.h>
+
+#define pgoff_t unsigned long
+
+#define min(a, b) ({ __auto_type _a = (a); __auto_type _b = (b); _a < _b ? _a : _b; })
+#define max(a, b) ({ __auto_type _a = (a); __auto_type _b = (b); _a > _b ? _a : _b; })
+
+/* The sanitizer of undefined behavior complains about 0, which has no such bit. */
+static inline unsigned long __fls(unsigned long word)
+{
+	return sizeof(word) * 8 - 1 - __builtin_clzl(word);
+}
+
+#endif /* _GUESTMEM_LAYOUT_USER_H */

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * How guest_memfd files made of HugeTLB pages are cut into folios: what the kernel
+ * says it is, and what it should be.
+ *
+ * The model has one entry per page and knows two rules.  A private page is part of
+ * the largest aligned block that is private.  A shared page is part of the largest
+ * aligned block that is shared and has no page that the host has touched, but never
+ * of a larger one than before; a page that the host has touched is on its own.
+ */
+#ifndef SELFTEST_KVM_GUESTMEM_UNITS_H
+#define SELFTEST_KVM_GUESTMEM_UNITS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/types.h>
+
+struct guestmem_model {
+	int fd;
+	int unit_order;
+	u64 unit_pages;
+	u64 nr_pages;
+	bool *present;		/* per unit */
+	bool *private;		/* per page, like those below */
+	bool *touched;
+	u8 *order;
+};
+
+/* Whether the kernel says anything: takes root, debugfs and CONFIG_DEBUG_GUESTMEM. */
+bool guestmem_has_units(void);
+
+/*
+ * All split units as text, to be freed by the caller.  Asserts that the kernel
+ * finds everything to be in order.
+ */
+char *guestmem_read_units(void);
+
+/* The number of split units of files and, in @nr_late, of those that left theirs. */
+int guestmem_nr_units(int *nr_late);
+
+/* Wait for what is merged, or given back, later: there are no split units any more. */
+void guestmem_settle(void);
+
+void guestmem_model_init(struct guestmem_model *m, int fd, u64 size, u64 unit, bool private);
+void guestmem_model_free(struct guestmem_model *m);
+
+/* All in pages.  Huge pages that aren't there are allocated by a touch, too. */
+void guestmem_model_convert(struct guestmem_model *m, u64 first, u64 nr, bool private);
+void guestmem_model_allocate(struct guestmem_model *m, u64 first, u64 nr);
+void guestmem_model_touch(struct guestmem_model *m, u64 page);
+void guestmem_model_punch(struct guestmem_model *m, u64 first, u64 nr);
+
+u64 guestmem_model_nr_folios(struct guestmem_model *m, u64 unit);
+int guestmem_model_nr_present(struct guestmem_model *m);
+
+/* How the kernel's layout differs from that of the model, as text, or NULL. */
+const char *guestmem_model_diff(struct guestmem_model *m);
+
+#define TEST_ASSERT_LAYOUT(m)						\
+do {									\
+	const char *__diff = guestmem_model_diff(m);			\
+									\
+	TEST_ASSERT(!__diff, "%s", __diff);				\
+} while (0)
+
+#endif /* SELFTEST_KVM_GUESTMEM_UNITS_H */

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/stat.h>
+
+#include "guestmem_units.h"
+#include "test_util.h"
+
+#define UNITS_FILE	"/sys/kernel/debug/guestmem/units"
+
+/* Blocks of pages that aren't all alike, and pages that are never part of one. */
+enum block_kind {
+	BLOCK_MIXED,
+	BLOCK_PRIVATE,
+	BLOCK_SHARED,
+	BLOCK_TOUCHED,
+};
+
+bool guestmem_has_units(void)
+{
+	return !access(UNITS_FILE, R_OK);
+}
+
+static char *read_file(const char *path)
+{
+	FILE *file = fopen(path, "r");
+	char *text = NULL;
+	size_t size = 0;
+
+	TEST_ASSERT(file, "Opening %s should succeed, errno %d", path, errno);
+	/* There is no such character, i.e. this reads all of it. */
+	TEST_ASSERT(getdelim(&text, &size, '\0', file) > 0,
+		    "Reading %s should succeed, errno %d", path, errno);
+	fclose(file);
+	return text;
+}
+
+static char *next_line(char *line)
+{
+	line = strchr(line, '\n');
+	return line && line[1] ? line + 1 : NULL;
+}
+
+char *guestmem_read_units(void)
+{
+	char *text = read_file(UNITS_FILE), *line, *last = text;
+	int nr_units, nr_bad = -1;
+
+	for (line = text; line; line = next_line(line))
+		last = line;
+
+	TEST_ASSERT(sscanf(last, "%d units, %d bad", &nr_units, &nr_bad) == 2 && !nr_bad,
+		    "Units should be in order:\n%s", text);
+	return text;
+}
+
+int guestmem_nr_units(int *nr_late)
+{
+	char *text = guestmem_read_units(), *line;
+	int nr = 0;
+
+	*nr_late = 0;
+	for (line = text; line; line = next_line(line)) {
+		if (strncmp(line, "pfn ", 4))
+			continue;
+		if (memmem(line, strcspn(line, "\n"), " ino ", 5))
+			nr++;
+		else
+			++*nr_late;
+	}
+	free(text);
+	return nr;
+}
+
+void guestmem_settle(void)
+{
+	int nr, nr_late, tries;
+
+	for (tries = 0; tries < 500; tries++) {
+		nr = guestmem_nr_units(&nr_late);
+		if (!nr && !nr_late)
+			return;
+		usleep(20 * 1000);
+	}
+	TEST_FAIL("%d units should be whole again, %d given back:\n%s", nr, nr_late,
+		  guestmem_read_units());
+}
+
+void guestmem_model_init(struct guestmem_model *m, int fd, u64 size, u64 unit, bool private)
+{
+	const u64 page_size = getpagesize();
+
+	*m = (struct guestmem_model) {
+		.fd = fd,
+		.unit_pages = unit / page_size,
+		.unit_order = __builtin_ctzll(unit / page_size),
+		.nr_pages = size / page_size,
+	};
+	m->present = calloc(m->nr_pages / m->unit_pages, sizeof(*m->present));
+	m->private = malloc(m->nr_pages);
+	m->touched = calloc(m->nr_pages, sizeof(*m->touched));
+	m->order = malloc(m->nr_pages);
+	TEST_ASSERT(m->present && m->private && m->touched && m->order, "No memory");
+	memset(m->private, private, m->nr_pages);
+	memset(m->order, m->unit_order, m->nr_pages);
+}
+
+void guestmem_model_free(struct guestmem_model *m)
+{
+	free(m->present);
+	free(m->private);
+	free(m->touched);
+	free(m->order);
+}
+
+static enum block_kind page_kind(struct guestmem_model *m, u64 page)
+{
+	if (m->private[page])
+		return BLOCK_PRIVATE;
+	return m->touched[page] ? BLOCK_TOUCHED : BLOCK_SHARED;
+}
+
+/* Find the folios of a unit: begin with pages, and join what can be joined. */
+static void update_unit(struct guestmem_model *m, u64 unit)
+{
+	const u64 start = unit * m->unit_pages;
+	u8 *before = m->order + start, *kind, *order;
+	u64 i, nr;
+	int o;
+
+	if (!m->present[unit])
+		return;
+
+	kind = malloc(m->unit_pages);
+	order = calloc(m->unit_pages, 1);
+	TEST_ASSERT(kind && order, "No memory");
+	for (i = 0; i < m->unit_pages; i++)
+		kind[i] = page_kind(m, start + i);
+
+	for (o = 1, nr = m->unit_pages / 2; nr; o++, nr /= 2) {
+		for (i = 0; i < nr; i++) {
+			enum block_kind k = kind[2 * i];
+
+			if (k != kind[2 * i + 1] || k == BLOCK_TOUCHED ||
+			    (k == BLOCK_SHARED && before[i << o] < o))
+				k = BLOCK_MIXED;
+			if (k != BLOCK_MIXED)
+				memset(order + (i << o), o, 1ul << o);
+			kind[i] = k;
+		}
+	}
+
+	memcpy(before, order, m->unit_pages);
+	free(kind);
+	free(order);
+}
+
+static void update(struct guestmem_model *m, u64 first, u64 nr)
+{
+	u64 unit;
+
+	for (unit = first / m->unit_pages; unit * m->unit_pages < first + nr; unit++)
+		update_unit(m, unit);
+}
+
+void guestmem_model_convert(struct guestmem_model *m, u64 first, u64 nr, bool private)
+{
+	memset(m->private + first, private, nr);
+	if (private)
+		memset(m->touched + first, false, nr);
+	update(m, first, nr);
+}
+
+void guestmem_model_allocate(struct guestmem_model *m, u64 first, u64 nr)
+{
+	u64 unit;
+
+	for (unit = first / m->unit_pages; unit * m->unit_pages < first + nr; unit++) {
+		if (m->present[unit])
+			continue;
+		m->present[unit] = true;
+		update_unit(m, unit);
+	}
+}
+
+void guestmem_model_touch(struct guestmem_model *m, u64 page)
+{
+	TEST_ASSERT(!m->private[page], "The host cannot touch private page %lu", page);
+	guestmem_model_allocate(m, page, 1);
+	if (!m->touched[page]) {
+		m->touched[page] = true;
+		update(m, page, 1);
+	}
+}
+
+/* Only what is punched as a whole leaves the file. */
+void guestmem_model_punch(struct guestmem_model *m, u64 first, u64 nr)
+{
+	u64 unit = (first + m->unit_pages - 1) / m->unit_pages;
+	u64 start;
+
+	for (; (unit + 1) * m->unit_pages <= first + nr; unit++) {
+		start = unit * m->unit_pages;
+		m->present[unit] = false;
+		memset(m->touched + start, false, m->unit_pages);
+		memset(m->order + start, m->unit_order, m->unit_pages);
+	}
+}
+
+u64 guestmem_model_nr_folios(struct guestmem_model *m, u64 unit)
+{
+	u64 i, nr = 0;
+
+	for (i = 0; i < m->unit_pages; i += 1ul << m->order[unit * m->unit_pages + i])
+		nr++;
+	return nr;
+}
+
+int guestmem_model_nr_present(struct guestmem_model *m)
+{
+	u64 unit;
+	int nr = 0;
+
+	for (unit = 0; unit < m->nr_pages / m->unit_pages; unit++)
+		nr += m->present[unit];
+	return nr;
+}
+
+/* The orders of a unit's folios as the kernel prints them. */
+static char *orders_text(struct guestmem_model *m, u64 unit)
+{
+	const u8 *order = m->order + unit * m->unit_pages;
+	u64 i = 0, nr;
+	FILE *stream;
+	size_t size;
+	char *text;
+	u8 o;
+
+	stream = open_memstream(&text, &size);
+	while (i < m->unit_pages) {
+		o = order[i];
+		for (nr = 0; i < m->unit_pages && order[i] == o; i += 1ul << o)
+			nr++;
+		if (nr == 1)
+			fprintf(stream, " %d", o);
+		else
+			fprintf(stream, " %d*%lu", o, nr);
+	}
+	fclose(stream);
+	return text;
+}
+
+/* What the kernel says about one unit of the file, NULL if there is nothing wrong. */
+static const char *diff_line(struct guestmem_model *m, char *line, bool *seen)
+{
+	static char text[2000];
+	unsigned long pfn, out, ino, index, nr, unit;
+	int order, end = 0, len;
+	struct stat st;
+	char *want;
+
+	if (sscanf(line, "pfn 0x%lx order %d out %lu ino %lu index 0x%lx folios %lu:%n",
+		   &pfn, &order, &out, &ino, &index, &nr, &end) != 6)
+		return NULL;
+
+	TEST_ASSERT(!fstat(m->fd, &st), "fstat() should succeed");
+	if (ino != st.st_ino)
+		return NULL;
+
+	unit = index / m->unit_pages;
+	if (index % m->unit_pages || index >= m->nr_pages || seen[unit]) {
+		snprintf(text, sizeof(text), "No unit should be at 0x%lx", index);
+		return text;
+	}
+	seen[unit] = true;
+
+	line += end;
+	len = strcspn(line, "\n");
+	want = orders_text(m, unit);
+	if (order == m->unit_order && !out && strlen(want) == len &&
+	    !strncmp(want, line, len) && nr == guestmem_model_nr_folios(m, unit) &&
+	    nr > 1 && m->present[unit]) {
+		free(want);
+		return NULL;
+	}
+	snprintf(text, sizeof(text),
+		 "Unit %lu: %s%lu folios of orders%.800s\nhas order %d, %lu pages out, %lu folios of orders%.*s",
+		 unit, m->present[unit] ? "" : "should be a hole, was ",
+		 guestmem_model_nr_folios(m, unit), want, order, out, nr,
+		 len < 800 ? len : 800, line);
+	free(want);
+	return text;
+}
+
+const char *guestmem_model_diff(struct guestmem_model *m)
+{
+	const u64 nr_units = m->nr_pages / m->unit_pages;
+	char *text = guestmem_read_units(), *line;
+	bool *seen = calloc(nr_units, sizeof(*seen));
+	const char *diff = NULL;
+	static char unseen[1000];
+	u64 unit;
+
+	for (line = text; line && !diff; line = next_line(line))
+		diff = diff_line(m, line, seen);
+
+	for (unit = 0; unit < nr_units && !diff; unit++) {
+		if (seen[unit] || !m->present[unit] || guestmem_model_nr_folios(m, unit) == 1)
+			continue;
+		line = orders_text(m, unit);
+		snprintf(unseen, sizeof(unseen), "Unit %lu is whole, should be of orders%.800s",
+			 unit, line);
+		free(line);
+		diff = unseen;
+	}
+
+	free(seen);
+	free(text);
+	return diff;
+}

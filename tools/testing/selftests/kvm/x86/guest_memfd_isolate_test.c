@@ -1,0 +1,607 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Shared pages of guest_memfd files made of HugeTLB pages, and the host that uses
+ * them: what it touches, and nothing else, is split off, to be mapped, and maybe
+ * pinned, page by page.  The guest does not notice.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/wait.h>
+
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "guest_memfd_reshape.h"
+#include "memory_holder.h"
+
+static const struct mappings no_change;
+
+FIXTURE_SETUP(reshape)
+{
+	const char *missing = setup_reshape(GUEST_MEMFD_FLAG_INIT_SHARED);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+}
+
+static u64 random_below(u64 nr)
+{
+	return kvm_random_u64_in_range(&kvm_rng, 0, nr - 1);
+}
+
+/* A part of the mapping, as large as is quickly dealt with page by page. */
+#define WINDOW_PAGES	PAGES_2M
+
+TEST_F(reshape, guest_keeps_huge_mappings)
+{
+	const u64 nr = self->unit_pages;
+	const u64 pages[] = { nr / 2 + 1, nr / 2, 0, nr - 1, 511, 512 % nr, nr + 1, 2 * nr - 1 };
+	struct mappings before, want;
+	int i;
+
+	before = read_mappings(self->vcpu);
+	guest_write(self, 0, 2 * nr);
+	want = mappings_of_layout(&self->model, 0, 2 * nr);
+	want.faults = 2;
+	assert_mappings(self->vcpu, before, want, "whole");
+	assert_model();
+
+	before = read_mappings(self->vcpu);
+	for (i = 0; i < ARRAY_SIZE(pages) + 20; i++) {
+		u64 page = i < ARRAY_SIZE(pages) ? pages[i] : random_below(2 * nr);
+
+		host_check(self, page);
+		assert_model();
+		if (!i)
+			assert_nr_folios(0, self->model.unit_order + 1);
+		host_write(self, page);
+		/* Again, by another one's page table. */
+		TEST_ASSERT(host_can_read(self, page), "read() should succeed");
+		assert_model();
+		assert_mappings(self->vcpu, before, no_change, "page touched");
+	}
+	guest_check(self, 0, 2 * nr);
+	guest_write(self, 0, 2 * nr);
+	assert_mappings(self->vcpu, before, no_change, "pages touched");
+	for (i = 0; i < ARRAY_SIZE(pages); i++)
+		host_check(self, pages[i]);
+}
+
+/* The guest comes second, and has what is left. */
+TEST_F(reshape, host_touches_first)
+{
+	const u64 nr = self->unit_pages;
+	struct mappings before, want;
+
+	host_write(self, 5);
+	assert_model();
+	host_write(self, nr + nr / 2);
+	assert_model();
+	before = read_mappings(self->vcpu);
+	guest_check(self, 0, 2 * nr);
+	want = mappings_of_layout(&self->model, 0, 2 * nr);
+	want.faults = want.nr_1g + want.nr_2m + want.nr_4k;
+	assert_mappings(self->vcpu, before, want, "after the host");
+	assert_model();
+}
+
+TEST_F(reshape, isolated_pages_convert)
+{
+	const u64 nr = self->unit_pages;
+	const u64 page = nr / 2 + 7;
+	struct mappings before;
+
+	guest_write(self, 0, nr);
+	host_check(self, page);
+	host_check(self, page + 9);
+	before = read_mappings(self->vcpu);
+
+	set_private(page, 1);
+	host_check(self, page);
+	host_check(self, page + 9);
+	guest_check(self, 0, nr);
+	TEST_ASSERT_EQ(read_mappings(self->vcpu).faults - before.faults, 1);
+
+	/* Back, but nothing shared is ever merged. */
+	set_shared(page, 1);
+	assert_nr_folios(0, guestmem_model_nr_folios(&self->model, 0));
+	host_check(self, page);
+	guest_check(self, 0, nr);
+
+	/* With neighbours, touched or not, of both units, and beginning in a block. */
+	set_private(page - 3, nr);
+	guest_check(self, 0, 2 * nr);
+	host_check(self, page - 4);
+	host_check(self, page - 3 + nr);
+	assert_model();
+	set_shared(page - 3, nr);
+	host_check(self, page);
+	assert_model();
+	guest_check(self, 0, 2 * nr);
+
+	set_private(0, nr);
+	assert_nr_folios(0, 1);
+	set_private(nr, self->nr_pages - nr);
+	assert_nr_folios(1, 1);
+	guest_check_all();
+	guest_write(self, 0, self->nr_pages);
+
+	/* Shared as a whole. */
+	set_shared(0, self->nr_pages);
+	guest_check_all();
+	host_check(self, page);
+	assert_nr_folios(0, self->model.unit_order + 1);
+	assert_model();
+}
+
+TEST_F(reshape, all_pages_of_a_block)
+{
+	const u64 first = self->unit_pages - WINDOW_PAGES;
+	struct mappings before;
+	u64 i;
+
+	guest_write(self, 0, self->unit_pages);
+	before = read_mappings(self->vcpu);
+	for (i = 0; i < WINDOW_PAGES; i++)
+		host_check(self, first + (i * 37) % WINDOW_PAGES);
+	assert_model();
+	assert_mappings(self->vcpu, before, no_change, "all pages touched");
+	for (i = 0; i < WINDOW_PAGES; i++)
+		host_write(self, first + i);
+	guest_check(self, 0, self->unit_pages);
+	assert_mappings(self->vcpu, before, no_change, "all pages written");
+
+	/* Every other page, what is left of them, and all. */
+	for (i = 0; i < WINDOW_PAGES; i += 2)
+		__convert(self, first + i, 1, true);
+	assert_model();
+	guest_check(self, 0, self->unit_pages);
+	for (i = 0; i < WINDOW_PAGES; i++)
+		host_check(self, first + i);
+	set_private(first, WINDOW_PAGES);
+	guest_check(self, 0, self->unit_pages);
+	set_private(0, self->unit_pages);
+	assert_nr_folios(0, 1);
+	guest_check(self, 0, self->unit_pages);
+}
+
+/* A VM without private memory, all of whose memory may be a file like that. */
+TEST_F(reshape, ordinary_vm)
+{
+	const u64 nr = self->unit_pages;
+	struct mappings before, want;
+	int i;
+
+	close_reshape_file(self);
+	kvm_vm_free(self->vm);
+	self->vm = __create_guest(VM_TYPE_DEFAULT, self->vcpus, MAX_VCPUS);
+	self->vcpu = self->vcpus[0];
+	open_reshape_file(self, GUEST_MEMFD_FLAG_INIT_SHARED, variant->size_log2);
+
+	before = read_mappings(self->vcpu);
+	guest_write(self, 0, self->nr_pages);
+	want = mappings_of_layout(&self->model, 0, self->nr_pages);
+	want.faults = self->nr;
+	assert_mappings(self->vcpu, before, want, "whole");
+
+	before = read_mappings(self->vcpu);
+	for (i = 0; i < 20; i++) {
+		host_check(self, random_below(nr));
+		host_write(self, random_below(nr));
+	}
+	assert_model();
+	guest_check_all();
+	assert_mappings(self->vcpu, before, no_change, "pages touched");
+
+	TEST_ASSERT(__gmem_set_private(self->fd, 0, PAGE_SIZE, NULL) && errno == EINVAL,
+		    "Conversion should fail with EINVAL, errno %d", errno);
+
+	punch(self, 7, 3);
+	guest_check(self, 0, nr);
+	punch(self, 0, nr);
+	assert_model();
+	guest_check(self, 0, 10);
+	host_check(self, 8);
+	assert_model();
+}
+
+/* The child shares what the parent has, and what it touches itself. */
+TEST_F(reshape, fork)
+{
+	const u64 page = 77, other = self->unit_pages / 2 + 3;
+	int to_child[2], to_parent[2], status;
+	pid_t pid;
+	u64 tag;
+	char c;
+
+	guest_write(self, 0, self->unit_pages);
+	host_write(self, page);
+	TEST_ASSERT(!pipe(to_child) && !pipe(to_parent), "pipe() should succeed");
+
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	if (!pid) {
+		host_check(self, page);
+		host_check(self, other);
+		WRITE_ONCE(*word_of(self, page), self->tags[other]);
+		WRITE_ONCE(*word_of(self, other), self->tags[page]);
+		TEST_ASSERT(write(to_parent[1], "", 1) == 1 && read(to_child[0], &c, 1) == 1,
+			    "Pipes should work");
+		/* It has all become private, for the child as well. */
+		TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, page)));
+		TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, other)));
+		_exit(0);
+	}
+	TEST_ASSERT(read(to_parent[0], &c, 1) == 1, "The child should succeed");
+	tag = self->tags[page];
+	self->tags[page] = self->tags[other];
+	self->tags[other] = tag;
+	guestmem_model_touch(&self->model, other);
+	assert_model();
+	host_check(self, page);
+	host_check(self, other);
+	guest_check(self, 0, self->unit_pages);
+
+	set_private(0, self->unit_pages);
+	assert_nr_folios(0, 1);
+	TEST_ASSERT(write(to_child[1], "", 1) == 1, "write() should succeed");
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status,
+		    "The child should succeed, status %#x", status);
+	guest_check(self, 0, self->unit_pages);
+}
+
+TEST_F(reshape, mremap)
+{
+	const u64 page = 9;
+	void *mem;
+
+	guest_write(self, 0, self->unit_pages);
+	host_write(self, page);
+	host_write(self, page + 1);
+
+	/* All of it, and then a part of it. */
+	mem = kvm_mmap(self->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	TEST_ASSERT(mremap(self->mem, self->size, self->size, MREMAP_MAYMOVE | MREMAP_FIXED,
+			   mem) == mem, "mremap() should succeed, errno %d", errno);
+	self->mem = mem;
+	host_check(self, page);
+	host_write(self, page + 2);
+	assert_model();
+
+	mem = kvm_mmap(PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	TEST_ASSERT(mremap(word_of(self, page + 1), PAGE_SIZE, PAGE_SIZE,
+			   MREMAP_MAYMOVE | MREMAP_FIXED, mem) == mem,
+		    "mremap() of a page should succeed, errno %d", errno);
+	TEST_ASSERT_EQ(*(u64 *)mem, self->tags[page + 1]);
+	host_check(self, page);
+	guest_write(self, 0, 100);
+	TEST_ASSERT_EQ(*(u64 *)mem, self->tags[page + 1]);
+	assert_model();
+
+	/* Wherever it is, it's taken away. */
+	set_private(0, self->unit_pages);
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(*(u64 *)mem));
+	host_check(self, page);
+	set_shared(page + 1, 1);
+	TEST_ASSERT_EQ(*(u64 *)mem, self->tags[page + 1]);
+	kvm_munmap(mem, PAGE_SIZE);
+	set_private(page + 1, 1);
+	guest_check(self, 0, self->unit_pages);
+}
+
+/* Pages that a mapping of the file has in memory, as mlock() leaves them. */
+static void touch_window(struct reshape_fixture *self, u64 first)
+{
+	u64 i;
+
+	for (i = 0; i < WINDOW_PAGES; i++)
+		if (!self->model.private[first + i])
+			guestmem_model_touch(&self->model, first + i);
+}
+
+TEST_F(reshape, mlockall)
+{
+	const u64 first = self->unit_pages - WINDOW_PAGES / 2;
+	const size_t size = WINDOW_PAGES * PAGE_SIZE;
+	struct kernel_counters counters, now;
+	void *window;
+	u64 i;
+
+	guest_write(self, 0, 2 * self->unit_pages);
+	set_private(first + 17, 3);
+	read_kernel_counters(&counters);
+
+	/* All of a large file would take long. */
+	kvm_munmap(self->mem, self->size);
+	window = __kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd,
+			    first * PAGE_SIZE);
+	/* Stops at what is private, and doesn't mind. */
+	TEST_ASSERT(!mlockall(MCL_CURRENT | MCL_FUTURE), "mlockall() should succeed, errno %d",
+		    errno);
+	for (i = 0; i < WINDOW_PAGES; i++)
+		if (!self->model.private[first + i])
+			TEST_ASSERT_EQ(*(u64 *)(window + i * PAGE_SIZE), self->tags[first + i]);
+	touch_window(self, first);
+	assert_model();
+
+	set_private(first + 40, 1);
+	set_private(first, WINDOW_PAGES / 2);
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(*(u64 *)window));
+	set_private(0, 2 * self->unit_pages);
+	assert_nr_folios(0, 1);
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(*(u64 *)(window + size - PAGE_SIZE)));
+
+	/* New mappings are populated from the beginning, as far as possible. */
+	set_shared(first, WINDOW_PAGES);
+	kvm_munmap(window, size);
+	window = __kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd,
+			    first * PAGE_SIZE);
+	touch_window(self, first);
+	assert_model();
+	TEST_ASSERT(!munlockall(), "munlockall() should succeed");
+	assert_model();
+
+	/* Punched while it is locked. */
+	TEST_ASSERT(!mlock(window, size), "mlock() should succeed, errno %d", errno);
+	punch(self, 0, self->unit_pages);
+	assert_model();
+	TEST_ASSERT_EQ(*(u64 *)window, 0);
+	guestmem_model_touch(&self->model, first);
+	assert_model();
+	kvm_munmap(window, size);
+	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
+
+	TEST_ASSERT(!kernel_counters_settle(&counters, &now),
+		    "There should be %ld mlocked pages, are %ld", counters.mlocked, now.mlocked);
+}
+
+TEST_F(reshape, madvise)
+{
+	const u64 page = 100;
+	char *addr = self->mem + page * PAGE_SIZE;
+	struct mappings before;
+
+	guest_write(self, 0, self->unit_pages);
+	host_write(self, page);
+	host_write(self, page + 2);
+	before = read_mappings(self->vcpu);
+
+	/* The host has no use for it right now: it's still what it was. */
+	kvm_madvise(addr, 3 * PAGE_SIZE, MADV_DONTNEED);
+	assert_model();
+	host_check(self, page);
+	host_check(self, page + 1);
+	host_check(self, page + 2);
+	kvm_madvise(self->mem, self->size, MADV_DONTNEED);
+	guest_check(self, 0, self->unit_pages);
+	assert_mappings(self->vcpu, before, no_change, "MADV_DONTNEED");
+	host_check(self, page);
+	assert_model();
+
+	kvm_madvise(self->mem + (page + 10) * PAGE_SIZE, 4 * PAGE_SIZE, MADV_POPULATE_WRITE);
+	for (int i = 0; i < 4; i++)
+		guestmem_model_touch(&self->model, page + 10 + i);
+	assert_model();
+	set_private(page + 12, 1);
+	TEST_ASSERT(madvise(self->mem + (page + 10) * PAGE_SIZE, 4 * PAGE_SIZE,
+			    MADV_POPULATE_READ) && errno == EFAULT,
+		    "MADV_POPULATE_READ should fail with EFAULT, errno %d", errno);
+
+	/* Advice that is for others. */
+	madvise(addr, SZ_2M, MADV_COLLAPSE);
+	madvise(addr, SZ_2M, MADV_PAGEOUT);
+	madvise(addr, SZ_2M, MADV_COLD);
+	madvise(addr, SZ_2M, MADV_FREE);
+	madvise(addr, SZ_2M, MADV_MERGEABLE);
+	assert_model();
+	guest_check(self, 0, self->unit_pages);
+	host_check(self, page);
+
+	/* It punches. */
+	kvm_madvise(addr, 2 * PAGE_SIZE, MADV_REMOVE);
+	memset(self->tags + page, 0, 2 * sizeof(*self->tags));
+	assert_model();
+	host_check(self, page);
+	host_check(self, page + 1);
+	host_check(self, page + 2);
+	guest_check(self, 0, self->unit_pages);
+	kvm_madvise(self->mem, self->unit, MADV_REMOVE);
+	memset(self->tags, 0, self->unit_pages * sizeof(*self->tags));
+	guestmem_model_punch(&self->model, 0, self->unit_pages);
+	assert_model();
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, page + 12)));
+	host_check(self, page);
+	assert_model();
+}
+
+/* What a conversion that fails must not change. */
+struct state {
+	struct mappings mappings;
+	char *units;
+};
+
+static struct state read_state(struct reshape_fixture *self)
+{
+	return (struct state) {
+		.mappings = read_mappings(self->vcpu),
+		.units = guestmem_read_units(),
+	};
+}
+
+static void assert_state(struct reshape_fixture *self, struct state *before)
+{
+	struct state now = read_state(self);
+
+	assert_mappings(self->vcpu, before->mappings, no_change, "nothing converted");
+	TEST_ASSERT(!strcmp(now.units, before->units),
+		    "Units should be\n%.2000s\nare\n%.2000s", before->units, now.units);
+	free(now.units);
+	free(before->units);
+}
+
+#define assert_busy(first, nr, page)						\
+	__assert_busy(self, first, nr, page)
+
+static void __assert_busy(struct reshape_fixture *self, u64 first, u64 nr, u64 page)
+{
+	struct state before = read_state(self);
+	u64 error_offset;
+	int r;
+
+	r = __gmem_set_private(self->fd, first * PAGE_SIZE, nr * PAGE_SIZE, &error_offset);
+	TEST_ASSERT(r == -1 && errno == EAGAIN && error_offset == page * PAGE_SIZE,
+		    "Conversion should fail with EAGAIN at page %lu, got %d, errno %d at 0x%lx",
+		    page, r, errno, error_offset);
+	assert_state(self, &before);
+}
+
+TEST_F(reshape, pinned_page_does_not_convert)
+{
+	const u64 nr = self->unit_pages, last = self->nr_pages - nr;
+	const u64 pages[] = { last, last + 1, last + nr / 2, self->nr_pages - 1 };
+	struct holder h;
+	u64 page;
+	int i;
+
+	if (!gup_open(&h))
+		SKIP(return, "needs CONFIG_GUP_TEST");
+
+	/* Whole, isolated pages, private pages at either end: some of each. */
+	guest_write(self, 0, self->nr_pages);
+	host_check(self, 3);
+	set_private(nr / 2, 10);
+	set_private(nr + 1, 1);
+
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		page = pages[i];
+		TEST_ASSERT(gup_hold_write(&h, word_of(self, page), 1),
+			    "Pinning should succeed, errno %d", errno);
+		guestmem_model_touch(&self->model, page);
+		guest_check_all();
+		assert_model();
+
+		assert_busy(0, self->nr_pages, page);
+		assert_busy(5, self->nr_pages - 5, page);
+		assert_busy(nr / 2 + 3, page - nr / 2 - 3 + 1, page);
+		assert_busy(page, 1, page);
+		assert_busy(page, self->nr_pages - page, page);
+		assert_busy(page & ~1ul, 2, page);
+		host_check(self, 3);
+		host_check(self, nr / 2);
+		host_check(self, page);
+		guest_check_all();
+
+		/* It's that page only. */
+		if (page + 1 < self->nr_pages)
+			set_private(page + 1, self->nr_pages - page - 1);
+		set_private(0, page);
+		guest_check_all();
+		host_write(self, page);
+		guest_check(self, page, 1);
+		assert_model();
+
+		gup_release(&h);
+		set_private(page, 1);
+		guest_check_all();
+		set_shared(0, self->nr_pages);
+		guest_check_all();
+		set_private(nr / 2, 10);
+	}
+}
+
+/* What is pinned stays pinned, and everybody sees the same. */
+TEST_F(reshape, pinned_page_is_the_page)
+{
+	const u64 page = self->unit_pages / 2 - 1;
+	u64 words[PAGE_SIZE / sizeof(u64)];
+	struct holder h;
+
+	if (!gup_open(&h))
+		SKIP(return, "needs CONFIG_GUP_TEST");
+
+	guest_write(self, 0, self->unit_pages);
+	TEST_ASSERT(gup_hold_write(&h, word_of(self, page), 1), "Pinning should succeed");
+	guestmem_model_touch(&self->model, page);
+	assert_model();
+
+	/* Whatever happens next to it. */
+	set_private(0, page);
+	set_private(page + 1, self->unit_pages - page - 1);
+	guest_write(self, 0, self->unit_pages);
+	gup_read(&h, words);
+	TEST_ASSERT_EQ(words[0], self->tags[page]);
+	set_shared(0, self->unit_pages);
+	host_write(self, page);
+	gup_read(&h, words);
+	TEST_ASSERT_EQ(words[0], self->tags[page]);
+
+	/* Zeroed in place. */
+	punch(self, page - 1, 3);
+	assert_model();
+	gup_read(&h, words);
+	TEST_ASSERT_EQ(words[0], 0);
+	guest_check(self, 0, self->unit_pages);
+	guest_write(self, page, 1);
+	gup_read(&h, words);
+	TEST_ASSERT_EQ(words[0], self->tags[page]);
+	assert_busy(0, self->unit_pages, page);
+	gup_release(&h);
+	set_private(0, self->unit_pages);
+	assert_nr_folios(0, 1);
+}
+
+/* Pieces are no page cache, and of no interest to anybody who looks for some. */
+TEST_F(reshape, counted_as_what_it_is)
+{
+	static const char * const items[] = {
+		"nr_file_pages", "nr_shmem", "nr_unevictable", "nr_mlock",
+		"nr_active_file", "nr_inactive_file", "nr_mapped",
+	};
+	const u64 nr = self->unit_pages;
+	long before[ARRAY_SIZE(items)], now;
+	struct kernel_counters counters;
+	int i, pass;
+
+	allocate(self, 0, self->nr_pages);
+	read_kernel_counters(&counters);
+	for (i = 0; i < ARRAY_SIZE(items); i++)
+		before[i] = read_vmstat(items[i]);
+
+	for (pass = 0; pass < 3; pass++) {
+		for (i = 0; i < 300; i++)
+			host_write(self, nr - 150 + i);
+		host_write(self, 4 * (pass + 1));
+		guest_check(self, 0, 10);
+		if (pass == 1)
+			punch(self, 0, self->nr_pages);
+		else
+			set_private(0, self->nr_pages);
+		set_shared(0, self->nr_pages);
+		kvm_madvise(self->mem, self->size, MADV_DONTNEED);
+	}
+	assert_model();
+	allocate(self, 0, self->nr_pages);
+
+	read_kernel_counters(&counters);
+	for (i = 0; i < ARRAY_SIZE(items); i++) {
+		now = read_vmstat(items[i]);
+		TEST_ASSERT(labs(now - before[i]) < 200, "%s should be about %ld, is %ld",
+			    items[i], before[i], now);
+	}
+}
+
+int main(int argc, char *argv[])
+{
+	const char *seed = getenv("SEED");
+
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+	/* To repeat what a run has found. */
+	if (seed)
+		kvm_random_seed = strtoul(seed, NULL, 0);
+
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,631 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Conversion of parts of the HugeTLB pages that a guest_memfd file is made of.
+ *
+ * What is shared is split from what is private, and not further than necessary, and
+ * it is merged again when it is private again.  Nobody can tell but for the layout:
+ * contents stay, the pool sees a huge page in use, and the guest keeps its mappings
+ * of what does not change.
+ *
+ * After each step, the layout is compared with a model, see guestmem_units.h.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "guest_memfd_reshape.h"
+
+FIXTURE_SETUP(reshape)
+{
+	const char *missing = setup_reshape(0);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+}
+
+static u64 random_below(u64 nr)
+{
+	return kvm_random_u64_in_range(&kvm_rng, 0, nr - 1);
+}
+
+/* Pages of a unit that are likely to be special, and a few others. */
+static int pick_pages(u64 *pages, int max, u64 unit_pages)
+{
+	const u64 special[] = {
+		0, unit_pages - 1, unit_pages / 2, unit_pages / 2 - 1, 1, 63, 64,
+		PAGES_2M - 1, PAGES_2M % unit_pages, unit_pages - PAGES_2M + 1,
+	};
+	int i;
+
+	for (i = 0; i < max; i++)
+		pages[i] = i < ARRAY_SIZE(special) ? special[i] : random_below(unit_pages);
+	return max;
+}
+
+TEST_F(reshape, one_page)
+{
+	const u64 nr = self->unit_pages;
+	u64 pages[14], page;
+	int i;
+
+	guest_write(self, 0, nr);
+	assert_model();
+
+	for (i = 0; i < pick_pages(pages, ARRAY_SIZE(pages), nr); i++) {
+		page = pages[i];
+		guest_fill(self, page);
+		set_shared(page, 1);
+		/* The page, and on the way to it one of each order. */
+		assert_nr_folios(0, self->model.unit_order + 1);
+
+		host_check_filled(self, page);
+		host_check(self, (page + 1) % nr);
+		host_check(self, (page + nr - 1) % nr);
+		host_check(self, nr - 1 - page);
+		TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, page ^ 1)));
+		TEST_EXPECT_SIGBUS(WRITE_ONCE(*word_of(self, page ^ 1), 0));
+		guest_check_filled(self, page);
+		host_fill(self, page);
+		guest_check_filled(self, page);
+		guest_check(self, 0, nr);
+		assert_model();
+
+		/* Nothing to do. */
+		set_shared(page, 1);
+		host_check_filled(self, page);
+
+		set_private(page, 1);
+		assert_nr_folios(0, 1);
+		host_check(self, page);
+		guest_check_filled(self, page);
+		guest_check(self, 0, nr);
+		assert_model();
+	}
+	punch(self, 0, nr);
+	assert_model();
+}
+
+/* Shared, and private again, without the host ever looking. */
+TEST_F(reshape, one_page_untouched)
+{
+	u64 pages[14];
+	int i;
+
+	allocate(self, 0, self->unit_pages);
+	for (i = 0; i < pick_pages(pages, ARRAY_SIZE(pages), self->unit_pages); i++) {
+		set_shared(pages[i], 1);
+		assert_nr_folios(0, self->model.unit_order + 1);
+		set_private(pages[i], 1);
+		assert_nr_folios(0, 1);
+	}
+}
+
+TEST_F(reshape, one_page_in_each_half)
+{
+	const u64 nr = self->unit_pages, half = nr / 2;
+	const u64 pairs[][2] = {
+		{ 0, half },
+		{ half - 1, nr - 1 },
+		{ half - 1, half },
+		{ 0, nr - 1 },
+		{ random_below(half), half + random_below(half) },
+		{ random_below(half), half + random_below(half) },
+	};
+	int i;
+
+	guest_write(self, 0, nr);
+	for (i = 0; i < ARRAY_SIZE(pairs); i++) {
+		const u64 first = pairs[i][i & 1], second = pairs[i][!(i & 1)];
+
+		set_shared(first, 1);
+		set_shared(second, 1);
+		assert_nr_folios(0, 2 * self->model.unit_order);
+		host_check(self, first);
+		host_check(self, second);
+		host_write(self, second);
+		guest_check(self, 0, nr);
+		set_private(first, 1);
+		assert_nr_folios(0, self->model.unit_order + 1);
+		host_check(self, first);
+		set_private(second, 1);
+		assert_nr_folios(0, 1);
+		guest_check(self, 0, nr);
+	}
+}
+
+/* Only what is converted has to be faulted in again, and it is huge again later. */
+TEST_F(reshape, guest_mappings)
+{
+	const u64 nr = self->unit_pages;
+	const struct mappings none = {}, one_fault = { .nr_4k = 1, .faults = 1 };
+	struct mappings before, whole, split, want;
+	u64 pages[14], page;
+	int i;
+
+	before = read_mappings(self->vcpu);
+	guest_write(self, 0, nr);
+	whole = mappings_of_layout(&self->model, 0, nr);
+	whole.faults = 1;
+	assert_mappings(self->vcpu, before, whole, "whole");
+	whole.faults = 0;
+
+	for (i = 0; i < pick_pages(pages, ARRAY_SIZE(pages), nr); i++) {
+		page = pages[i];
+		before = read_mappings(self->vcpu);
+		set_shared(page, 1);
+		split = mappings_of_layout(&self->model, 0, nr);
+		want = mappings_minus(split, whole);
+		want.nr_4k--;
+		assert_mappings(self->vcpu, before, want, "page converted");
+
+		/* Neighbours have kept their mappings. */
+		before = read_mappings(self->vcpu);
+		guest_check(self, 0, page);
+		guest_check(self, page + 1, nr - page - 1);
+		assert_mappings(self->vcpu, before, none, "neighbours");
+		guest_write(self, page, 1);
+		assert_mappings(self->vcpu, before, one_fault, "page");
+		host_check(self, page);
+		guest_write(self, 0, nr);
+		assert_mappings(self->vcpu, before, one_fault, "all pages");
+
+		before = read_mappings(self->vcpu);
+		set_private(page, 1);
+		assert_mappings(self->vcpu, before, (struct mappings) { .nr_4k = -1 },
+				"page converted back");
+		guest_check(self, 0, page);
+		guest_check(self, page + 1, nr - page - 1);
+		assert_mappings(self->vcpu, before, (struct mappings) { .nr_4k = -1 },
+				"neighbours of what was converted back");
+		before.nr_4k--;
+		guest_check(self, page, 1);
+		want = mappings_minus(whole, split);
+		want.nr_4k++;
+		want.faults = 1;
+		assert_mappings(self->vcpu, before, want, "whole again");
+		before = read_mappings(self->vcpu);
+		guest_write(self, 0, nr);
+		assert_mappings(self->vcpu, before, none, "whole again, all pages");
+	}
+}
+
+/* Pages in two units, and what becomes of the mappings of those between them. */
+TEST_F(reshape, guest_mappings_of_ranges)
+{
+	const u64 nr = self->unit_pages, all = self->nr_pages;
+	const struct {
+		u64 first, nr;
+	} ranges[] = {
+		{ nr - 1, 2 },
+		{ 1, all - 2 },
+		{ nr / 2, nr },
+		{ nr / 2 + 3, nr + 5 },
+		{ 0, nr + 1 },
+		{ nr - 1, all - nr + 1 },
+		{ PAGES_2M - 1, nr },
+		{ 0, all },
+	};
+	struct mappings before, whole, kept, now, want;
+	int i;
+
+	guest_write(self, 0, all);
+	whole = mappings_of_layout(&self->model, 0, all);
+
+	for (i = 0; i < ARRAY_SIZE(ranges); i++) {
+		const u64 first = ranges[i].first, end = first + ranges[i].nr;
+
+		before = read_mappings(self->vcpu);
+		set_shared(first, end - first);
+		now = mappings_of_layout(&self->model, 0, all);
+		kept = mappings_minus(now, mappings_of_layout(&self->model, first, end - first));
+		assert_mappings(self->vcpu, before, mappings_minus(kept, whole), "ranges split");
+
+		guest_check_all();
+		want = mappings_minus(now, whole);
+		want.faults = now.nr_1g + now.nr_2m + now.nr_4k -
+			      kept.nr_1g - kept.nr_2m - kept.nr_4k;
+		assert_mappings(self->vcpu, before, want, "ranges faulted in");
+
+		set_private(first, end - first);
+		guest_check(self, first, end - first);
+		want = mappings_minus(read_mappings(self->vcpu), before);
+		TEST_ASSERT(!want.nr_1g && !want.nr_2m && !want.nr_4k,
+			    "Range %d: mappings should be as before, are %ld x 1G, %ld x 2M, %ld x 4K more",
+			    i, want.nr_1g, want.nr_2m, want.nr_4k);
+	}
+}
+
+TEST_F(reshape, ranges_with_holes)
+{
+	const u64 nr = self->unit_pages, all = self->nr_pages;
+	const struct {
+		u64 first, nr;
+	} ranges[] = {
+		{ 0, all },
+		{ 1, all - 2 },
+		{ nr - 1, 2 },
+		{ nr - 3, nr / 2 },
+		{ nr / 2 + 1, nr },
+		{ nr, nr },
+		{ all - nr - 5, 10 },
+		{ 7, all - nr },
+		{ all - 1, 1 },
+	};
+	int i, mask, unit;
+
+	/* All ways in which the first, the second and all other units may be there. */
+	for (mask = 0; mask < 1 << min(self->nr, 3); mask++) {
+		for (i = 0; i < ARRAY_SIZE(ranges); i++) {
+			const u64 first = ranges[i].first, len = ranges[i].nr;
+
+			for (unit = 0; unit < self->nr; unit++)
+				if (mask & 1 << min(unit, 2))
+					guest_write(self, unit * nr, nr);
+			set_shared(first, len);
+			host_check(self, first);
+			host_check(self, first + len - 1);
+			host_check(self, (first + len) % all);
+			host_check(self, (first + all - 1) % all);
+			assert_model();
+			/* Shrink it from both ends, and from the middle. */
+			set_private(first, 1);
+			set_private(first + len - 1, 1);
+			set_private(first + len / 2, (len + 3) / 4);
+			guest_check(self, first, 1);
+			guest_check(self, first + len - 1, 1);
+			set_private(0, all);
+			TEST_ASSERT_EQ(guestmem_nr_units(&unit), 0);
+			for (unit = 0; unit < self->nr; unit++)
+				if (mask & 1 << min(unit, 2))
+					guest_check(self, unit * nr, nr);
+			punch(self, 0, all);
+			assert_model();
+		}
+		/* Enough of what takes long. */
+		if (self->unit > SZ_2M && mask == 1)
+			break;
+	}
+}
+
+TEST_F(reshape, all_shared_then_all_private)
+{
+	/* Two pages in turn, for as long as that does not take for ever. */
+	const u64 step = self->unit > SZ_2M ? 4093 : 2;
+	u64 i;
+
+	guest_write(self, 0, self->nr_pages);
+	set_shared(0, self->nr_pages);
+	for (i = 0; i < self->nr; i++)
+		assert_nr_folios(i, 1);
+	guest_check_all();
+	set_private(0, self->nr_pages);
+	guest_check_all();
+
+	for (i = 0; i < self->nr_pages; i += step)
+		__convert(self, i, 1, false);
+	assert_model();
+	guest_check_all();
+	for (i = 0; i < self->nr_pages; i += step)
+		host_check(self, i);
+	set_shared(0, self->nr_pages);
+	for (i = 0; i < self->nr_pages; i += step / 2)
+		host_check(self, i);
+	assert_model();
+	guest_write(self, 0, self->nr_pages);
+	for (i = 0; i < self->nr_pages; i += step / 2)
+		host_check(self, i);
+	set_private(0, self->nr_pages);
+	for (i = 0; i < self->nr; i++)
+		assert_nr_folios(i, 1);
+	guest_check_all();
+
+	/* One by one. */
+	for (i = 0; i < self->nr_pages; i += step)
+		__convert(self, i, 1, false);
+	for (i = 0; i < self->nr_pages; i += step)
+		__convert(self, i, 1, true);
+	assert_model();
+	guest_check_all();
+}
+
+/* How a unit comes into being doesn't matter, it has its layout from the beginning. */
+static void allocate_by_guest(struct reshape_fixture *self, u64 first, u64 page)
+{
+	guest_do(self->vcpu, OP_CHECK_ZERO, gpa_of(page), 1, PAGE_SIZE, 0);
+}
+
+static void allocate_by_fallocate(struct reshape_fixture *self, u64 first, u64 page)
+{
+	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, page * PAGE_SIZE, PAGE_SIZE);
+}
+
+static void allocate_by_host(struct reshape_fixture *self, u64 first, u64 page)
+{
+	TEST_ASSERT_EQ(READ_ONCE(*word_of(self, first)), 0);
+	guestmem_model_touch(&self->model, first);
+}
+
+static void allocate_by_syscall(struct reshape_fixture *self, u64 first, u64 page)
+{
+	TEST_ASSERT(host_can_read(self, first), "The host should be able to read");
+	guestmem_model_touch(&self->model, first);
+}
+
+TEST_F(reshape, allocated_as_wanted)
+{
+	void (*const allocators[])(struct reshape_fixture *self, u64 first, u64 page) = {
+		allocate_by_guest, allocate_by_fallocate, allocate_by_host, allocate_by_syscall,
+	};
+	const u64 nr = self->unit_pages;
+	const struct {
+		u64 first, nr;
+	} shared[] = {
+		{ 0, 1 },
+		{ nr - 1, 1 },
+		{ nr / 2 - 1, 2 },
+		{ 3, nr / 2 },
+		{ 1, nr - 2 },
+		{ 0, nr },
+	};
+	int i, j;
+
+	/* There is something to be found that must not be seen. */
+	close_reshape_file(self);
+	hugetlb_dirty_pool(self->unit);
+	open_reshape_file(self, 0, variant->size_log2);
+
+	for (i = 0; i < ARRAY_SIZE(shared); i++) {
+		for (j = 0; j < ARRAY_SIZE(allocators); j++) {
+			const u64 first = shared[i].first, end = first + shared[i].nr;
+
+			set_shared(nr + first, end - first);
+			allocators[j](self, nr + first, nr + (end + nr / 4) % nr);
+			guestmem_model_allocate(&self->model, nr, 1);
+			assert_model();
+			/* It takes long to look at all of 1G that often. */
+			if (self->unit == SZ_2M || (!i && !j))
+				guest_check(self, nr, nr);
+			guest_write(self, nr, nr);
+			host_check(self, nr + first);
+			host_check(self, nr + end - 1);
+			host_check(self, nr + (end % nr));
+			assert_model();
+			set_private(nr, nr);
+			guest_check(self, nr, nr);
+			assert_nr_folios(1, 1);
+			punch(self, nr, nr);
+			assert_model();
+		}
+	}
+}
+
+/* Also, what was punched or is taken by others is still what it was made. */
+TEST_F(reshape, punch_part_keeps_layout)
+{
+	const u64 nr = self->unit_pages;
+	const struct {
+		u64 first, nr;
+	} holes[] = {
+		{ 10, 1 },
+		{ 11, 1 },
+		{ 5, 20 },
+		{ 0, nr - 1 },
+		{ 1, nr - 1 },
+		{ nr - 1, 2 },
+		{ nr / 2, nr / 2 - 1 },
+	};
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(holes); i++) {
+		guest_write(self, 0, 2 * nr);
+		set_shared(10, 1);
+		set_shared(nr / 2, nr / 4);
+		host_write(self, 10);
+		host_write(self, nr / 2 + 17);
+		assert_model();
+
+		punch(self, holes[i].first, holes[i].nr);
+		assert_model();
+		guest_check(self, 0, 2 * nr);
+		host_check(self, 10);
+		host_check(self, nr / 2 + 17);
+		host_check(self, nr / 2);
+		assert_model();
+		set_private(10, nr / 2 + nr / 4 - 10);
+		assert_nr_folios(0, 1);
+		guest_check(self, 0, 2 * nr);
+
+		/* All of it, including what is shared and what the host has mapped. */
+		set_shared(7, 3);
+		host_write(self, 8);
+		punch(self, 0, nr);
+		assert_model();
+		host_check(self, 8);
+		assert_model();
+		set_private(7, 3);
+		guest_check(self, 0, nr);
+		punch(self, 0, 2 * nr);
+		assert_model();
+	}
+}
+
+/* A range of any size between one page and all, small ones being as likely as large. */
+static u64 random_range(u64 max, u64 *nr)
+{
+	int order = random_below(64 - __builtin_clzll(max));
+
+	*nr = min(max, BIT(order) + random_below(BIT(order)));
+	return random_below(max - *nr + 1);
+}
+
+static const char *random_step(struct reshape_fixture *self)
+{
+	u64 nr, first = random_range(self->nr_pages, &nr), unit, page, i;
+
+	switch (random_below(16)) {
+	case 0 ... 4:
+		__convert(self, first, nr, false);
+		return "to shared";
+	case 5 ... 9:
+		__convert(self, first, nr, true);
+		return "to private";
+	case 10 ... 11:
+		for (i = 0; i < 16; i++) {
+			page = first + random_below(nr);
+			if (self->model.private[page] || random_below(2))
+				host_check(self, page);
+			else
+				host_write(self, page);
+		}
+		return "host";
+	case 12:
+		guest_write(self, first, nr);
+		return "guest writes";
+	case 13:
+		/* Zeroes take long to check, don't make too many of them. */
+		punch(self, first, min(nr, 1000ul));
+		return "punch a part";
+	case 14:
+		unit = first / self->unit_pages;
+		punch(self, unit * self->unit_pages, self->unit_pages);
+		return "punch a unit";
+	default:
+		allocate(self, first, nr);
+		return "allocate";
+	}
+}
+
+TEST_F(reshape, random_ranges)
+{
+	const int nr_steps = self->unit > SZ_2M ? 120 : 1500;
+	const char *step, *diff;
+	u64 nr, first;
+	int i, unit;
+
+	TH_LOG("seed %#x", kvm_random_seed);
+	for (i = 0; i < nr_steps; i++) {
+		step = random_step(self);
+		diff = guestmem_model_diff(&self->model);
+		TEST_ASSERT(!diff, "Seed %#x, step %d, %s: %s", kvm_random_seed, i, step, diff);
+		assert_nr_allocated(guestmem_model_nr_present(&self->model));
+
+		first = random_range(self->nr_pages, &nr);
+		for (unit = 0; unit < self->nr && !(i % 8); unit++)
+			if (self->model.present[unit] && self->tags[unit * self->unit_pages + 99])
+				guest_check(self, unit * self->unit_pages, self->unit_pages);
+		if (self->tags[first] && self->tags[first + nr - 1])
+			guest_check(self, first, nr);
+	}
+	set_private(0, self->nr_pages);
+	guest_check_all();
+	assert_model();
+}
+
+/* A vCPU that goes on while its neighbourhood is converted. */
+struct neighbour {
+	struct kvm_vcpu *vcpu;
+	pthread_t thread;
+	enum guest_op op;
+	u64 nr, tag;
+	bool *stop;
+	long rounds, exits;
+};
+
+static void *run_neighbour(void *data)
+{
+	struct neighbour *n = data;
+	int r;
+
+	while (!READ_ONCE(*n->stop)) {
+		set_request(n->vcpu, n->op, TEST_GPA, n->nr, PAGE_SIZE, n->tag);
+		for (;;) {
+			r = _vcpu_run(n->vcpu);
+			if (!r)
+				break;
+			/* The page became something else under the fault: again. */
+			TEST_ASSERT((errno == EFAULT || errno == EAGAIN) &&
+				    n->vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT,
+				    "KVM_RUN should succeed, errno %d, exit %s", errno,
+				    exit_reason_str(n->vcpu->run->exit_reason));
+			n->exits++;
+		}
+		assert_request_done(n->vcpu);
+		n->rounds++;
+	}
+	return NULL;
+}
+
+/*
+ * Everybody who writes to a page writes the same, so that whoever sees something
+ * else sees another page, or what a page was before.
+ */
+TEST_F(reshape, racing_neighbours)
+{
+	struct neighbour neighbours[2] = { { .op = OP_CHECK_TAGS }, { .op = OP_WRITE_TAGS } };
+	const u64 nr = self->unit_pages, base = new_tag(0);
+	const int nr_rounds = self->unit > SZ_2M ? 30 : 600;
+	bool stop = false;
+	u64 page, len, i;
+	int round, j;
+
+	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, nr, PAGE_SIZE, base);
+	guest_allocates(self, 0, nr);
+	for (i = 0; i < nr; i++)
+		self->tags[i] = base + i;
+
+	for (j = 0; j < ARRAY_SIZE(neighbours); j++) {
+		struct neighbour *n = &neighbours[j];
+
+		n->vcpu = self->vcpus[j];
+		n->nr = nr;
+		n->tag = base;
+		n->stop = &stop;
+		kvm_pthread_create(&n->thread, NULL, run_neighbour, n);
+	}
+
+	for (round = 0; round < nr_rounds; round++) {
+		page = round < nr && self->unit == SZ_2M ? round : random_below(nr);
+		len = round % 4 ? 1 : 1 + random_below(min(nr - page, 600ul));
+		convert_despite_races(self->fd, page, len, false);
+		guestmem_model_convert(&self->model, page, len, false);
+		host_check(self, page);
+		host_check(self, page + len - 1);
+		WRITE_ONCE(*word_of(self, page), base + page);
+		if (page)
+			host_check(self, page - 1);
+		if (page + len < nr)
+			host_check(self, page + len);
+		convert_despite_races(self->fd, page, len, true);
+		guestmem_model_convert(&self->model, page, len, true);
+	}
+
+	WRITE_ONCE(stop, true);
+	for (j = 0; j < ARRAY_SIZE(neighbours); j++)
+		kvm_pthread_join(neighbours[j].thread, NULL);
+	TH_LOG("rounds of vCPUs: %ld and %ld, memory faults: %ld and %ld",
+	       neighbours[0].rounds, neighbours[1].rounds, neighbours[0].exits,
+	       neighbours[1].exits);
+
+	/* What could not be merged at once is merged without further ado. */
+	guestmem_settle();
+	assert_model();
+	guest_check(self, 0, nr);
+}
+
+int main(int argc, char *argv[])
+{
+	const char *seed = getenv("SEED");
+
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+	/* To repeat what a run has found. */
+	if (seed)
+		kvm_random_seed = strtoul(seed, NULL, 0);
+
+	return test_harness_run(argc, argv);
+}

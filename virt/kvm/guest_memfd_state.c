@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Private and shared memory of guest_memfd: which page is which.
+ *
+ * All pages of a file start out the same, private or, with
+ * GUEST_MEMFD_FLAG_INIT_SHARED, shared.  One bit per page says whether the page
+ * has been converted since.  The bits come in chunks of GMEM_CHUNK_PAGES, in an
+ * xarray, and exist only where a chunk is mixed:
+ *
+ *   NULL, or 0		no page of the chunk is converted
+ *   1			all pages of the chunk are converted
+ *   a gmem_chunk	look at the bit
+ *
+ * All of it is proportional to what has been converted, and not to the size of
+ * the file, which may be anything.  Bits of pages behind the end of the file are
+ * never looked at.
+ *
+ * The file may be converted at any time, independent of what is allocated.  Bits
+ * are changed with invalidate_lock held for write.  Whoever holds it, for read
+ * or for write, gets an answer that is and stays true.  Anybody else may look as
+ * well, under RCU, and has to deal with the answer being stale: KVM's page fault
+ * handlers take a snapshot of mmu_invalidate_seq before they look, and check
+ * with mmu_lock held that no invalidation has started since, as there is no
+ * conversion without an invalidation.
+ */
+#include <linux/fs.h>
+#include <linux/guestmem.h>
+#include <linux/kvm_host.h>
+#include <linux/mm.h>
+#include <linux/xarray.h>
+
+#include "guest_memfd.h"
+#include "guest_memfd_convert.h"
+
+/* 16 MiB with 4K pages, at the price of 1 KiB for a chunk that is mixed. */
+#define GMEM_CHUNK_SHIFT	12
+#define GMEM_CHUNK_PAGES	BIT(GMEM_CHUNK_SHIFT)
+
+struct gmem_chunk {
+	struct rcu_head rcu;
+	/* The number of bits that are set, i.e. of pages that are converted. */
+	unsigned long nr_converted;
+	unsigned long converted[BITS_TO_LONGS(GMEM_CHUNK_PAGES)];
+};
+
+#define GMEM_RESERVED		xa_mk_value(0)
+#define GMEM_ALL_CONVERTED	xa_mk_value(1)
+
+/* Don't let anybody be killed because of a conversion that's way too large. */
+#define GMEM_STATE_GFP		(GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL)
+
+static bool gmem_starts_private(struct inode *inode)
+{
+	return !(GMEM_I(inode)->flags & GUEST_MEMFD_FLAG_INIT_SHARED);
+}
+
+static pgoff_t gmem_nr_pages(struct inode *inode)
+{
+	return i_size_read(inode) >> PAGE_SHIFT;
+}
+
+void kvm_gmem_init_state(struct inode *inode)
+{
+	xa_init_flags(&GMEM_I(inode)->converted, XA_FLAGS_ACCOUNT);
+	GMEM_I(inode)->uniform_chunk = ULONG_MAX;
+}
+
+/* The file isn't in use anymore, but somebody may be looking under RCU. */
+void kvm_gmem_free_state(struct inode *inode)
+{
+	struct xarray *xa = &GMEM_I(inode)->converted;
+	unsigned long index;
+	void *entry;
+
+	xa_for_each(xa, index, entry) {
+		if (!xa_is_value(entry))
+			kfree_rcu((struct gmem_chunk *)entry, rcu);
+	}
+	xa_destroy(xa);
+}
+
+/*
+ * Whether a page of the file is private, i.e. inaccessible to user space.  The
+ * answer is stable if the caller holds invalidate_lock, see above.
+ */
+bool kvm_gmem_is_private_mem(struct inode *inode, pgoff_t index)
+{
+	bool converted = false;
+	void *entry;
+
+	guard(rcu)();
+
+	entry = xa_load(&GMEM_I(inode)->converted, index >> GMEM_CHUNK_SHIFT);
+	if (xa_is_value(entry))
+		converted = entry == GMEM_ALL_CONVERTED;
+	else if (entry)
+		converted = test_bit(index & (GMEM_CHUNK_PAGES - 1),
+				     ((struct gmem_chunk *)entry)->converted);
+
+	return gmem_starts_private(inode) != converted;
+}
+
+/*
+ * Whether a gfn is private if it's up to guest_memfd.  What has no memory isn't
+ * private, that needs guest_memfd.  The caller holds kvm->srcu or slots_lock, no
+ * matter what else: slot->gmem.inode is freed after an RCU grace period.
+ */
+bool kvm_gmem_is_private_gfn(struct kvm *kvm, gfn_t gfn)
+{
+	struct kvm_memory_slot *slot = gfn_to_memslot(kvm, gfn);
+	struct inode *inode;
+
+	if (!slot || !kvm_slot_has_gmem(slot))
+		return false;
+
+	guard(rcu)();
+
+	/* NULL if the file was closed, or if the memslot is being deleted. */
+	inode = READ_ONCE(slot->gmem.inode);
+	if (!inode)
+		return false;
+
+	return kvm_gmem_is_private_mem(inode, kvm_gmem_get_index(slot, gfn));
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_is_private_gfn);
+
+/* Look for a bit in a chunk.  Returns @end if there is none before. */
+static pgoff_t gmem_find_in_chunk(struct gmem_chunk *chunk, pgoff_t index,
+				  pgoff_t end, bool converted)
+{
+	unsigned long bit = index & (GMEM_CHUNK_PAGES - 1);
+	pgoff_t base = index - bit;
+	unsigned long nr_bits = min(end - base, GMEM_CHUNK_PAGES);
+
+	if (converted)
+		return base + find_next_bit(chunk->converted, nr_bits, bit);
+
+	return base + find_next_zero_bit(chunk->converted, nr_bits, bit);
+}
+
+/* Find the first page of the range, at or after @index, that is @private. */
+static pgoff_t gmem_find_next(struct gmem_conversion *c, pgoff_t index, bool private)
+{
+	bool converted = gmem_starts_private(c->inode) != private;
+	struct xarray *xa = &GMEM_I(c->inode)->converted;
+	unsigned long nr, next;
+	void *entry;
+
+	if (index < c->end && c->chunk)
+		return gmem_find_in_chunk(c->chunk, index, c->end, converted);
+
+	while (index < c->end) {
+		nr = index >> GMEM_CHUNK_SHIFT;
+		if (converted) {
+			/* There is nothing to find where there is no entry. */
+			entry = xa_find(xa, &nr, (c->end - 1) >> GMEM_CHUNK_SHIFT,
+					XA_PRESENT);
+			if (!entry)
+				return c->end;
+			index = max(index, nr << GMEM_CHUNK_SHIFT);
+		} else {
+			entry = xa_load(xa, nr);
+			if (!entry)
+				return index;
+		}
+
+		/* No overflow, a file has at most LLONG_MAX bytes. */
+		next = min(c->end, (nr + 1) << GMEM_CHUNK_SHIFT);
+		if (!xa_is_value(entry))
+			index = gmem_find_in_chunk(entry, index, next, converted);
+		else if ((entry == GMEM_ALL_CONVERTED) != converted)
+			index = next;
+
+		if (index < next)
+			return index;
+
+		cond_resched();
+	}
+
+	return c->end;
+}
+
+/*
+ * Find the next range [@first, @last) that has to change.  Continues at @last,
+ * where the previous range ended.
+ */
+bool kvm_gmem_next_range(struct gmem_conversion *c, pgoff_t *first, pgoff_t *last)
+{
+	if (*last == c->end)
+		return false;
+
+	if (c->solid) {
+		*first = *last;
+		*last = c->end;
+	} else {
+		*first = gmem_find_next(c, *last, !c->to_private);
+		*last = gmem_find_next(c, *first, c->to_private);
+	}
+
+	return *first < *last;
+}
+
+/* The last bit before @bit, or ULONG_MAX. */
+static unsigned long gmem_find_last_in_chunk(struct gmem_chunk *chunk,
+					     unsigned long bit, bool converted)
+{
+	unsigned long word, mask = ~0UL;
+
+	if (bit % BITS_PER_LONG)
+		mask = BIT(bit % BITS_PER_LONG) - 1;
+
+	for (bit = round_up(bit, BITS_PER_LONG); bit; bit -= BITS_PER_LONG) {
+		word = chunk->converted[BIT_WORD(bit - 1)];
+		word = (converted ? word : ~word) & mask;
+		if (word)
+			return bit - BITS_PER_LONG + __fls(word);
+		mask = ~0UL;
+	}
+
+	return ULONG_MAX;
+}
+
+/* The page after the last one before @index that is @private, at least @start. */
+pgoff_t kvm_gmem_find_prev_end(struct inode *inode, pgoff_t start, pgoff_t index,
+			       bool private)
+{
+	bool converted = gmem_starts_private(inode) != private;
+	unsigned long nr, base, bit;
+	void *entry;
+	bool all;
+
+	while (index > start) {
+		nr = (index - 1) >> GMEM_CHUNK_SHIFT;
+		base = nr << GMEM_CHUNK_SHIFT;
+		entry = xa_load(&GMEM_I(inode)->converted, nr);
+		if (!entry || xa_is_value(entry)) {
+			all = entry == GMEM_ALL_CONVERTED;
+			if (all == converted)
+				return index;
+		} else {
+			bit = gmem_find_last_in_chunk(entry, index - base, converted);
+			if (bit != ULONG_MAX)
+				return max(start, base + bit + 1);
+		}
+
+		index = max(start, base);
+	}
+
+	return start;
+}
+
+pgoff_t kvm_gmem_find_next_start(struct inode *inode, pgoff_t index, pgoff_t end,
+				 bool private)
+{
+	struct gmem_conversion c = { .inode = inode, .end = end };
+
+	return gmem_find_next(&c, index, private);
+}
+
+/*
+ * How large the folio of a page may be: nothing that is both private and shared is
+ * one folio.  Stable for who holds invalidate_lock.
+ */
+unsigned int kvm_gmem_wanted_order(struct address_space *mapping, pgoff_t index)
+{
+	struct inode *inode = mapping->host;
+	unsigned int order = kvm_gmem_unit_order(inode);
+	pgoff_t start = round_down(index, 1UL << order), end = start + (1UL << order);
+	bool private = kvm_gmem_is_private_mem(inode, index);
+
+	start = kvm_gmem_find_prev_end(inode, start, index, !private);
+	end = kvm_gmem_find_next_start(inode, index, end, !private);
+
+	return guestmem_hugetlb_block_order(GMEM_I(inode)->hugetlb, index, start, end);
+}
+
+static unsigned long gmem_chunk_nr_pages(struct inode *inode, pgoff_t nr)
+{
+	return min(gmem_nr_pages(inode) - (nr << GMEM_CHUNK_SHIFT), GMEM_CHUNK_PAGES);
+}
+
+/* Clip a range of pages to a chunk, and make it relative to it. */
+static void gmem_clip_range(pgoff_t nr, pgoff_t start, pgoff_t end,
+			    unsigned long *first, unsigned long *last)
+{
+	pgoff_t base = nr << GMEM_CHUNK_SHIFT;
+
+	*first = max(start, base) - base;
+	*last = min(end, base + GMEM_CHUNK_PAGES) - base;
+}
+
+/* Replace what the entry of a chunk is, which doesn't take any memory. */
+static void gmem_store_uniform(struct inode *inode, pgoff_t nr, bool converted)
+{
+	struct xarray *xa = &GMEM_I(inode)->converted;
+	void *old;
+
+	if (converted)
+		old = xa_store(xa, nr, GMEM_ALL_CONVERTED, GFP_NOWAIT);
+	else
+		old = xa_erase(xa, nr);
+
+	if (WARN_ON_ONCE(xa_is_err(old)))
+		return;
+
+	if (old && !xa_is_value(old))
+		kfree_rcu((struct gmem_chunk *)old, rcu);
+}
+
+/* Replace a chunk whose bits are all the same, or an entry that isn't used. */
+static void gmem_collapse_entry(struct inode *inode, pgoff_t nr, void *entry)
+{
+	struct gmem_chunk *chunk = entry;
+
+	if (entry == GMEM_ALL_CONVERTED)
+		return;
+
+	if (entry == GMEM_RESERVED || !chunk->nr_converted)
+		gmem_store_uniform(inode, nr, false);
+	else if (chunk->nr_converted == gmem_chunk_nr_pages(inode, nr))
+		gmem_store_uniform(inode, nr, true);
+}
+
+/*
+ * As above, but keep the chunk that is the last one to become uniform, as guests
+ * convert the very same pages back and forth.
+ */
+static void gmem_collapse_chunk(struct inode *inode, pgoff_t nr, void *entry)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+	struct gmem_chunk *chunk = entry;
+	unsigned long other;
+
+	if (xa_is_value(entry)) {
+		gmem_collapse_entry(inode, nr, entry);
+		return;
+	}
+
+	if (nr == gi->uniform_chunk ||
+	    (chunk->nr_converted &&
+	     chunk->nr_converted != gmem_chunk_nr_pages(inode, nr)))
+		return;
+
+	other = gi->uniform_chunk;
+	gi->uniform_chunk = nr;
+
+	/* It may have become mixed or something else in the meantime. */
+	entry = other == ULONG_MAX ? NULL : xa_load(&gi->converted, other);
+	if (entry && !xa_is_value(entry))
+		gmem_collapse_entry(inode, other, entry);
+}
+
+/*
+ * Make sure that kvm_gmem_flip() doesn't need memory for this chunk.  That doesn't
+ * change what any page is.
+ */
+static int gmem_prepare_chunk(struct inode *inode, pgoff_t nr, pgoff_t start,
+			      pgoff_t end, bool converted)
+{
+	struct xarray *xa = &GMEM_I(inode)->converted;
+	unsigned long first, last, nr_pages;
+	struct gmem_chunk *chunk;
+	void *entry;
+	int r;
+
+	entry = xa_load(xa, nr);
+	if (entry && !xa_is_value(entry))
+		return 0;
+
+	if (converted ? entry == GMEM_ALL_CONVERTED : !entry || entry == GMEM_RESERVED)
+		return 0;
+
+	nr_pages = gmem_chunk_nr_pages(inode, nr);
+	gmem_clip_range(nr, start, end, &first, &last);
+	if (!first && last == nr_pages)
+		return entry ? 0 : xa_err(xa_store(xa, nr, GMEM_RESERVED, GMEM_STATE_GFP));
+
+	chunk = kzalloc_obj(*chunk, GMEM_STATE_GFP);
+	if (!chunk)
+		return -ENOMEM;
+
+	if (entry) {
+		bitmap_set(chunk->converted, 0, nr_pages);
+		chunk->nr_converted = nr_pages;
+	}
+
+	r = xa_err(xa_store(xa, nr, chunk, GMEM_STATE_GFP));
+	if (r)
+		kfree(chunk);
+
+	return r;
+}
+
+void kvm_gmem_collapse_range(struct gmem_conversion *c)
+{
+	unsigned long nr;
+	void *entry;
+
+	xa_for_each_range(&GMEM_I(c->inode)->converted, nr, entry,
+			  c->start >> GMEM_CHUNK_SHIFT,
+			  (c->end - 1) >> GMEM_CHUNK_SHIFT) {
+		gmem_collapse_chunk(c->inode, nr, entry);
+		cond_resched();
+	}
+}
+
+int kvm_gmem_prepare_state(struct gmem_conversion *c)
+{
+	bool converted = gmem_starts_private(c->inode) != c->to_private;
+	pgoff_t nr = c->start >> GMEM_CHUNK_SHIFT;
+	pgoff_t last = (c->end - 1) >> GMEM_CHUNK_SHIFT;
+	int r;
+
+	if (c->chunk)
+		return 0;
+
+	for (;;) {
+		r = fatal_signal_pending(current) ? -EINTR :
+		    gmem_prepare_chunk(c->inode, nr, c->start, c->end, converted);
+		if (r) {
+			c->err_index = max(c->start, nr << GMEM_CHUNK_SHIFT);
+			kvm_gmem_collapse_range(c);
+			return r;
+		}
+
+		if (nr == last)
+			return 0;
+
+		/* It's only at the edges that bits may have to be cleared. */
+		nr = converted ? nr + 1 : last;
+		cond_resched();
+	}
+}
+
+static void gmem_flip_chunk(struct gmem_chunk *chunk, unsigned long first,
+			    unsigned long last, bool converted)
+{
+	unsigned long bit;
+
+	for (bit = first; bit < last; bit++) {
+		if (test_bit(bit, chunk->converted) == converted)
+			continue;
+
+		assign_bit(bit, chunk->converted, converted);
+		chunk->nr_converted += converted ? 1 : -1;
+	}
+}
+
+/* Can't fail, everything that it takes is there, i.e. there are no holes. */
+void kvm_gmem_flip(struct gmem_conversion *c)
+{
+	bool converted = gmem_starts_private(c->inode) != c->to_private;
+	unsigned long first, last, nr;
+	void *entry;
+
+	if (c->chunk) {
+		nr = c->start >> GMEM_CHUNK_SHIFT;
+		gmem_clip_range(nr, c->start, c->end, &first, &last);
+		gmem_flip_chunk(c->chunk, first, last, converted);
+		gmem_collapse_chunk(c->inode, nr, c->chunk);
+		return;
+	}
+
+	xa_for_each_range(&GMEM_I(c->inode)->converted, nr, entry,
+			  c->start >> GMEM_CHUNK_SHIFT,
+			  (c->end - 1) >> GMEM_CHUNK_SHIFT) {
+		gmem_clip_range(nr, c->start, c->end, &first, &last);
+		/* A value is what all of it is supposed to become if it's not all. */
+		if (!first && last == gmem_chunk_nr_pages(c->inode, nr))
+			gmem_store_uniform(c->inode, nr, converted);
+		else if (!xa_is_value(entry))
+			gmem_flip_chunk(entry, first, last, converted);
+
+		cond_resched();
+	}
+
+	/* Not one by one, as that may collapse any chunk, not just the one. */
+	kvm_gmem_collapse_range(c);
+}
+
+/* Leave alone what is as it should be already. */
+void kvm_gmem_trim_range(struct gmem_conversion *c)
+{
+	pgoff_t first, last = c->start, start = c->end, end = c->end;
+	pgoff_t nr = c->start >> GMEM_CHUNK_SHIFT;
+	int nr_ranges = 0;
+	void *entry;
+
+	if (nr == (c->end - 1) >> GMEM_CHUNK_SHIFT) {
+		entry = xa_load(&GMEM_I(c->inode)->converted, nr);
+		if (entry && !xa_is_value(entry))
+			c->chunk = entry;
+	}
+
+	while (kvm_gmem_next_range(c, &first, &last)) {
+		if (!nr_ranges++)
+			start = first;
+		end = last;
+	}
+
+	c->start = start;
+	c->end = end;
+	c->solid = nr_ranges == 1;
+}
