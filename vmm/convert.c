@@ -9,10 +9,12 @@
  *
  * It is one call on the file, in bytes of the file. Contents stay where they are: the page
  * that the guest shares is the page that the host then finds in its view, and the other
- * way round. Nothing is mapped, unmapped, allocated or freed here for it.
+ * way round. Nothing is mapped, unmapped, allocated or freed here for it; and that huge
+ * pages are split around what is shared, and merged when it returns, is the kernel's business.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -57,6 +59,7 @@ static int set_attributes(struct vm *vm, __u64 offset, __u64 size, __u64 attribu
 		return -err;
 	}
 	vm->report->converted += size / PAGE;
+	memset(vm->shared + offset / PAGE, !attributes, size / PAGE);
 	return 0;
 }
 
@@ -126,7 +129,7 @@ int convert_host_do(struct vm *vm, int what, __u64 page)
 {
 	__u8 *at = vm->view + page * PAGE;
 
-	if (page >= vm->opt->private / PAGE)
+	if (page >= vm->file_size / PAGE)
 		return -EINVAL;
 	switch (what) {
 	case HOST_COMPLEMENT:

@@ -42,8 +42,9 @@ static double now(void)
 }
 
 /* The guest is done and still mapped: count. */
-static void measure(struct vm *vm, const struct stats *start)
+static void measure(struct vm *vm)
 {
+	const struct stats *start = &vm->start;
 	struct report *report = vm->report;
 	struct stats with, without;
 
@@ -59,29 +60,60 @@ static void measure(struct vm *vm, const struct stats *start)
 		return;
 
 	report->during = pool_read(vm->opt->page_size);
-	report->reachable = memory_reachable(vm->view, vm->opt->private);
-	report->has_map = memory_map_units(vm->gmem_fd, vm->opt->private, report->map);
+	report->has_map = memory_map_units(vm->gmem_fd, vm->file_size, report->map);
+	/* To ask whether a page of shared memory can be used is to use it. */
+	if (vm->opt->shared)
+		report->layout = layout_read(vm);
+	else
+		report->reachable = memory_reachable(vm->view, vm->file_size);
 	/* pages_* count the whole VM. What goes away with the slot was the slot's. */
-	memory_remove_private(vm);
+	memory_remove_file(vm);
 	stats_read(vm->fd, vm->vcpu_fd, &without);
-	report->private.pages_1g = with.pages_1g - without.pages_1g;
-	report->private.pages_2m = with.pages_2m - without.pages_2m;
-	report->private.pages_4k = with.pages_4k - without.pages_4k;
+	report->mapped.pages_1g = with.pages_1g - without.pages_1g;
+	report->mapped.pages_2m = with.pages_2m - without.pages_2m;
+	report->mapped.pages_4k = with.pages_4k - without.pages_4k;
 }
 
-/* The file lives as long as someone has it open; the VM as long as its vCPU's mapping. */
+/* The VM lives as long as its vCPU's mapping. */
 static void destroy(struct vm *vm)
 {
 	munmap(vm->run, vm->run_size);
-	if (vm->gmem_fd >= 0) {
-		convert_host_do(vm, HOST_UNPIN, 0);
-		close(vm->gmem_fd);
-		munmap(vm->view, vm->opt->private);
-	}
+	memory_destroy(vm);
 	close(vm->vcpu_fd);
 	close(vm->fd);
 	close(vm->kvm_fd);
-	munmap(vm->ordinary, vm->opt->memory);
+}
+
+static void add_memory(struct vm *vm)
+{
+	if (vm->opt->shared) {
+		memory_add_shared(vm);
+		return;
+	}
+	memory_add_ordinary(vm);
+	if (vm->opt->private)
+		memory_add_private(vm);
+}
+
+/* Into memory, and its registers; how many pages of shared memory were used for it? */
+static void load(struct vm *vm)
+{
+	struct layout *layout;
+
+	if (vm->opt->payload)
+		payload_load(vm);
+	else
+		x86_load_linux(vm);
+	x86_setup_vcpu(vm);
+	if (!vm->opt->shared) {
+		memory_populate_ordinary(vm);
+		return;
+	}
+	layout = layout_read(vm);
+	vm->report->loaded = layout_count(layout, 0, layout->pages, PAGE_HOST);
+	layout_free(layout);
+	if (vm->opt->mistake == MISTAKE_POPULATE)
+		memory_populate_shared(vm);
 }
 
 /* The console goes to @out; with @story, so do the counters while they change. */
@@ -90,12 +122,12 @@ static void run_guest(const struct options *opt, struct report *report, FILE *ou
 	struct vm vm = { .opt = opt, .gmem_fd = -1, .report = report };
 	FILE *tell = story ? out : NULL;
 	long unevictable = meminfo_kib("Unevictable");
-	struct stats start;
 	double begin = now();
 
 	memset(report, 0, sizeof(*report));
 	report->status = -1;
-	report->size = opt->private;
+	report->size = opt->shared ? opt->memory : opt->private;
+	report->shared = opt->shared;
 	report->page_size = opt->page_size;
 	vm.serial.out = out;
 	vm.serial.prefix = story ? "  guest | " : NULL;
@@ -103,31 +135,32 @@ static void run_guest(const struct options *opt, struct report *report, FILE *ou
 	report->before = pool_read(opt->page_size);
 	report_pool(tell, "before", &report->before, "");
 	vm_create(&vm);
-	memory_add_ordinary(&vm);
-	if (opt->private)
-		memory_add_private(&vm);
+	add_memory(&vm);
 	report->created = pool_read(opt->page_size);
 	report_pool(tell, "file created", &report->created, "   (promised, not yet taken)");
 
 	vm_create_vcpu(&vm);
-	if (opt->payload)
-		payload_load(&vm);
-	else
-		x86_load_linux(&vm);
-	x86_setup_vcpu(&vm);
-	memory_populate_ordinary(&vm);
-	stats_read(vm.fd, vm.vcpu_fd, &start);
+	load(&vm);
+	stats_read(vm.fd, vm.vcpu_fd, &vm.start);
+	vm.last = vm.start;
 	vm_run(&vm);
 	report->seconds = now() - begin;
 
 	report->unevictable = meminfo_kib("Unevictable") - unevictable;
-	measure(&vm, &start);
+	measure(&vm);
 	report_pool(tell, "guest verified", &report->during, "");
 	if (story)
-		report_map(out, report);
+		report_file(out, report);
 	destroy(&vm);
 	report->after = pool_read(opt->page_size);
 	report_pool(tell, "guest gone", &report->after, "");
+}
+
+static void print_conversions(FILE *out, const struct report *report)
+{
+	if (report->conversions)
+		fprintf(out, "  conversions: %llu, of %llu pages; %llu refused, %llu retries\n",
+			report->conversions, report->converted, report->refused, report->retries);
 }
 
 static int cmd_run(const struct options *opts, int nr)
@@ -137,17 +170,28 @@ static int cmd_run(const struct options *opts, int nr)
 	if (nr != 1)
 		die(0, NULL, "run takes one --hugepage; compare takes a list");
 	run_guest(opts, &report, stdout, false);
-	if (opts->private) {
+	if (report.size) {
 		report_pool(stderr, "before", &report.before, "");
 		report_pool(stderr, "file created", &report.created, "");
 		report_pool(stderr, "guest done", &report.during, "");
 		report_pool(stderr, "guest gone", &report.after, "");
-		report_map(stderr, &report);
-		report_table(stderr, &report, 1);
+		report_file(stderr, &report);
+		if (!report.shared)
+			report_table(stderr, &report, 1);
 	}
-	if (report.conversions)
-		fprintf(stderr, "  conversions: %llu, of %llu pages; %llu refused, %llu retries\n",
-			report.conversions, report.converted, report.refused, report.retries);
+	print_conversions(stderr, &report);
+	return report_check(stderr, &report) ? 1 : 0;
+}
+
+static int cmd_show(const struct options *opts, int nr)
+{
+	static struct report report;
+
+	if (nr != 1)
+		die(0, NULL, "show takes one --hugepage; compare takes a list");
+	run_guest(opts, &report, stdout, true);
+	print_conversions(stdout, &report);
+	fflush(stdout);
 	return report_check(stderr, &report) ? 1 : 0;
 }
 
@@ -177,6 +221,7 @@ static const struct command {
 	int (*run)(const struct options *opts, int nr);
 } commands[] = {
 	{ "run", "boot one guest, its console on stdout, what was measured on stderr", cmd_run },
+	{ "show", "boot one guest, and tell what it does and what was measured", cmd_show },
 	{ "compare", "boot one guest for each size in --hugepage, then compare", cmd_compare },
 };
 
@@ -192,12 +237,15 @@ static void print_usage(FILE *out)
 		"  --append TEXT          more for the kernel's command line\n"
 		"  --memory SIZE          ordinary memory, for the kernel and its root (160M)\n"
 		"  --private SIZE[,...]   private memory at 4G, for the guest to hot-add (none)\n"
-		"  --hugepage 1G|2M|0     what private memory is made of; 0 is 4K pages (0);\n"
+		"  --shared SIZE          instead of both: a guest like any other, all of its memory\n"
+		"                         one guest_memfd that is shared\n"
+		"  --hugepage 1G|2M|0     what the file is made of; 0 is 4K pages (0);\n"
 		"                         compare takes a list, and one for --private\n"
 		"  --stats                dump all of KVM's counters\n"
 		"  --mistake shared       the guest runs just as well, but its memory is shared,\n"
 		"            ordinary     or not in guest_memfd at all: the checks must find it;\n"
-		"            deaf         conversions are said to be done, and are not\n");
+		"            deaf         conversions are said to be done, and are not\n"
+		"            populate     shared memory is touched all over: no huge page is left\n");
 }
 
 static __u64 parse_size(const char *option, const char *text)
@@ -255,7 +303,7 @@ static enum mistake parse_mistake(const char *text)
 {
 	static const char *const names[] = {
 		[MISTAKE_SHARED] = "shared", [MISTAKE_ORDINARY] = "ordinary",
-		[MISTAKE_DEAF] = "deaf",
+		[MISTAKE_DEAF] = "deaf", [MISTAKE_POPULATE] = "populate",
 	};
 
 	if (!text)
@@ -263,10 +311,13 @@ static enum mistake parse_mistake(const char *text)
 	for (size_t i = 1; i < ARRAY_SIZE(names); i++)
 		if (!strcmp(text, names[i]))
 			return i;
-	die(0, "shared, ordinary or deaf", "--mistake %s", text);
+	die(0, "shared, ordinary, deaf or populate", "--mistake %s", text);
 }
 
-enum { KERNEL, INITRD, PAYLOAD, APPEND, MEMORY, PRIVATE, HUGEPAGE, STATS, MISTAKE, NR_OPTIONS };
+enum {
+	KERNEL, INITRD, PAYLOAD, APPEND, MEMORY, PRIVATE, SHARED, HUGEPAGE, STATS, MISTAKE,
+	NR_OPTIONS
+};
 
 static const struct option long_options[] = {
 	{ "kernel",	  required_argument, NULL, KERNEL },
@@ -275,6 +326,7 @@ static const struct option long_options[] = {
 	{ "append",	  required_argument, NULL, APPEND },
 	{ "memory",	  required_argument, NULL, MEMORY },
 	{ "private",	  required_argument, NULL, PRIVATE },
+	{ "shared",	  required_argument, NULL, SHARED },
 	{ "hugepage",	  required_argument, NULL, HUGEPAGE },
 	{ "stats",	  no_argument,	     NULL, STATS },
 	{ "mistake",	  required_argument, NULL, MISTAKE },
@@ -298,11 +350,18 @@ static int parse_options(int argc, char **argv, struct options *opts)
 	*opts = (struct options){
 		.kernel = value[KERNEL], .initrd = value[INITRD], .append = value[APPEND],
 		.payload = value[PAYLOAD],
-		.memory = parse_size("--memory", value[MEMORY]),
+		.memory = parse_size("--memory", value[MEMORY]), .shared = value[SHARED],
 		.stats = value[STATS], .mistake = parse_mistake(value[MISTAKE]),
 	};
+	if (opts->shared) {
+		if (value[PAYLOAD] || strcmp(value[PRIVATE], "0"))
+			die(0, NULL, "--shared is for a Linux, and for all of its memory");
+		opts->memory = parse_size("--shared", value[SHARED]);
+		if (opts->memory % BLOCK)
+			die(0, "a multiple of 2M", "--shared %s", value[SHARED]);
+	}
 	if (opts->memory > 3 * GIB)
-		die(0, "3G is the limit here", "--memory %s", value[MEMORY]);
+		die(0, "3G is the limit here", "--memory or --shared %s", size_name(opts->memory));
 	return make_guests(opts, value[HUGEPAGE], value[PRIVATE]);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The guest's memory: an ordinary slot and a private one. This file and convert.c are what
- * the program is about.
+ * The guest's memory: an ordinary slot and a private one, or a shared one alone. This file
+ * and convert.c are what the program is about.
  *
  *   gpa 0 .. --memory                       gpa 4G .. + --private
  *   +-----------------------------+         +--------------------------------------+
@@ -9,20 +9,32 @@
  *   | of this process             |         | (and a view of it in this process)   |
  *   +-----------------------------+         +--------------------------------------+
  *
- * Three calls make the private slot:
+ * or, with --shared, one slot for all of it:
  *
- *   KVM_CREATE_GUEST_MEMFD          a file, private all over; with GUEST_MEMFD_FLAG_HUGETLB its
- *                                   units are pages of the hugetlb pool, promised (reserved)
- *                                   now and taken at the guest's first touch
+ *   gpa 0 .. --shared
+ *   +-----------------------------------------------------------------------------+
+ *   | units of a guest_memfd that is shared all over (and a view of it)           |
+ *   +-----------------------------------------------------------------------------+
+ *
+ * Three calls make a slot with a file:
+ *
+ *   KVM_CREATE_GUEST_MEMFD          a file, private all over, or GUEST_MEMFD_FLAG_INIT_SHARED;
+ *                                   with GUEST_MEMFD_FLAG_HUGETLB its units are pages of the
+ *                                   hugetlb pool, promised (reserved) now and taken at the
+ *                                   first touch
  *   mmap()                          the view, for what will be shared. Made once: the kernel
  *                                   takes pages out of it that become private, and the next
  *                                   access to a shared one puts it in
  *   KVM_SET_USER_MEMORY_REGION2     a slot with one backing, the file; the view is told as
  *                                   well, because KVM itself reads shared pages through it
  *
- * The guest is mapped by pages as large as three things allow: the unit, the slot's
- * bounds, and the alignment of guest address, view and file offset to each other.
+ * The guest is mapped by pages as large as three things allow: the piece of the unit, the
+ * slot's bounds, and the alignment of guest address and file offset to each other.
  * Everything here is aligned for 1G.
+ *
+ * The view is for what has to be used, and only that. A page that was used through it might
+ * be pinned, so from then on it is a piece of its own, and what is left of the unit is the
+ * pieces around it. Touching all of shared memory would leave nothing but 4K pages.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -35,6 +47,7 @@
 
 #include <linux/mman.h>
 
+#include "guest/port.h"
 #include "vmm.h"
 
 #ifndef __NR_cachestat
@@ -76,15 +89,15 @@ static void set_slot(struct vm *vm, const struct kvm_userspace_memory_region2 *r
 void memory_add_ordinary(struct vm *vm)
 {
 	struct kvm_userspace_memory_region2 region = {
-		.slot = SLOT_ORDINARY,
+		.slot = SLOT_LOW,
 		.guest_phys_addr = 0,
 		.memory_size = vm->opt->memory,
 	};
 
-	vm->ordinary = map_aligned(vm->opt->memory, BLOCK, "ordinary memory");
+	vm->memory = map_aligned(vm->opt->memory, BLOCK, "ordinary memory");
 	/* 4K pages only: every 2M or 1G page KVM counts is then one of the private slot. */
-	madvise(vm->ordinary, vm->opt->memory, MADV_NOHUGEPAGE);
-	region.userspace_addr = (unsigned long)vm->ordinary;
+	madvise(vm->memory, vm->opt->memory, MADV_NOHUGEPAGE);
+	region.userspace_addr = (unsigned long)vm->memory;
 	set_slot(vm, &region);
 }
 
@@ -98,7 +111,7 @@ void memory_populate_ordinary(struct vm *vm)
 {
 	struct kvm_pre_fault_memory range = { .gpa = 0, .size = vm->opt->memory };
 
-	if (madvise(vm->ordinary, range.size, MADV_POPULATE_WRITE) < 0)
+	if (madvise(vm->memory, range.size, MADV_POPULATE_WRITE) < 0)
 		die(errno, "is there that much free memory?",
 		    "madvise(ordinary memory, %s, MADV_POPULATE_WRITE)", size_name(range.size));
 	if (!vm_check(vm->fd, KVM_CAP_PRE_FAULT_MEMORY))
@@ -157,31 +170,34 @@ static int create_file(struct vm *vm)
 {
 	const struct options *opt = vm->opt;
 	struct kvm_create_guest_memfd args = {
-		.size = opt->private, .flags = GUEST_MEMFD_FLAG_MMAP,
+		.size = vm->file_size, .flags = GUEST_MEMFD_FLAG_MMAP,
 	};
 	int fd, known;
 
 	if (!vm_check(vm->fd, KVM_CAP_GUEST_MEMFD))
 		die(0, "needs a kernel with guest_memfd, 6.8 or later",
 		    "KVM_CHECK_EXTENSION(KVM_CAP_GUEST_MEMFD) = 0");
-	need_in_place(vm);
+	if (!opt->shared)
+		need_in_place(vm);
 	if (opt->page_size != PAGE) {
 		known = vm_check(vm->fd, KVM_CAP_GUEST_MEMFD_FLAGS);
 		if (!(known & GUEST_MEMFD_FLAG_HUGETLB))
-			die(0, "use --hugepage 0, or a kernel with huge pages in guest_memfd",
+			die(0,
+			    "use --hugepage 0, or a kernel with huge pages in guest_memfd that was\n"
+			    "  booted with kvm.gmem_in_place_conversion=1",
 			    "KVM_CHECK_EXTENSION(KVM_CAP_GUEST_MEMFD_FLAGS) = 0x%x: no bit 0x%llx, GUEST_MEMFD_FLAG_HUGETLB",
 			    known, GUEST_MEMFD_FLAG_HUGETLB);
 		args.flags |= GUEST_MEMFD_FLAG_HUGETLB;
 		args.huge_page_size_log2 = log2_of(opt->page_size);
 	}
-	if (opt->mistake == MISTAKE_SHARED)
+	if (opt->shared || opt->mistake == MISTAKE_SHARED)
 		args.flags |= GUEST_MEMFD_FLAG_INIT_SHARED;
 
 	fd = ioctl(vm->fd, KVM_CREATE_GUEST_MEMFD, &args);
 	if (fd < 0) {
 		int err = errno;
 
-		die(err, advise_create(err, opt->private, opt->page_size),
+		die(err, advise_create(err, args.size, opt->page_size),
 		    "KVM_CREATE_GUEST_MEMFD(size 0x%llx, flags 0x%llx, huge_page_size_log2 %d)",
 		    args.size, args.flags, args.huge_page_size_log2);
 	}
@@ -191,7 +207,7 @@ static int create_file(struct vm *vm)
 /* The file, over a range of addresses that is as aligned as the slot is. */
 static void map_view(struct vm *vm)
 {
-	__u64 size = vm->opt->private;
+	__u64 size = vm->file_size;
 
 	vm->view = map_aligned(size, GIB, "the view");
 	if (vm->opt->mistake == MISTAKE_ORDINARY)
@@ -202,16 +218,20 @@ static void map_view(struct vm *vm)
 		    "mmap(guest_memfd, %s)", size_name(size));
 }
 
-void memory_add_private(struct vm *vm)
+/* The file, its view, and the slot that it backs. */
+static void add_file(struct vm *vm, int slot, __u64 gpa, __u64 size)
 {
 	struct kvm_userspace_memory_region2 region = {
-		.slot = SLOT_PRIVATE,
-		.guest_phys_addr = PRIVATE_BASE,
-		.memory_size = vm->opt->private,
+		.slot = slot, .guest_phys_addr = gpa, .memory_size = size,
 	};
 
+	vm->file_size = size;
 	vm->gmem_fd = create_file(vm);
 	map_view(vm);
+	vm->shared = malloc(size / PAGE);
+	if (!vm->shared)
+		die(errno, NULL, "no memory for the state of %s", size_name(size));
+	memset(vm->shared, vm->opt->shared || vm->opt->mistake == MISTAKE_SHARED, size / PAGE);
 	region.userspace_addr = (unsigned long)vm->view;
 	if (vm->opt->mistake != MISTAKE_ORDINARY) {
 		region.flags = KVM_MEM_GUEST_MEMFD;
@@ -221,15 +241,47 @@ void memory_add_private(struct vm *vm)
 	set_slot(vm, &region);
 }
 
+void memory_add_private(struct vm *vm)
+{
+	add_file(vm, SLOT_PRIVATE, PRIVATE_BASE, vm->opt->private);
+}
+
+void memory_add_shared(struct vm *vm)
+{
+	add_file(vm, SLOT_LOW, 0, vm->opt->memory);
+	vm->memory = vm->view;
+}
+
+/* What is good for ordinary memory: a mistake, see above. */
+void memory_populate_shared(struct vm *vm)
+{
+	if (madvise(vm->view, vm->file_size, MADV_POPULATE_WRITE) < 0)
+		die(errno, NULL, "madvise(the view, %s, MADV_POPULATE_WRITE)",
+		    size_name(vm->file_size));
+}
+
 /* Size 0 removes a slot, and with it what KVM has mapped of it. The file stays. */
-void memory_remove_private(struct vm *vm)
+void memory_remove_file(struct vm *vm)
 {
 	struct kvm_userspace_memory_region2 region = {
-		.slot = SLOT_PRIVATE,
-		.guest_phys_addr = PRIVATE_BASE,
+		.slot = vm->opt->shared ? SLOT_LOW : SLOT_PRIVATE,
+		.guest_phys_addr = vm->opt->shared ? 0 : PRIVATE_BASE,
 	};
 
 	set_slot(vm, &region);
+}
+
+/* The file lives as long as it is open, or mapped, or a page of it is pinned. */
+void memory_destroy(struct vm *vm)
+{
+	if (vm->gmem_fd >= 0) {
+		convert_host_do(vm, HOST_UNPIN, 0);
+		close(vm->gmem_fd);
+		munmap(vm->view, vm->file_size);
+		free(vm->shared);
+	}
+	if (!vm->opt->shared)
+		munmap(vm->memory, vm->opt->memory);
 }
 
 /*

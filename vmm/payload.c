@@ -43,7 +43,7 @@ load_segment(struct vm *vm, const void *image, size_t size, const struct elf64_p
 		die(0, "link it at 1M; give the guest more with --memory",
 		    "\"%s\" has a segment at 0x%llx, 0x%llx bytes", vm->opt->payload,
 		    phdr->p_paddr, phdr->p_memsz);
-	memcpy(vm->ordinary + phdr->p_paddr, image + phdr->p_offset, phdr->p_filesz);
+	memcpy(vm->memory + phdr->p_paddr, image + phdr->p_offset, phdr->p_filesz);
 }
 
 static __u64 load_elf(struct vm *vm)
@@ -70,8 +70,8 @@ static __u64 load_elf(struct vm *vm)
 
 void payload_load(struct vm *vm)
 {
-	__u64 *pml4 = (void *)(vm->ordinary + PML4_ADDR);
-	__u64 *pdpt = (void *)(vm->ordinary + PDPT_ADDR);
+	__u64 *pml4 = (void *)(vm->memory + PML4_ADDR);
+	__u64 *pdpt = (void *)(vm->memory + PDPT_ADDR);
 
 	vm->payload_entry = load_elf(vm);
 	pml4[0] = PDPT_ADDR | PTE_TABLE;

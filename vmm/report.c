@@ -9,6 +9,9 @@
 #include "vmm.h"
 
 #define CELLS_PER_ROW	64
+#define CELLS_PER_UNIT	512
+/* Pages that KVM uses by itself: of instructions it emulates, and of what leads there. */
+#define USED_BY_KVM	256
 
 static __u64 pages_of(const struct report *report)
 {
@@ -49,8 +52,14 @@ void report_pool(FILE *out, const char *when, const struct pool *pool, const cha
 			pool->total, pool->free, pool->reserved, what);
 }
 
+static void print_mapped(FILE *out, const struct stats *mapped)
+{
+	fprintf(out, "mapped into the guest: %lld x 1G, %lld x 2M, %lld x 4K",
+		mapped->pages_1g, mapped->pages_2m, mapped->pages_4k);
+}
+
 /* One cell a block of 2M: # all its pages are allocated, . none, + some. */
-void report_map(FILE *out, const struct report *report)
+static void report_map(FILE *out, const struct report *report)
 {
 	__u64 blocks = (report->size + BLOCK - 1) / BLOCK, pages = 0;
 
@@ -71,10 +80,101 @@ void report_map(FILE *out, const struct report *report)
 			fputc('\n', out);
 		pages += report->map[i];
 	}
-	fprintf(out, "    %llu of %llu pages allocated; mapped into the guest: ", pages,
-		pages_of(report));
-	fprintf(out, "%lld x 1G, %lld x 2M, %lld x 4K\n", report->private.pages_1g,
-		report->private.pages_2m, report->private.pages_4k);
+	fprintf(out, "    %llu of %llu pages allocated; ", pages, pages_of(report));
+	print_mapped(out, &report->mapped);
+	fputc('\n', out);
+}
+
+static void print_cells(FILE *out, const char *cells)
+{
+	for (; *cells; cells += strnlen(cells, CELLS_PER_ROW))
+		fprintf(out, "    %.*s\n", CELLS_PER_ROW, cells);
+}
+
+/* What a kernel without CONFIG_DEBUG_GUESTMEM says of it is by what KVM can map it. */
+static void print_not_told(FILE *out, const struct layout *layout, const struct stats *mapped)
+{
+	if (!layout->told)
+		fprintf(out,
+			"    (computed: this kernel has no CONFIG_DEBUG_GUESTMEM. By KVM's counters,\n"
+			"    %lld of %llu blocks of 2M are whole.)\n",
+			mapped->pages_1g * (__s64)(GIB / BLOCK) + mapped->pages_2m,
+			layout->pages * PAGE / BLOCK);
+}
+
+/* What has become of a file that is all of the guest's memory? */
+static void report_layout(FILE *out, const struct report *report)
+{
+	const struct layout *layout = report->layout;
+	static char cells[PRIVATE_MAX / BLOCK + 1];
+
+	fprintf(out, "  the file: %llu x %s, in %llu pieces: ", units_of(report),
+		size_name(report->page_size), layout_pieces(layout, 0, layout->pages));
+	layout_list(out, layout, 0, layout->pages);
+	fprintf(out, "\n  a cell is 2M: [ a piece begins, # it goes on, h the host has used pages\n"
+		"  of it, + smaller pieces, . not allocated\n");
+	layout_cells(layout, 0, layout->pages, BLOCK / PAGE, true, cells);
+	for (__u64 i = 0; report->has_map && cells[i]; i++)
+		if (!report->map[i])
+			cells[i] = '.';
+	print_cells(out, cells);
+	print_not_told(out, layout, &report->mapped);
+	fprintf(out, "    pages the host has used: %llu, of these %llu to load the guest\n    ",
+		layout_count(layout, 0, layout->pages, PAGE_HOST), report->loaded);
+	print_mapped(out, &report->mapped);
+	fprintf(out, "; %lld faults\n", report->total.pf_fixed);
+}
+
+void report_file(FILE *out, const struct report *report)
+{
+	if (report->layout)
+		report_layout(out, report);
+	else if (!report->layouts)	/* else it was shown already */
+		report_map(out, report);
+}
+
+/* The guest asks for it while it runs: what is a unit made of now? */
+void report_unit(struct vm *vm, __u64 page)
+{
+	__u64 unit = vm->opt->page_size / PAGE, first = page & ~(unit - 1);
+	char cells[CELLS_PER_UNIT + 1];
+	struct layout *layout;
+	struct stats now, want;
+	FILE *out = vm->serial.out;
+
+	if (unit < CELLS_PER_UNIT || page >= vm->file_size / PAGE)
+		return;
+	layout = layout_read(vm);
+	layout_mapping(layout, &want);
+	stats_read(vm->fd, vm->vcpu_fd, &now);
+	/* Less what is mapped of ordinary memory, all of which was before the guest ran. */
+	now.pages_1g -= vm->start.pages_1g;
+	now.pages_2m -= vm->start.pages_2m;
+	now.pages_4k -= vm->start.pages_4k;
+
+	fprintf(out, "  unit %llu: shared pages %llu, pieces %llu: ", first / unit,
+		unit - layout_count(layout, first, unit, PAGE_PRIVATE),
+		layout_pieces(layout, first, unit));
+	layout_list(out, layout, first, unit);
+	fputc('\n', out);
+	layout_cells(layout, first, unit, unit / CELLS_PER_UNIT, false, cells);
+	print_cells(out, cells);
+	print_not_told(out, layout, &now);
+	fputs("    ", out);
+	print_mapped(out, &now);
+	fprintf(out, "; faults since the last map %lld\n", now.pf_fixed - vm->last.pf_fixed);
+
+	vm->report->layouts++;
+	if (layout->wrong || now.pages_1g != want.pages_1g || now.pages_2m != want.pages_2m ||
+	    now.pages_4k != want.pages_4k) {
+		fprintf(out, "    not as it should be: %llu pages in other pieces; should be ",
+			layout->wrong);
+		print_mapped(out, &want);
+		fputc('\n', out);
+		vm->report->wrong_layouts++;
+	}
+	vm->last = now;
+	layout_free(layout);
 }
 
 /* A number with thousands separated, right-aligned in a column. */
@@ -97,9 +197,9 @@ typedef __s64 (*report_value)(const struct report *report);
 static __s64 value_mib(const struct report *r) { return r->size / MIB; }
 static __s64 value_units(const struct report *r) { return units_of(r); }
 static __s64 value_verified(const struct report *r) { return r->verified; }
-static __s64 value_1g(const struct report *r) { return r->private.pages_1g; }
-static __s64 value_2m(const struct report *r) { return r->private.pages_2m; }
-static __s64 value_4k(const struct report *r) { return r->private.pages_4k; }
+static __s64 value_1g(const struct report *r) { return r->mapped.pages_1g; }
+static __s64 value_2m(const struct report *r) { return r->mapped.pages_2m; }
+static __s64 value_4k(const struct report *r) { return r->mapped.pages_4k; }
 static __s64 value_fixed(const struct report *r) { return r->total.pf_fixed; }
 static __s64 value_per_gib(const struct report *r) { return r->total.pf_fixed * GIB / r->size; }
 static __s64 value_exits(const struct report *r) { return r->total.exits; }
@@ -180,59 +280,111 @@ static void expect_pool(struct checker *checker, const char *when, const struct 
 
 static void check_mapping(struct checker *checker, const struct report *report)
 {
-	const struct stats *private = &report->private;
+	const struct stats *mapped = &report->mapped;
 	__s64 units = units_of(report);
 	__s64 want_1g = report->page_size == GIB ? units : 0;
 	__s64 want_2m = report->page_size == BLOCK ? units : 0;
 	__s64 want_4k = report->page_size == PAGE ? units : 0;
-	__s64 again = report->converted * PAGE / report->page_size;
 
-	expect(checker, private->pages_1g == want_1g && private->pages_2m == want_2m &&
-	       private->pages_4k == want_4k,
+	expect(checker, mapped->pages_1g == want_1g && mapped->pages_2m == want_2m &&
+	       mapped->pages_4k == want_4k,
 	       "pages_1g %lld, pages_2m %lld, pages_4k %lld; expected %lld, %lld, %lld",
-	       private->pages_1g, private->pages_2m, private->pages_4k, want_1g, want_2m, want_4k);
+	       mapped->pages_1g, mapped->pages_2m, mapped->pages_4k, want_1g, want_2m, want_4k);
 	/*
-	 * One fault a unit, and another for what was converted; the host may have taken a
-	 * page of ordinary memory meanwhile.
+	 * One fault a unit, and another for each page that was converted; the host may have
+	 * taken a page of ordinary memory meanwhile.
 	 */
 	expect(checker, report->total.pf_fixed >= units &&
-	       report->total.pf_fixed <= units + again + 64,
+	       report->total.pf_fixed <= units + (__s64)report->converted + 64,
 	       "%lld faults for %lld units", report->total.pf_fixed, units);
+	expect(checker, !report->wrong_layouts, "%d of %d times a unit had other pieces",
+	       report->wrong_layouts, report->layouts);
+}
+
+static __u64 pages_in_file(const struct report *report)
+{
+	__u64 pages = 0;
+
+	for (__u64 off = 0; report->has_map && off < report->size; off += BLOCK)
+		pages += report->map[off / BLOCK];
+	return pages;
 }
 
 /*
- * Was the data in guest_memfd, all of it, in units of the size asked for, and is
+ * Is the guest mapped huge wherever the host has left a block of 2M alone? And has the host
+ * done so nearly everywhere?
+ */
+static void check_shared(struct checker *checker, const struct report *report)
+{
+	const struct layout *layout = report->layout;
+	__u64 used = layout_count(layout, 0, layout->pages, PAGE_HOST), used_blocks = 0;
+	__u64 block = BLOCK / PAGE, in_file = pages_in_file(report), huge;
+
+	for (__u64 page = 0; page < layout->pages; page += block)
+		used_blocks += !!layout_count(layout, page, block, PAGE_HOST);
+	expect(checker, report->verified >= pages_of(report) / 2,
+	       "the guest verified %llu of %llu pages", report->verified, pages_of(report));
+	expect(checker, !report->has_map || in_file >= report->verified,
+	       "the file has %llu pages, the guest verified %llu", in_file, report->verified);
+	expect(checker, !layout->wrong, "%llu pages of the file are in other pieces",
+	       layout->wrong);
+	expect(checker, used <= report->loaded + USED_BY_KVM,
+	       "the host has used %llu pages, %llu of them to load the guest", used,
+	       report->loaded);
+	huge = report->mapped.pages_1g * (GIB / PAGE) + report->mapped.pages_2m * block;
+	expect(checker, report->page_size == PAGE ||
+	       huge + used_blocks * block >= report->verified,
+	       "the guest has %llu pages in huge mappings, and used %llu; the host's are in %llu blocks",
+	       huge, report->verified, used_blocks);
+	expect(checker, huge + report->mapped.pages_4k <= pages_of(report),
+	       "KVM maps %llu pages huge and %lld others, the file has %llu", huge,
+	       report->mapped.pages_4k, pages_of(report));
+}
+
+static void check_private(struct checker *checker, const struct report *report)
+{
+	__u64 in_file = pages_in_file(report);
+
+	expect(checker, report->verified >= pages_of(report),
+	       "the guest verified %llu of %llu pages", report->verified, pages_of(report));
+	expect(checker, !report->reachable,
+	       "the host can read %llu pages of private memory", report->reachable);
+	expect(checker, !report->wrong_offsets,
+	       "%llu conversions failed for a page that is pinned, and named another one",
+	       report->wrong_offsets);
+	check_mapping(checker, report);
+	expect(checker, !report->has_map || in_file == pages_of(report),
+	       "the file has %llu of %llu pages", in_file, pages_of(report));
+}
+
+/*
+ * Was the data in guest_memfd, all of it, mapped by pages as large as can be, and is
  * everything back? Returns the number of things that are not so.
  */
 int report_check(FILE *out, const struct report *report)
 {
 	struct checker checker = { .out = out, .page_size = report->page_size };
-	long units = units_of(report);
-	__u64 in_file = 0;
+	long units = units_of(report), taken = units;
 
 	expect(&checker, report->status == 0, "the guest's exit status is %d", report->status);
 	if (!report->size)
 		return checker.failures;
-	expect(&checker, report->verified >= pages_of(report),
-	       "the guest verified %llu of %llu pages", report->verified, pages_of(report));
-	expect(&checker, !report->reachable,
-	       "the host can read %llu pages of private memory", report->reachable);
-	expect(&checker, !report->wrong_offsets,
-	       "%llu conversions failed for a page that is pinned, and named another one",
-	       report->wrong_offsets);
-	check_mapping(&checker, report);
+	if (report->shared)
+		check_shared(&checker, report);
+	else
+		check_private(&checker, report);
 	if (is_huge(report)) {
 		expect_pool(&checker, "the file", &report->before, &report->created, 0, units);
-		expect_pool(&checker, "the guest", &report->before, &report->during, -units, 0);
+		/* A Linux need not use all of its memory. What it did not is still promised. */
+		if (report->shared && report->has_map)
+			taken = pages_in_file(report) * PAGE / report->page_size;
+		expect_pool(&checker, "the guest", &report->before, &report->during, -taken,
+			    units - taken);
 		expect_pool(&checker, "the end", &report->before, &report->after, 0, 0);
-	} else {
+	} else if (!report->shared) {
 		/* Less a little: the kernel sums up late what each CPU has counted. */
 		expect(&checker, report->unevictable * 100 >= (long)(report->size / KIB * 99),
 		       "Unevictable grew by %ld KiB only", report->unevictable);
 	}
-	for (__u64 off = 0; report->has_map && off < report->size; off += BLOCK)
-		in_file += report->map[off / BLOCK];
-	expect(&checker, !report->has_map || in_file == pages_of(report),
-	       "the file has %llu of %llu pages", in_file, pages_of(report));
 	return checker.failures;
 }

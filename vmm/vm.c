@@ -42,7 +42,8 @@ static int open_kvm(void)
 
 /*
  * A VM of the software-protected type: it has private memory like the VMs of
- * confidential computing, without the hardware that would encrypt it.
+ * confidential computing, without the hardware that would encrypt it. Where nothing is
+ * private, one of the default type.
  */
 void vm_create(struct vm *vm)
 {
@@ -52,17 +53,17 @@ void vm_create(struct vm *vm)
 	};
 	/* With the port (0x61) that starts and reads the timer's speaker channel. */
 	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
-	int types;
+	int type = vm->opt->shared ? KVM_X86_DEFAULT_VM : KVM_X86_SW_PROTECTED_VM, types;
 
 	vm->kvm_fd = open_kvm();
 	types = vm_check(vm->kvm_fd, KVM_CAP_VM_TYPES);
-	if (!(types & (1 << KVM_X86_SW_PROTECTED_VM)))
+	if (!(types & (1 << type)))
 		die(0, "needs CONFIG_KVM_SW_PROTECTED_VM=y and nested paging (kvm.tdp_mmu=1)",
-		    "KVM_CHECK_EXTENSION(KVM_CAP_VM_TYPES) = 0x%x: no bit %d, KVM_X86_SW_PROTECTED_VM",
-		    types, KVM_X86_SW_PROTECTED_VM);
-	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
+		    "KVM_CHECK_EXTENSION(KVM_CAP_VM_TYPES) = 0x%x: no bit %d",
+		    types, type);
+	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, type);
 	if (vm->fd < 0)
-		die(errno, NULL, "KVM_CREATE_VM(KVM_X86_SW_PROTECTED_VM)");
+		die(errno, NULL, "KVM_CREATE_VM(%d)", type);
 
 	if (ioctl(vm->fd, KVM_ENABLE_CAP, &exits) < 0)
 		die(errno, "needs a kernel with KVM_CAP_EXIT_HYPERCALL, 5.14 or later",
@@ -116,6 +117,9 @@ static bool port_access(struct vm *vm, __u16 port, bool is_write, __u8 *data, in
 		return false;
 	case PORT_VERIFIED:
 		vm->report->verified += value;
+		return true;
+	case PORT_SHOW_UNIT:
+		report_unit(vm, value);
 		return true;
 	case PORT_HOST_PAGE:
 		vm->host_page = value;

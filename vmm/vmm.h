@@ -10,11 +10,16 @@
  *   private memory   the slot at PRIVATE_BASE, a guest_memfd. Each page of it is private,
  *                    as all are at first, and no access of this process gets there; or
  *                    shared, because the guest asked for it.
+ *   shared memory    instead of both (--shared): one slot at address 0, a guest_memfd
+ *                    that is shared all over. The guest is one like any other.
  *   the file         that guest_memfd.
  *   the view         the file, mapped into this process once and for all. Shared pages
  *                    can be used through it; a private one would be a SIGBUS.
  *   a unit           what the file allocates at a time: a 1G or 2M page from the
  *                    hugetlb pool, or a 4K page where no huge pages were asked for.
+ *   a piece          what the host's kernel has made of a unit (a folio): the unit itself,
+ *                    or the largest blocks that are all private, or all shared; a page
+ *                    that this process has used is one of its own.
  *   a block          2M of the file, one cell of the map.
  *
  * Read main.c for what a run does and in which order, then memory.c, which is what
@@ -43,7 +48,7 @@
 #define PRIVATE_BASE		(4 * GIB)
 #define PRIVATE_MAX		(64 * GIB)
 
-enum { SLOT_ORDINARY, SLOT_PRIVATE };
+enum { SLOT_LOW, SLOT_PRIVATE };
 
 /* pool.c: one size of the hugetlb pool, read from sysfs. */
 struct pool {
@@ -83,13 +88,15 @@ enum mistake {
 	MISTAKE_SHARED,		/* memory starts shared, and stays so */
 	MISTAKE_ORDINARY,	/* the slot forgets the file */
 	MISTAKE_DEAF,		/* "converted", says the VMM, and did nothing */
+	MISTAKE_POPULATE,	/* shared memory is touched all over before the guest runs */
 };
 
 /* What the command line asks for. */
 struct options {
 	const char *kernel, *initrd, *append;
 	const char *payload;	/* instead of a kernel */
-	__u64 memory;	/* ordinary */
+	__u64 memory;	/* at address 0: ordinary, or shared */
+	bool shared;
 	__u64 private;	/* 0: none */
 	__u64 page_size;	/* of the file; PAGE: no huge pages */
 	enum mistake mistake;
@@ -98,19 +105,23 @@ struct options {
 
 /* Everything that was measured during the life of one guest. */
 struct report {
-	__u64 size, page_size;
+	__u64 size, page_size;	/* of the file */
+	bool shared;		/* it is all of the guest's memory */
 	int status;			/* as the guest told it, -1: it did not */
 	__u64 verified;		/* pages of private memory, as the guest told it */
 	double seconds;
 	struct pool before, created, during, after;
 	long unevictable;		/* KiB more than before the guest ran */
 	struct stats total;		/* over the life of the guest */
-	struct stats private;		/* pages_*: of the private slot alone */
+	struct stats mapped;		/* pages_*: of the file's slot alone */
 	__u64 reachable;		/* pages of private memory that this process can read */
+	__u64 loaded;			/* pages of shared memory it used to load the guest */
 	__u64 conversions, converted;	/* that the guest asked for; pages of those done */
 	__u64 retries, refused, wrong_offsets;
 	bool has_map;
 	__u16 map[PRIVATE_MAX / BLOCK];	/* pages the file has in each block */
+	int layouts, wrong_layouts;	/* drawn for the guest; not as they should be */
+	struct layout *layout;		/* of shared memory, when the guest was done */
 };
 
 struct vm {
@@ -118,10 +129,13 @@ struct vm {
 	int kvm_fd, fd, vcpu_fd;
 	struct kvm_run *run;	/* shared with KVM */
 	int run_size;
-	__u8 *ordinary;	/* guest physical address 0 */
+	__u8 *memory;		/* guest physical address 0 */
 	int gmem_fd;		/* -1: none */
+	__u64 file_size;
 	__u8 *view;		/* of the file */
+	__u8 *shared;		/* for each page of the file: is it? */
 	struct serial serial;
+	struct stats start, last;	/* before the guest ran; when a layout was drawn */
 	__u32 host_page;
 	__s32 host_result;	/* guest/port.h: what the guest wants the host to do */
 	__u64 payload_entry;
@@ -140,13 +154,37 @@ int vm_check(int fd, int capability);
 void memory_add_ordinary(struct vm *vm);
 void memory_populate_ordinary(struct vm *vm);
 void memory_add_private(struct vm *vm);
-void memory_remove_private(struct vm *vm);
+void memory_add_shared(struct vm *vm);
+void memory_populate_shared(struct vm *vm);
+void memory_remove_file(struct vm *vm);
+void memory_destroy(struct vm *vm);
 __u64 memory_reachable(__u8 *view, __u64 size);
 bool memory_map_units(int gmem_fd, __u64 size, __u16 *map);
 
 /* convert.c: private to shared and back, for the guest; and the host's use of it. */
 __s64 convert_hypercall(struct vm *vm);
 int convert_host_do(struct vm *vm, int what, __u64 page);
+
+/* layout.c: the pieces of the file's units, as the kernel says and as they should be. */
+struct layout {
+	__u64 pages;		/* of the file */
+	__u64 unit;		/* in pages */
+	bool told;		/* false: the kernel does not say, order[] is as it should be */
+	__u64 wrong;		/* pages that are in another piece than they should be */
+	__u8 *order;		/* for each page: the piece it is part of has 2^order pages */
+	__u8 *state;		/* for each page: one of these: */
+};
+
+enum { PAGE_PRIVATE, PAGE_SHARED, PAGE_HOST /* shared, and mapped by this process */ };
+
+struct layout *layout_read(struct vm *vm);
+void layout_free(struct layout *layout);
+__u64 layout_pieces(const struct layout *layout, __u64 page, __u64 nr);
+__u64 layout_count(const struct layout *layout, __u64 page, __u64 nr, int state);
+void layout_mapping(const struct layout *layout, struct stats *stats);
+void layout_cells(const struct layout *layout, __u64 page, __u64 nr, __u64 pages_per_cell,
+		  bool shared, char *cells);
+void layout_list(FILE *out, const struct layout *layout, __u64 page, __u64 nr);
 
 /* x86.c: from a bzImage to a vCPU that is about to execute its first instruction. */
 void x86_load_linux(struct vm *vm);
@@ -159,7 +197,8 @@ void payload_setup_registers(struct vm *vm);
 
 /* report.c: telling it. */
 void report_pool(FILE *out, const char *when, const struct pool *pool, const char *what);
-void report_map(FILE *out, const struct report *report);
+void report_file(FILE *out, const struct report *report);
+void report_unit(struct vm *vm, __u64 page);
 void report_table(FILE *out, const struct report *reports, int nr);
 int report_check(FILE *out, const struct report *report);
 const char *size_name(__u64 size);

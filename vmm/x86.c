@@ -4,15 +4,18 @@
  *
  * The 32-bit boot protocol (Documentation/arch/x86/boot.rst): protected mode, flat
  * segments, no paging, interrupts off, %esi at the boot parameters. The kernel makes
- * its own page tables. Ordinary memory looks like this:
+ * its own page tables. Memory from address 0, ordinary or shared, looks like this:
  *
  *       4K  a GDT with the two segments the protocol names
  *      64K  boot parameters ("zero page")
  *     128K  command line
- *       1M  the protected-mode part of the bzImage
- *      top  the initramfs, below the end
+ *       1M  the protected-mode part of the bzImage; it moves to where it wants to be
+ *     then  the initramfs, above what the kernel needs for that
  *
- * The memory map tells the guest of ordinary memory only. Private memory must not be
+ * All of it is in as few blocks of 2M as can be: what is loaded into shared memory is used by
+ * this process, and KVM then maps the block by 4K pages.
+ *
+ * The memory map tells the guest of this memory only. Private memory must not be
  * in it: the kernel would put its page tables there, which KVM could not walk (when it
  * has to emulate an instruction it reads them through this process's view, where a
  * private page is not). The guest adds it later, as movable.
@@ -42,7 +45,7 @@
 
 #define SETUP_HEADER_OFFSET	0x1f1
 #define SETUP_HEADER_MAGIC	0x53726448	/* "HdrS" */
-#define OLDEST_PROTOCOL		0x0206		/* the first with a cmdline_size */
+#define OLDEST_PROTOCOL		0x020a		/* the first with an init_size */
 
 const void *x86_map_file(const char *path, size_t *size)
 {
@@ -61,6 +64,14 @@ const void *x86_map_file(const char *path, size_t *size)
 	return map;
 }
 
+/* What the kernel needs in place to decompress itself, which is where it prefers to be. */
+static __u64 kernel_end(const struct setup_header *header)
+{
+	__u64 start = header->pref_address > KERNEL_ADDR ? header->pref_address : KERNEL_ADDR;
+
+	return start + header->init_size;
+}
+
 static void load_kernel(struct vm *vm, struct boot_params *params)
 {
 	const char *path = vm->opt->kernel;
@@ -77,14 +88,13 @@ static void load_kernel(struct vm *vm, struct boot_params *params)
 	setup_size = ((header->setup_sects ? header->setup_sects : 4) + 1) * 512;
 	if (setup_size > size)
 		die(0, NULL, "\"%s\" is truncated", path);
-	/* init_size: what the kernel needs in place to decompress itself. */
-	if (KERNEL_ADDR + header->init_size > vm->opt->memory)
+	if (kernel_end(header) > vm->opt->memory)
 		die(0, "give the guest more with --memory",
-		    "the kernel needs %llu MiB of ordinary memory, the guest has %s",
-		    (KERNEL_ADDR + header->init_size) / MIB + 1, size_name(vm->opt->memory));
+		    "the kernel needs %llu MiB of memory, the guest has %s",
+		    kernel_end(header) / MIB + 1, size_name(vm->opt->memory));
 
 	memcpy(&params->hdr, header, sizeof(*header));
-	memcpy(vm->ordinary + KERNEL_ADDR, image + setup_size, size - setup_size);
+	memcpy(vm->memory + KERNEL_ADDR, image + setup_size, size - setup_size);
 	params->hdr.type_of_loader = 0xff;
 	params->hdr.code32_start = KERNEL_ADDR;
 	params->hdr.cmd_line_ptr = CMDLINE_ADDR;
@@ -93,17 +103,16 @@ static void load_kernel(struct vm *vm, struct boot_params *params)
 
 static void load_initrd(struct vm *vm, struct boot_params *params)
 {
-	__u64 addr, lowest = KERNEL_ADDR + params->hdr.init_size;
+	__u64 addr = (kernel_end(&params->hdr) + BLOCK - 1) & ~(BLOCK - 1);
 	size_t size;
 	const void *image;
 
 	image = x86_map_file(vm->opt->initrd, &size);
-	if (lowest + size > vm->opt->memory)
+	if (addr + size > vm->opt->memory)
 		die(0, "give the guest more with --memory",
-		    "the initramfs of %zu MiB does not fit into ordinary memory above the kernel",
-		    (size_t)(size / MIB) + 1);
-	addr = (vm->opt->memory - size) & ~(PAGE - 1);
-	memcpy(vm->ordinary + addr, image, size);
+		    "the initramfs of %zu MiB does not fit above the kernel, at %llu MiB",
+		    (size_t)(size / MIB) + 1, addr / MIB);
+	memcpy(vm->memory + addr, image, size);
 	params->hdr.ramdisk_image = addr;
 	params->hdr.ramdisk_size = size;
 	munmap((void *)image, size);
@@ -133,7 +142,7 @@ static void write_cmdline(struct vm *vm, const struct boot_params *params)
 	len += snprintf(cmdline + len, sizeof(cmdline) - len, " %s", vm->opt->append);
 	if (len >= (int)sizeof(cmdline) || len > (int)max)
 		die(0, NULL, "the command line is too long: %d bytes", len);
-	memcpy(vm->ordinary + CMDLINE_ADDR, cmdline, len + 1);
+	memcpy(vm->memory + CMDLINE_ADDR, cmdline, len + 1);
 }
 
 static void add_e820(struct boot_params *params, __u64 start, __u64 end)
@@ -147,8 +156,8 @@ static void add_e820(struct boot_params *params, __u64 start, __u64 end)
 
 void x86_load_linux(struct vm *vm)
 {
-	struct boot_params *params = (void *)(vm->ordinary + BOOT_PARAMS_ADDR);
-	__u64 *gdt = (void *)(vm->ordinary + GDT_ADDR);
+	struct boot_params *params = (void *)(vm->memory + BOOT_PARAMS_ADDR);
+	__u64 *gdt = (void *)(vm->memory + GDT_ADDR);
 
 	load_kernel(vm, params);
 	if (vm->opt->initrd)

@@ -5,9 +5,11 @@
 #
 #   out/vmm/bin/gmem-vmm      the VMM, built against the headers of our kernel
 #   out/vmm/bin/payload       a guest without a Linux, that does nothing but convert
+#   out/vmm/bin/flip          another one, that has single pages of a unit converted
 #   out/vmm/guest/bzImage     the guest's kernel: unpatched, as small as it can be
 #   out/vmm/guest/demo        initramfs: init, fill, stress-ng with its libraries
 #   out/vmm/guest/test        initramfs: init and fill
+#   out/vmm/guest/shared      the same, for a guest whose memory is all shared
 
 packages[demo]="stress-ng"
 
@@ -20,7 +22,8 @@ vmm_ready() {
 	need demo
 	guest_kernel && vmm_programs || return
 	[[ ! $GMEM_DRY ]] || return 0
-	guest_initramfs test "" && guest_initramfs demo "$(command -v stress-ng)"
+	guest_initramfs test "" && guest_initramfs demo "$(command -v stress-ng)" &&
+		guest_initramfs shared ""
 }
 
 # vmm_programs: the VMM and what it runs, without a Linux for the guest.
@@ -65,7 +68,10 @@ guest_initramfs() {
 	rm -rf "$root"
 	mkdir -p "$root/lib64" || return
 	cp "$vmm_out/bin/init" "$vmm_out/bin/fill" "$root/" || return
-	printf '%s\n' "/fill direct" "hot-add" "/fill program" >"$root/programs"
+	case $1 in
+	shared) echo "/fill memory" ;;
+	*) printf '%s\n' "/fill direct" "hot-add" "/fill program" ;;
+	esac >"$root/programs"
 	if [[ $program ]]; then
 		# An ordinary program of the distribution, with the libraries it asks for.
 		cp "$program" "$root/stress-ng" || return

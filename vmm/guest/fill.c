@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Write all of the private memory, then verify all of it.
+ * Write all of the guest's memory, then verify all of it.
  *
  *   fill direct    before the kernel has the memory: map the range through /dev/mem.
  *                  Reaches every page, which no program can that has to ask the
  *                  allocator (that keeps some for itself).
  *   fill program   after the memory was hot-added: an ordinary program. Asks for as much
  *                  as is free, and looks up which physical pages it was given.
+ *   fill memory    the same where there is no private memory, and not quite as much.
  *
  * Each 64-bit word gets a value of its own, so that a page that shows up in two places, or
  * in another one's, is found; and everything is written before anything is verified, so
@@ -130,6 +131,35 @@ static __u64 count_private(const void *map, __u64 len)
 	return count;
 }
 
+/* What Linux can give away, less a little that it needs to go on living. */
+static int fill_memory(void)
+{
+	FILE *file = fopen("/proc/meminfo", "r");
+	__u64 total = 0, available = 0, pages, good;
+	char line[256];
+	__u64 *map;
+
+	while (file && fgets(line, sizeof(line), file)) {
+		if (!total)
+			sscanf(line, "MemTotal: %llu", &total);
+		if (!available)
+			sscanf(line, "MemAvailable: %llu", &available);
+	}
+	if (file)
+		fclose(file);
+	pages = available * 1024 / PAGE * 7 / 8;
+	map = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (!pages || map == MAP_FAILED) {
+		printf("fill: mmap(%llu pages): %s\n", pages, strerror(errno));
+		return 1;
+	}
+	good = write_and_verify(map, pages, pages, EVERY_WORD);
+	printf("Linux has %llu MiB; a program wrote and verified %llu of %llu pages\n",
+	       total / 1024, good, pages);
+	outl(good, PORT_VERIFIED);
+	return good == pages ? 0 : 1;
+}
+
 /* Pages that are free in the movable zone, above what it keeps for emergencies. */
 static __u64 free_movable(void)
 {
@@ -176,6 +206,8 @@ int main(int argc, char **argv)
 		return fill_direct();
 	if (argc == 2 && !strcmp(argv[1], "program"))
 		return fill_program();
-	printf("usage: fill direct|program\n");
+	if (argc == 2 && !strcmp(argv[1], "memory"))
+		return fill_memory();
+	printf("usage: fill direct|program|memory\n");
 	return 64;
 }

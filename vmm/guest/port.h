@@ -7,7 +7,13 @@
 #define GUEST_PORT_H
 
 #define PORT_STATUS	0x500	/* 8 bit: all programs are done, the exit status; the end */
-#define PORT_VERIFIED	0x504	/* 32 bit: so many pages of private memory were verified */
+#define PORT_VERIFIED	0x504	/* 32 bit: so many pages of the file were verified */
+
+/*
+ * The guest has just used all of its private memory: show what the unit with this page
+ * (32 bit, its number in the private slot) is made of now, and by what KVM maps it.
+ */
+#define PORT_SHOW_UNIT	0x510
 
 /*
  * The host as someone who uses what is shared, as a device would. Written: what it is to

@@ -1,16 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# cases.sh linux|payload|refused: the VMM in a machine with one 1G page and 64 2M pages. Guests
-# that must work, and mistakes that must be found and named. "refused": the machine was
-# booted without in-place conversion.
+# cases.sh linux|shared|payload|flip|refused: the VMM in a machine with two 1G pages and 64 2M
+# pages. Guests that must work, and mistakes that must be found and named. "refused": the
+# machine was booted without in-place conversion.
 
 nr=0 failed=0
 
 vmm() {
-	private=$1 page=$2
+	size=$1 page=$2
 	shift 2
 	# shellcheck disable=SC2086 # a list of words
-	/gmem-vmm run $guest --private "$private" --hugepage "$page" "$@" >/tmp/out 2>&1
+	/gmem-vmm $guest "$size" --hugepage "$page" "$@" >/tmp/out 2>&1
 }
 
 result() {
@@ -32,6 +32,14 @@ works() {
 	result $? "$name"
 }
 
+# says NAME TEXT SIZE PAGE [OPTION]...: works, and says TEXT.
+says() {
+	name=$1 text=$2
+	shift 2
+	vmm "$@" && grep -qF -- "$text" /tmp/out
+	result $? "$name"
+}
+
 # fails NAME TEXT SIZE PAGE [OPTION]...: with an exit status of 1, and says TEXT.
 fails() {
 	name=$1 text=$2
@@ -42,7 +50,7 @@ fails() {
 }
 
 linux() {
-	guest="--kernel /bzImage --initrd /initramfs --append quiet"
+	guest="run --kernel /bzImage --initrd /initramfs --append quiet --private"
 	echo "1..8"
 	works guest_in_1g_pages 1G 1G
 	works guest_in_2m_pages 128M 2M
@@ -52,17 +60,31 @@ linux() {
 		128M 0 --mistake shared
 	fails not_in_the_file_is_found "a change by -64 and 0 was expected" \
 		128M 2M --mistake ordinary
-	fails pool_too_small "needs 2 huge pages of 1G; the pool has 1 free, 0 of them promised" 2G 1G
+	fails pool_too_small "needs 3 huge pages of 1G; the pool has 2 free, 0 of them promised" 3G 1G
 	fails not_a_multiple "huge_page_size_log2 30): Invalid argument" 128M 1G
 	fails no_such_page_size "this machine has no huge pages of 64K" 128M 64K
 }
 
+# A Linux that is all in shared memory. Its kernel is in the first unit of 1G, and the host has
+# no business in the second one.
+shared() {
+	guest="run --kernel /bzImage --initrd /initramfs --append quiet --shared"
+	echo "1..5"
+	says guest_in_shared_1g_pages "mapped into the guest: 1 x 1G" 2G 1G
+	works guest_in_shared_2m_pages 128M 2M
+	works guest_in_shared_4k_pages 128M 0
+	fails touched_all_over_is_found "the host has used 32768 pages" 128M 2M --mistake populate
+	fails not_in_the_file_is_found "the file has 0 pages, the guest verified" \
+		128M 2M --mistake ordinary
+}
+
 # What the host sees is checked by the VMM and, from within the guest, by asking the VMM.
 payload() {
-	guest="--payload /payload --memory 16M"
-	echo "1..5"
+	guest="run --payload /payload --memory 16M --private"
+	echo "1..6"
 	works conversions_of_4k_pages 64M 0
-	works conversions_of_2m_units 128M 2M
+	works conversions_in_2m_units 128M 2M
+	works conversions_in_1g_units 1G 1G
 	fails conversion_not_done_is_found "the host's access to a shared page" \
 		64M 0 --mistake deaf
 	fails shared_from_the_start_is_found "the host's access to a private page" \
@@ -70,8 +92,36 @@ payload() {
 	fails no_room "needs 16384 huge pages of 2M" 32G 2M
 }
 
+# numbers TEXT: the one after TEXT, in each line that has it.
+numbers() {
+	sed -n "s/.*$1\\([0-9]*\\).*/\\1/p" /tmp/out | paste -s -d ' '
+}
+
+# flips NAME SIZE PAGE PIECES TEXT NUMBERS: the unit was shown in so many pieces, then in so
+# many, ...; and mapped by so many pages of its size, the numbers after TEXT. A page that was
+# converted is one fault, or two.
+flips() {
+	name=$1 pieces=$4 text=$5 mapped=$6
+	vmm "$2" "$3" && [ "$(numbers "pieces ")" = "$pieces" ] &&
+		[ "$(numbers "$text")" = "$mapped" ] &&
+		[ "$(numbers "the last map " | awk '{ print $2 < 3 && $3 < 3 && $4 < 3 }')" = 1 ] &&
+		! grep "computed:" /tmp/out
+	result $? "$name"
+}
+
+flip() {
+	guest="show --payload /flip --memory 16M --private"
+	echo "1..4"
+	flips pages_flip_in_1g_unit 1G 1G "1 19 36 19 440 1" "into the guest: " "1 0 0 0 0 1"
+	flips pages_flip_in_2m_units 64M 2M "1 10 18 10 147 1" "x 1G, " "32 31 31 31 31 32"
+	fails flip_not_done_is_found "the host's access to a shared page" 64M 2M --mistake deaf
+	# Where the kernel does not tell what a unit is made of, KVM's counters still do.
+	umount /sys/kernel/debug
+	says pages_flip_unseen "31 of 32 blocks of 2M are whole" 64M 2M
+}
+
 refused() {
-	guest="--payload /payload --memory 16M"
+	guest="run --payload /payload --memory 16M --private"
 	echo "1..2"
 	fails no_conversion_in_place "boot the host with kvm.gmem_in_place_conversion=1" 64M 0
 	fails no_conversion_in_huge_pages "boot the host with kvm.gmem_in_place_conversion=1" 64M 2M
@@ -80,7 +130,9 @@ refused() {
 echo "KTAP version 1"
 case $1 in
 linux) linux ;;
+shared) shared ;;
 payload) payload ;;
+flip) flip ;;
 refused) refused ;;
 esac
 exit $failed

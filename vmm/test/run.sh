@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
-# vmm/test/run.sh linux|payload|refused: boot a machine and run vmm/test/cases.sh there. Called by
+# vmm/test/run.sh linux|shared|payload|flip|refused: boot a machine and run vmm/test/cases.sh there. Called by
 # ./gmem check (the tests vmm*), which says in GMEM_VARIANT which kernel is to be tested.
 
 . "$(dirname "$0")/../../harness/lib/common.sh"
@@ -10,15 +10,20 @@ for lib in packages base series tree kernel guest selftests timeouts demo; do
 done
 
 opt_arch=x86_64 opt_variant=${GMEM_VARIANT:-default} opt_icount=""
-what=${1:?linux, payload or refused}
+what=${1:?linux, shared, payload, flip or refused}
 args=(--id "check-vmm-$what-$opt_variant" --variant "$opt_variant" --plan --pools
-	--hugepages 1G=1 --hugepages 2M=64 --timeout "$(scaled 300)"
+	--hugepages 1G=2 --hugepages 2M=64 --timeout "$(scaled 300)"
 	--file "$vmm_out/bin/gmem-vmm:/" --file "$vmm_out/bin/payload:/"
-	--file "$GMEM_TOP/vmm/test/cases.sh:/")
+	--file "$vmm_out/bin/flip:/" --file "$GMEM_TOP/vmm/test/cases.sh:/")
 vmm_programs || die "no VMM"
 [[ $what == refused ]] || args+=(--append "$vmm_append")
-if [[ $what == linux ]]; then
+case $what in
+linux) initramfs="test" ;;
+shared) initramfs=shared ;;
+*) initramfs= ;;
+esac
+if [[ $initramfs ]]; then
 	vmm_ready || die "nothing to boot in the VMM"
-	args+=(--file "$vmm_out/guest/bzImage:/" --file "$vmm_out/guest/test:/initramfs")
+	args+=(--file "$vmm_out/guest/bzImage:/" --file "$vmm_out/guest/$initramfs:/initramfs")
 fi
 exec "$GMEM_TOP/harness/cmd/run" "${args[@]}" -- /bin/sh /cases.sh "$what"

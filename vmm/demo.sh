@@ -1,0 +1,29 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# demo.sh SIZES PAGE_SIZES: what ./gmem demo runs in its machine. The first part that fails
+# is the last.
+set -e
+
+/gmem-vmm compare --kernel /bzImage --initrd /initramfs --append quiet \
+	--private "$1" --hugepage "$2"
+cat <<END
+
+Pages of a unit, shared and taken back
+
+The guest uses all of its 1G, all the time. It shares single pages of it, by a hypercall, and
+the host writes to them. Each step costs the guest a fault for the page, and no more. In the
+map a cell is 2M: [ a piece begins, # it goes on, s has a shared page among 4K pages and other
+small pieces.
+
+END
+/gmem-vmm show --payload /flip --memory 16M --private 1G --hugepage 1G
+cat <<END
+
+An ordinary Linux in units of 1G: its kernel, its page tables, everything
+
+Nothing is private here. The VMM has the file mapped, and loads the kernel through that; what
+it has used it might have pinned, so these pages are pieces of their own. What it has not
+used stays huge for the guest.
+
+END
+/gmem-vmm show --kernel /bzImage --initrd /shared --append quiet --shared 2G --hugepage 1G
