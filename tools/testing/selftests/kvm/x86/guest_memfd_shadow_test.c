@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Guests whose page tables KVM shadows, i.e. that don't have two-dimensional paging,
+ * with memory from guest_memfd files made of HugeTLB pages: KVM must not map more by
+ * one entry than the guest does.  Takes kvm_amd.npt=0 or kvm_intel.ept=0.
+ */
+#include <linux/sizes.h>
+
+#include "guest_memfd_guest.h"
+#include "hugetlb_util.h"
+#include "kselftest_harness.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+
+#define NR_UNITS	2
+#define NR_PAGES	(NR_UNITS * PAGES_2M)
+#define PAGE_WORDS	(PAGE_SIZE / sizeof(u64))
+
+/* The same memory once more, by mappings of 4K. */
+#define SMALL_GVA	(TEST_GPA + TEST_GPA_SIZE)
+
+FIXTURE(shadow)
+{
+	struct hugetlb_pool pool;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	u64 *mem;
+	int fd;
+};
+
+FIXTURE_SETUP(shadow)
+{
+	const char *missing = missing_units(SZ_2M, NR_UNITS, &self->pool);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+
+	self->vm = __create_guest(VM_TYPE_DEFAULT, &self->vcpu, 1);
+	self->fd = vm_create_guest_memfd_hugetlb(self->vm, NR_UNITS * SZ_2M,
+						 GUEST_MEMFD_FLAG_MMAP |
+						 GUEST_MEMFD_FLAG_INIT_SHARED, 21);
+	self->mem = kvm_mmap(NR_UNITS * SZ_2M, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
+	add_slot(self->vm, TEST_GPA, NR_UNITS * SZ_2M, self->mem, self->fd, 0);
+	virt_map(self->vm, SMALL_GVA, TEST_GPA, NR_PAGES);
+}
+
+FIXTURE_TEARDOWN_PARENT(shadow)
+{
+	EXPECT_POOL_RESTORED(&self->pool);
+}
+
+static void host_check_tags(const u64 *mem, u64 tag)
+{
+	u64 i;
+
+	for (i = 0; i < NR_PAGES; i++)
+		TEST_ASSERT(mem[i * PAGE_WORDS] == tag + i,
+			    "Page %lu should be 0x%lx, is 0x%lx", i, tag + i,
+			    mem[i * PAGE_WORDS]);
+}
+
+/* The folio is larger than what the guest maps. */
+TEST_F(shadow, small_pages)
+{
+	guest_do(self->vcpu, OP_WRITE_TAGS, SMALL_GVA, NR_PAGES, PAGE_SIZE, TAG(0));
+	host_check_tags(self->mem, TAG(0));
+	guest_do(self->vcpu, OP_CHECK_TAGS, SMALL_GVA, NR_PAGES, PAGE_SIZE, TAG(0));
+}
+
+/* What the guest maps is larger than the folio, before and after it was split. */
+TEST_F(shadow, large_pages)
+{
+	u64 i;
+
+	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, NR_PAGES, PAGE_SIZE, TAG(0));
+
+	for (i = 0; i < NR_PAGES; i += 3)
+		self->mem[i * PAGE_WORDS] = TAG2(i);
+	for (i = 0; i < NR_PAGES; i++)
+		guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA + i * PAGE_SIZE, 1, PAGE_SIZE,
+			 i % 3 ? TAG(i) : TAG2(i));
+
+	guest_do(self->vcpu, OP_WRITE_TAGS, SMALL_GVA, NR_PAGES, PAGE_SIZE, TAG2(0));
+	host_check_tags(self->mem, TAG2(0));
+	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, NR_PAGES, PAGE_SIZE, TAG2(0));
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+	__TEST_REQUIRE(!kvm_is_tdp_enabled(), "needs kvm_amd.npt=0 or kvm_intel.ept=0");
+	page_size = getpagesize();
+
+	return test_harness_run(argc, argv);
+}
