@@ -453,7 +453,6 @@ static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
 	__folio_mark_uptodate(folio);
 
 	if (wanted(mapping, start) < huge_page_order(gh->h)) {
-		folio_set_hugetlb_migratable(folio);
 		ret = guestmem_add_split(mapping, folio, start, wanted);
 		if (ret) {
 			folio_put(folio);
@@ -578,6 +577,11 @@ static bool gmh_cut_if_poisoned(struct guestmem_hugetlb *gh, struct folio *folio
 {
 	bool poisoned;
 
+	/* See guestmem_trim_unit(). */
+	if (!folio_test_hugetlb_vmemmap_optimized(folio) &&
+	    guestmem_has_poison(&folio->page, folio_nr_pages(folio)))
+		guestmem_set_poisoned(folio);
+
 	/* memory_failure() poisons hugetlb folios under hugetlb_lock. */
 	spin_lock_irq(&hugetlb_lock);
 	poisoned = folio_test_hwpoison(folio);
@@ -656,16 +660,27 @@ static void gmh_remove_pieces(struct guestmem_hugetlb *gh,
 	}
 }
 
-/* Merge a unit that is about to be removed, nobody has it mapped. */
-static bool gmh_merge_unit(struct address_space *mapping, pgoff_t index,
-			   unsigned int order)
+/*
+ * Unmap what is about to be removed.  A fault that is under way holds the folio lock
+ * until the PTE is there.
+ */
+static void gmh_unmap_pieces(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			     pgoff_t index)
 {
-	if (guestmem_merge_unit(mapping, index, order))
-		return true;
+	pgoff_t end = index + pages_per_huge_page(gh->h);
+	struct folio *folio;
 
-	/* What was mlocked may be in a per-CPU batch. */
-	lru_add_drain_all();
-	return guestmem_merge_unit(mapping, index, order);
+	for (; index < end; index = folio_next_index(folio)) {
+		folio = xa_load(&mapping->i_pages, index);
+		/* Nothing else is ever mapped. */
+		if (!folio_test_large(folio)) {
+			folio_lock(folio);
+			if (folio_mapped(folio))
+				unmap_mapping_folio(folio);
+			folio_unlock(folio);
+		}
+		cond_resched();
+	}
 }
 
 /*
@@ -675,6 +690,7 @@ static bool gmh_merge_unit(struct address_space *mapping, pgoff_t index,
 static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio)
 {
 	struct guestmem_origin *origin;
+	bool hidden;
 
 	if (folio_test_hugetlb_vmemmap_optimized(folio) || folio_test_hwpoison(folio) ||
 	    !guestmem_reshape_needs_trim(gh))
@@ -684,6 +700,7 @@ static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio)
 	if (!origin)
 		goto out_put;
 
+	hidden = guestmem_hide_folio(folio);
 	if (folio_ref_freeze(folio, 1)) {
 		origin->optimized = true;
 		guestmem_origin_take(origin, folio);
@@ -691,6 +708,7 @@ static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio)
 		return;
 	}
 
+	guestmem_show_folio(folio, hidden);
 	guestmem_origin_free(origin);
 out_put:
 	folio_put(folio);
@@ -709,7 +727,7 @@ static void gmh_remove_unit(struct guestmem_hugetlb *gh,
 
 	if (!folio_test_hugetlb(folio)) {
 		folio_put(folio);
-		if (!gmh_merge_unit(mapping, index, order)) {
+		if (!guestmem_merge_unit(mapping, index, order)) {
 			gmh_remove_pieces(gh, mapping, index, may_replace);
 			inode_sub_bytes(mapping->host, huge_page_size(gh->h));
 			return;
@@ -730,6 +748,33 @@ static void gmh_remove_unit(struct guestmem_hugetlb *gh,
 	gmh_put_unit(gh, folio);
 }
 
+static void gmh_unmap(struct guestmem_hugetlb *gh, struct address_space *mapping,
+		      pgoff_t start, pgoff_t end)
+{
+	unsigned long index = start;
+	struct folio *folio;
+	bool split = false;
+
+	unmap_mapping_pages(mapping, start, end - start, false);
+
+	while (xa_find(&mapping->i_pages, &index, end - 1, XA_PRESENT)) {
+		index = round_down(index, pages_per_huge_page(gh->h));
+		folio = xa_load(&mapping->i_pages, index);
+		if (!folio_test_hugetlb(folio)) {
+			gmh_unmap_pieces(gh, mapping, index);
+			split = true;
+		}
+
+		index += pages_per_huge_page(gh->h);
+		if (!index || index >= end)
+			break;
+	}
+
+	/* What was mlocked may be in a per-CPU batch. */
+	if (split)
+		lru_add_drain_all();
+}
+
 /**
  * guestmem_hugetlb_remove - remove units from a file
  * @gh: the file's reservation
@@ -738,7 +783,8 @@ static void gmh_remove_unit(struct guestmem_hugetlb *gh,
  * @end: index after the last one, at the start of a unit, or ULONG_MAX for all
  *
  * The units go back to the pool, and are reserved for the file again, as soon as
- * nobody has a reference to them or to a piece of them.
+ * nobody has a reference to them or to a piece of them.  If that's so already, then
+ * they are there when guestmem_hugetlb_sync() returns.
  *
  * Context: may sleep.  The caller holds invalidate_lock for write, or is the
  *	last user of the file.
@@ -752,7 +798,7 @@ void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 
 	/* The last user of the file doesn't have it mapped. */
 	if (!last)
-		unmap_mapping_pages(mapping, start, end - start, false);
+		gmh_unmap(gh, mapping, start, end);
 
 	while (xa_find(&mapping->i_pages, &index, end - 1, XA_PRESENT)) {
 		index = round_down(index, pages_per_huge_page(gh->h));
@@ -763,8 +809,16 @@ void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 			break;
 		cond_resched();
 	}
-
-	/* What nobody has a reference to is in the pool when this returns. */
-	guestmem_origin_sync();
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_remove);
+
+/**
+ * guestmem_hugetlb_sync - wait for units that were removed
+ *
+ * Context: may sleep for long, the caller doesn't hold any lock.
+ */
+void guestmem_hugetlb_sync(void)
+{
+	guestmem_origin_sync();
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_sync);

@@ -3,10 +3,11 @@
 #define _MM_GUESTMEM_INTERNAL_H
 
 #include <linux/atomic.h>
+#include <linux/fs.h>
 #include <linux/guestmem.h>
 #include <linux/hugetlb.h>
-#include <linux/llist.h>
 #include <linux/list.h>
+#include <linux/llist.h>
 #include <linux/rcupdate.h>
 #include <linux/sizes.h>
 #include <linux/types.h>
@@ -62,18 +63,25 @@ struct guestmem_origin *guestmem_origin_find(unsigned long pfn);
 struct guestmem_origin *guestmem_origin_next(unsigned long *pfn);
 void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio);
 void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio);
+bool guestmem_hide_folio(struct folio *folio);
+void guestmem_show_folio(struct folio *folio, bool hidden);
+void guestmem_optimize_folio(struct hstate *h, struct folio *folio);
 void guestmem_origin_sync(void);
-bool guestmem_has_poison(struct page *page, unsigned long nr_pages);
+void guestmem_set_poisoned(struct folio *folio);
+bool guestmem_scan_poison(struct page *page, unsigned long nr_pages);
 
 /* Takes the place of folios in the page cache. */
 #define GUESTMEM_PLACEHOLDER	xa_mk_value(0)
+
+/* What is whole again, but has more struct pages than it needs. */
+#define GUESTMEM_TRIM_MARK	PAGECACHE_TAG_TOWRITE
 
 /* Rewriting struct pages: how many of them until others may run. */
 #define GUESTMEM_RESCHED_PAGES	SZ_4K
 
 /* guestmem_reshape.c */
 void guestmem_scrub_head(struct folio *folio);
-void guestmem_prep_folio(struct page *page, unsigned int order);
+bool guestmem_prep_folio(struct page *page, unsigned int order);
 bool guestmem_try_detach(struct folio *folio);
 void guestmem_attach(struct folio *folio, struct address_space *mapping, int nr_refs);
 int guestmem_add_split(struct address_space *mapping, struct folio *folio,
@@ -81,7 +89,7 @@ int guestmem_add_split(struct address_space *mapping, struct folio *folio,
 void guestmem_remove_piece(struct address_space *mapping, struct folio *folio);
 
 /* guestmem_merge.c */
-void guestmem_join_pages(struct page *page, unsigned int order);
+bool guestmem_join_pages(struct page *page, unsigned int order);
 bool guestmem_merge_unit(struct address_space *mapping, pgoff_t index,
 			 unsigned int order);
 

@@ -25,8 +25,9 @@
  * @order: order of what becomes of them
  *
  * Context: may sleep.
+ * Return: true if one of the pages is poisoned.
  */
-void guestmem_join_pages(struct page *page, unsigned int order)
+bool guestmem_join_pages(struct page *page, unsigned int order)
 {
 	unsigned long nr_pages = 1UL << order, i, nr;
 
@@ -41,7 +42,7 @@ void guestmem_join_pages(struct page *page, unsigned int order)
 			cond_resched();
 	}
 
-	guestmem_prep_folio(page, order);
+	return guestmem_prep_folio(page, order);
 }
 
 static void guestmem_unfreeze_range(struct address_space *mapping, pgoff_t start,
@@ -55,6 +56,22 @@ static void guestmem_unfreeze_range(struct address_space *mapping, pgoff_t start
 
 	xas_for_each(&xas, folio, end - 1)
 		folio_ref_unfreeze(folio, folio_nr_pages(folio));
+}
+
+static bool guestmem_freeze_folio(struct folio *folio)
+{
+	if (folio_mapped(folio) || !folio_ref_freeze(folio, folio_nr_pages(folio)))
+		return false;
+
+	/*
+	 * A fault that has mapped a page gave its reference away, and it's gone if the
+	 * page was unmapped since.  But the fault still has the folio lock.
+	 */
+	if (likely(!folio_test_locked(folio)))
+		return true;
+
+	folio_ref_unfreeze(folio, folio_nr_pages(folio));
+	return false;
 }
 
 /*
@@ -72,9 +89,7 @@ static bool guestmem_freeze_block(struct address_space *mapping, pgoff_t index,
 
 	xas_for_each(&xas, folio, end - 1) {
 		if (xa_is_value(folio) || folio->index != next ||
-		    folio_mapped(folio) ||
-		    guestmem_has_poison(&folio->page, folio_nr_pages(folio)) ||
-		    !folio_ref_freeze(folio, folio_nr_pages(folio)))
+		    !guestmem_freeze_folio(folio))
 			break;
 
 		next = folio_next_index(folio);
@@ -93,12 +108,16 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 {
 	XA_STATE_ORDER(xas, &mapping->i_pages, index, order);
 	struct guestmem_origin *origin;
+	bool frozen, poisoned;
 	struct folio *folio;
-	bool frozen;
+
+	/* All of it is there, and nobody else splits or removes anything. */
+	folio = xa_load(&mapping->i_pages, index);
+	if (guestmem_has_poison(&folio->page, 1UL << order))
+		return false;
 
 	do {
 		xas_lock_irq(&xas);
-		folio = xa_load(&mapping->i_pages, index);
 		frozen = guestmem_freeze_block(mapping, index, order);
 		if (frozen) {
 			/*
@@ -118,18 +137,22 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 	if (!frozen)
 		return false;
 
-	guestmem_join_pages(&folio->page, order);
+	poisoned = guestmem_join_pages(&folio->page, order);
 	folio->mapping = mapping;
 	folio->index = index;
 	__folio_mark_uptodate(folio);
 
+	/* What has failed just now is a piece that is as large as the unit. */
 	origin = guestmem_origin_find(folio_pfn(folio));
-	if (huge_page_order(origin->h) == order) {
-		guestmem_origin_give(origin, folio);
-		guestmem_origin_free(origin);
+	if (huge_page_order(origin->h) != order || poisoned) {
+		guestmem_attach(folio, mapping, folio_nr_pages(folio));
+		return !poisoned;
 	}
 
+	guestmem_origin_give(origin, folio);
+	guestmem_origin_free(origin);
 	guestmem_attach(folio, mapping, folio_nr_pages(folio));
+	guestmem_show_folio(folio, true);
 	return true;
 }
 
@@ -219,8 +242,44 @@ bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *m
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_merge);
 
 /**
- * guestmem_reshape_barrier - wait for those who see pieces that were merged
+ * guestmem_reshape_mark - find out which units have more struct pages than they need
  * @gh: the file's reservation
+ * @mapping: the file
+ * @start: the first page of a range, at the start of a unit
+ * @end: the page after the last one
+ *
+ * Context: may sleep.  The caller holds invalidate_lock for write.
+ * Return: true if there are any, for guestmem_reshape_trim().
+ */
+bool guestmem_reshape_mark(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			   pgoff_t start, pgoff_t end)
+{
+	struct hstate *h = guestmem_hugetlb_hstate(gh);
+	bool marked = false;
+	struct folio *folio;
+	pgoff_t index;
+
+	lockdep_assert_held_write(&mapping->invalidate_lock);
+
+	if (!guestmem_reshape_needs_trim(gh))
+		return false;
+
+	for (index = start; index < end; index += pages_per_huge_page(h)) {
+		folio = xa_load(&mapping->i_pages, index);
+		if (folio && folio_test_hugetlb(folio) && !folio_test_hwpoison(folio) &&
+		    !folio_test_hugetlb_vmemmap_optimized(folio)) {
+			xa_set_mark(&mapping->i_pages, index, GUESTMEM_TRIM_MARK);
+			marked = true;
+		}
+		cond_resched();
+	}
+
+	return marked;
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_mark);
+
+/**
+ * guestmem_reshape_barrier - wait for those who see pieces that were merged
  *
  * Turning the struct pages of tails into read-only ones must not hit somebody who
  * has found out that one of them has a reference count, when it was the head of a
@@ -230,7 +289,7 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_merge);
  *
  * Context: may sleep for long, the caller doesn't hold any lock.
  */
-void guestmem_reshape_barrier(struct guestmem_hugetlb *gh)
+void guestmem_reshape_barrier(void)
 {
 	synchronize_rcu_tasks();
 }
@@ -249,6 +308,42 @@ bool guestmem_reshape_needs_trim(struct guestmem_hugetlb *gh)
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_needs_trim);
 
+static bool guestmem_trim_unit(struct hstate *h, struct address_space *mapping,
+			       pgoff_t index)
+{
+	struct folio *folio = filemap_get_folio(mapping, index);
+	bool hidden, detached;
+
+	if (IS_ERR(folio))
+		return true;
+
+	if (!folio_test_hugetlb(folio) || folio_test_hugetlb_vmemmap_optimized(folio)) {
+		folio_put(folio);
+		return true;
+	}
+
+	/*
+	 * Memory may have failed when the unit was about to become a hugetlb folio.  Those
+	 * who didn't know yet that it's one have marked it as poisoned by now.
+	 */
+	if (guestmem_scan_poison(&folio->page, folio_nr_pages(folio))) {
+		guestmem_set_poisoned(folio);
+		folio_put(folio);
+		return true;
+	}
+
+	hidden = guestmem_hide_folio(folio);
+	detached = guestmem_try_detach(folio);
+	if (detached) {
+		guestmem_optimize_folio(h, folio);
+		guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
+	}
+	guestmem_show_folio(folio, hidden);
+	folio_put(folio);
+
+	return detached;
+}
+
 /**
  * guestmem_reshape_trim - free the struct pages that only pieces needed
  * @gh: the file's reservation
@@ -256,8 +351,11 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_needs_trim);
  * @start: the first page of a range, at the start of a unit
  * @end: the page after the last one
  *
+ * Does so for those units that guestmem_reshape_mark() has found, if they haven't been
+ * split and merged since.
+ *
  * Context: may sleep.  The caller holds invalidate_lock for write, and has called
- *	guestmem_reshape_barrier() since the last time that something was merged.
+ *	guestmem_reshape_barrier() in between.
  * Return: false if somebody has a reference to a unit.
  */
 bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *mapping,
@@ -265,26 +363,13 @@ bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *ma
 {
 	struct hstate *h = guestmem_hugetlb_hstate(gh);
 	bool trimmed = true;
-	struct folio *folio;
 	pgoff_t index;
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
 	for (index = start; index < end; index += pages_per_huge_page(h)) {
-		folio = filemap_get_folio(mapping, index);
-		if (IS_ERR(folio))
-			continue;
-
-		if (folio_test_hugetlb(folio) && !folio_test_hwpoison(folio) &&
-		    !folio_test_hugetlb_vmemmap_optimized(folio)) {
-			if (guestmem_try_detach(folio)) {
-				hugetlb_vmemmap_optimize_folio(h, folio);
-				guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
-			} else {
-				trimmed = false;
-			}
-		}
-		folio_put(folio);
+		if (xa_get_mark(&mapping->i_pages, index, GUESTMEM_TRIM_MARK))
+			trimmed &= guestmem_trim_unit(h, mapping, index);
 		cond_resched();
 	}
 

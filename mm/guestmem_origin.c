@@ -15,6 +15,7 @@
  */
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
+#include <linux/kvm_types.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 
@@ -121,7 +122,7 @@ struct guestmem_origin *guestmem_origin_next(unsigned long *pfn)
  *
  * From here on it is no hugetlb folio anymore.
  *
- * Context: any.
+ * Context: any that interrupts can be enabled in.
  */
 void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio)
 {
@@ -152,7 +153,9 @@ void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio)
  * @origin: the origin, to be freed by the caller
  * @folio: a folio as large as that, with a reference count of 0
  *
- * Context: any.
+ * Nobody else gets a reference until guestmem_show_folio() is called.
+ *
+ * Context: any that interrupts can be enabled in.
  */
 void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
 {
@@ -160,6 +163,7 @@ void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
 
 	__folio_set_hugetlb(folio);
 	folio->private = (void *)origin->hpg_flags;
+	folio_clear_hugetlb_migratable(folio);
 	hugetlb_set_folio_subpool(folio, origin->spool);
 	set_hugetlb_cgroup(folio, origin->h_cg);
 	set_hugetlb_cgroup_rsvd(folio, origin->h_cg_rsvd);
@@ -170,6 +174,68 @@ void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
 	list_del_init(&origin->list);
 	list_add(&folio->lru, &origin->h->hugepage_activelist);
 
+	spin_unlock_irq(&hugetlb_lock);
+}
+
+/**
+ * guestmem_hide_folio - keep others away from a hugetlb folio
+ * @folio: the folio
+ *
+ * memory_failure() takes a reference if the folio can be migrated.  If that fails it
+ * takes the folio for a free one, and so it must not see one that is frozen.
+ *
+ * Context: any that interrupts can be enabled in.
+ * Return: for guestmem_show_folio().  False as well if somebody else does the same.
+ */
+bool guestmem_hide_folio(struct folio *folio)
+{
+	bool hidden;
+
+	spin_lock_irq(&hugetlb_lock);
+	hidden = folio_test_hugetlb_migratable(folio);
+	folio_clear_hugetlb_migratable(folio);
+	spin_unlock_irq(&hugetlb_lock);
+
+	return hidden;
+}
+
+/**
+ * guestmem_show_folio - let others have a hugetlb folio again
+ * @folio: the folio, not frozen
+ * @hidden: what guestmem_hide_folio() has returned
+ *
+ * Context: any that interrupts can be enabled in.
+ */
+void guestmem_show_folio(struct folio *folio, bool hidden)
+{
+	if (!hidden)
+		return;
+
+	spin_lock_irq(&hugetlb_lock);
+	folio_set_hugetlb_migratable(folio);
+	spin_unlock_irq(&hugetlb_lock);
+}
+
+/**
+ * guestmem_optimize_folio - free struct pages of a hugetlb folio
+ * @h: where it comes from
+ * @folio: the folio, hidden and with a reference count of 0
+ *
+ * The first of its struct pages is copied, and must not change meanwhile.  Hence take
+ * it off the list, others would write to it when they add or remove what is next to it.
+ *
+ * Context: may sleep.
+ */
+void guestmem_optimize_folio(struct hstate *h, struct folio *folio)
+{
+	spin_lock_irq(&hugetlb_lock);
+	list_del_init(&folio->lru);
+	spin_unlock_irq(&hugetlb_lock);
+
+	hugetlb_vmemmap_optimize_folio(h, folio);
+
+	spin_lock_irq(&hugetlb_lock);
+	list_add(&folio->lru, &h->hugepage_activelist);
 	spin_unlock_irq(&hugetlb_lock);
 }
 
@@ -198,26 +264,64 @@ void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
 #endif
 
 /**
- * guestmem_has_poison - whether memory has failed in a range
+ * guestmem_scan_poison - look for poisoned pages
  * @page: the first page, none of the range is a hugetlb folio with optimized vmemmap
  * @nr_pages: number of pages
  *
  * Context: any.
  * Return: true if there is a poisoned page.
  */
-bool guestmem_has_poison(struct page *page, unsigned long nr_pages)
+bool guestmem_scan_poison(struct page *page, unsigned long nr_pages)
 {
 	unsigned long i;
 
-	if (likely(!atomic_long_read(&num_poisoned_pages)))
-		return false;
-
-	for (i = 0; i < nr_pages; i++) {
+	for (i = 0; IS_ENABLED(CONFIG_MEMORY_FAILURE) && i < nr_pages; i++) {
 		if (PageHWPoison(page + i))
 			return true;
 	}
 
 	return false;
+}
+
+/**
+ * guestmem_has_poison - whether memory has failed in a range
+ * @page: the first page, none of the range is a hugetlb folio with optimized vmemmap
+ * @nr_pages: number of pages
+ *
+ * Takes no time if there never was a memory failure.  Misses one that is being handled
+ * right now.
+ *
+ * Context: any.
+ * Return: true if there is a poisoned page.
+ */
+bool guestmem_has_poison(struct page *page, unsigned long nr_pages)
+{
+	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE) ||
+	    likely(!atomic_long_read(&num_poisoned_pages)))
+		return false;
+
+	return guestmem_scan_poison(page, nr_pages);
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_has_poison);
+
+/**
+ * guestmem_set_poisoned - poison a hugetlb folio one of whose pages is poisoned
+ * @folio: the folio
+ *
+ * Unless it's known already.  Takes a reference, as memory_failure() does.  Which of the
+ * pages it is can be told by their flags only.
+ *
+ * Context: any that interrupts can be enabled in.
+ */
+void guestmem_set_poisoned(struct folio *folio)
+{
+	spin_lock_irq(&hugetlb_lock);
+	if (!folio_test_set_hwpoison(folio)) {
+		folio_get(folio);
+		folio_set_hugetlb_raw_hwp_unreliable(folio);
+		folio_clear_hugetlb_migratable(folio);
+	}
+	spin_unlock_irq(&hugetlb_lock);
 }
 
 /*
@@ -229,10 +333,9 @@ static void guestmem_keep_poisoned(struct folio *folio)
 {
 	struct hugepage_subpool *spool = hugetlb_folio_subpool(folio);
 
-	/* Which of the pages it is can be told by their flags only. */
+	hugetlb_set_folio_subpool(folio, NULL);
 	folio_set_hwpoison(folio);
 	folio_set_hugetlb_raw_hwp_unreliable(folio);
-	hugetlb_set_folio_subpool(folio, NULL);
 	folio_ref_unfreeze(folio, 1);
 
 	if (spool)
@@ -246,11 +349,10 @@ static void guestmem_free_unit(struct guestmem_origin *origin)
 	struct folio *folio = (struct folio *)page;
 	bool poisoned;
 
-	guestmem_join_pages(page, huge_page_order(origin->h));
-	poisoned = guestmem_has_poison(page, pages_per_huge_page(origin->h));
+	poisoned = guestmem_join_pages(page, huge_page_order(origin->h));
 	guestmem_origin_give(origin, folio);
 	if (origin->optimized && !poisoned)
-		hugetlb_vmemmap_optimize_folio(origin->h, folio);
+		guestmem_optimize_folio(origin->h, folio);
 
 	guestmem_origin_free(origin);
 
@@ -306,8 +408,9 @@ void guestmem_free_folio(struct folio *folio)
 	if (origin->nr_late)
 		atomic_long_dec(origin->nr_late);
 
-	if (llist_add(&origin->free_node, &guestmem_free_list))
-		queue_work(system_dfl_wq, &guestmem_free_work);
+	/* Always, for guestmem_origin_sync() not to miss what was added meanwhile. */
+	llist_add(&origin->free_node, &guestmem_free_list);
+	queue_work(system_dfl_wq, &guestmem_free_work);
 }
 
 /**

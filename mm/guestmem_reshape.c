@@ -87,24 +87,32 @@ void guestmem_scrub_head(struct folio *folio)
 #endif
 }
 
-/* Make a folio of pages that nobody else knows.  The reference count stays 0. */
-void guestmem_prep_folio(struct page *page, unsigned int order)
+/*
+ * Make a folio of pages that nobody else knows.  The reference count stays 0.  Returns
+ * true if one of them is poisoned: memory_failure() sets the flag before it looks at
+ * what sort of page it is.
+ */
+bool guestmem_prep_folio(struct page *page, unsigned int order)
 {
 	struct folio *folio = (struct folio *)page;
 	unsigned long i, nr_pages = 1UL << order;
+	bool poisoned = PageHWPoison(page);
 
 	page->private = 0;
 	INIT_LIST_HEAD(&page->lru);
 	if (!order)
-		return;
+		return poisoned;
 
 	__folio_set_head(folio);
 	for (i = 1; i < nr_pages; i++) {
 		set_compound_head(page + i, page, order);
+		poisoned |= PageHWPoison(page + i);
 		if (!(i % GUESTMEM_RESCHED_PAGES))
 			cond_resched();
 	}
 	prep_compound_head(page, order);
+
+	return poisoned;
 }
 
 static void guestmem_prep_piece(struct page *page, unsigned int order,
@@ -282,6 +290,7 @@ static void guestmem_detach(struct folio *folio, struct guestmem_split_state *s)
 	lockdep_assert_held(&mapping->i_pages.xa_lock);
 
 	xas_store(&xas, GUESTMEM_PLACEHOLDER);
+	xas_clear_mark(&xas, GUESTMEM_TRIM_MARK);
 	for (i = 0; i < s->nr_stages; i++)
 		xas_split(&s->stages[i].xas, GUESTMEM_PLACEHOLDER, s->stages[i].order);
 }
@@ -297,6 +306,7 @@ void guestmem_attach(struct folio *folio, struct address_space *mapping, int nr_
 	xa_lock_irq(&mapping->i_pages);
 	xas_store(&xas, folio);
 	VM_WARN_ON_ONCE(xas_error(&xas));
+	xas_clear_mark(&xas, GUESTMEM_TRIM_MARK);
 	folio_ref_unfreeze(folio, nr_refs);
 	xa_unlock_irq(&mapping->i_pages);
 }
@@ -332,7 +342,7 @@ static int guestmem_detach_folio(struct folio *folio, struct guestmem_split_stat
 	int tries;
 
 	for (tries = 0; !__guestmem_try_detach(folio, s); tries++) {
-		if (folio_test_hwpoison(folio))
+		if (folio_test_hugetlb(folio) && folio_test_hwpoison(folio))
 			return -EHWPOISON;
 
 		if (tries == GUESTMEM_MAX_TRIES)
@@ -363,7 +373,6 @@ static int guestmem_prepare_folio(struct guestmem_split *split,
 		.order = folio_order(folio),
 		.cuts = { split->cuts[0], split->cuts[1] },
 	};
-	struct hstate *h;
 	int r;
 
 	r = guestmem_alloc_stages(&s, &p);
@@ -384,15 +393,15 @@ static int guestmem_prepare_folio(struct guestmem_split *split,
 		goto err_origin;
 	}
 
-	r = folio_test_hwpoison(folio) ? -EHWPOISON : guestmem_detach_folio(folio, &s);
+	split->hidden = split->origin && guestmem_hide_folio(folio);
+	r = guestmem_detach_folio(folio, &s);
 	if (r)
-		goto err_unlock;
+		goto err_show;
 
 	/* From here on nobody can find the folio.  The nodes are in use. */
 	if (split->origin) {
-		h = split->origin->h;
 		split->origin->optimized = folio_test_hugetlb_vmemmap_optimized(folio);
-		r = hugetlb_vmemmap_restore_folio(h, folio);
+		r = hugetlb_vmemmap_restore_folio(split->origin->h, folio);
 		if (r)
 			goto err_attach;
 	}
@@ -402,7 +411,8 @@ static int guestmem_prepare_folio(struct guestmem_split *split,
 err_attach:
 	guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
 	s.nr_stages = 0;
-err_unlock:
+err_show:
+	guestmem_show_folio(folio, split->hidden);
 	folio_unlock(folio);
 err_origin:
 	if (split->origin)
@@ -419,9 +429,10 @@ static void guestmem_abort_folio(struct guestmem_split *split,
 
 	/* No need to wait, tails were tails all the time.  See guestmem_reshape_trim(). */
 	if (split->origin && split->origin->optimized)
-		hugetlb_vmemmap_optimize_folio(split->origin->h, folio);
+		guestmem_optimize_folio(split->origin->h, folio);
 
 	guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
+	guestmem_show_folio(folio, split->hidden);
 	folio_unlock(folio);
 	folio_put(folio);
 
@@ -673,6 +684,8 @@ int guestmem_add_split(struct address_space *mapping, struct folio *folio,
 err_remove:
 	guestmem_remove_placeholders(&p);
 err_unfreeze:
+	if (origin->optimized && !folio_test_hugetlb_vmemmap_optimized(folio))
+		guestmem_optimize_folio(h, folio);
 	folio_ref_unfreeze(folio, 1);
 err_free:
 	guestmem_origin_free(origin);
@@ -696,7 +709,9 @@ void guestmem_remove_piece(struct address_space *mapping, struct folio *folio)
 	XA_STATE_ORDER(xas, &mapping->i_pages, folio->index, folio_order(folio));
 
 	folio_lock(folio);
-	VM_WARN_ON_ONCE_FOLIO(folio_mapped(folio), folio);
+	/* A fault that was in flight may have mapped it, with the lock held. */
+	if (folio_mapped(folio))
+		unmap_mapping_folio(folio);
 
 	xas_lock_irq(&xas);
 	xas_store(&xas, NULL);

@@ -41,11 +41,13 @@ typedef unsigned int (*guestmem_wanted_fn)(struct address_space *mapping,
  * @folio: the folio, which nobody else can find
  * @origin: what takes its metadata if it is a hugetlb folio
  * @cuts: where, may be one and the same
+ * @hidden: what guestmem_hide_folio() has returned
  */
 struct guestmem_split {
 	struct folio *folio;
 	struct guestmem_origin *origin;
 	pgoff_t cuts[2];
+	bool hidden;
 };
 
 /**
@@ -77,6 +79,8 @@ void guestmem_hugetlb_zero_folio(struct folio *folio, pgoff_t first,
 void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 			     struct address_space *mapping,
 			     pgoff_t start, pgoff_t end);
+void guestmem_hugetlb_sync(void);
+bool guestmem_has_poison(struct page *page, unsigned long nr_pages);
 
 int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *mapping,
 			     pgoff_t start, pgoff_t end, pgoff_t *err_index);
@@ -85,7 +89,9 @@ void guestmem_reshape_commit(struct guestmem_reshape *r);
 bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *mapping,
 			    pgoff_t start, pgoff_t end, pgoff_t lo, pgoff_t hi);
 bool guestmem_reshape_needs_trim(struct guestmem_hugetlb *gh);
-void guestmem_reshape_barrier(struct guestmem_hugetlb *gh);
+bool guestmem_reshape_mark(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			   pgoff_t start, pgoff_t end);
+void guestmem_reshape_barrier(void);
 bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *mapping,
 			   pgoff_t start, pgoff_t end);
 
@@ -135,6 +141,15 @@ static inline void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 {
 }
 
+static inline void guestmem_hugetlb_sync(void)
+{
+}
+
+static inline bool guestmem_has_poison(struct page *page, unsigned long nr_pages)
+{
+	return false;
+}
+
 static inline int guestmem_reshape_prepare(struct guestmem_reshape *r,
 					   struct address_space *mapping,
 					   pgoff_t start, pgoff_t end,
@@ -164,7 +179,14 @@ static inline bool guestmem_reshape_needs_trim(struct guestmem_hugetlb *gh)
 	return false;
 }
 
-static inline void guestmem_reshape_barrier(struct guestmem_hugetlb *gh)
+static inline bool guestmem_reshape_mark(struct guestmem_hugetlb *gh,
+					 struct address_space *mapping,
+					 pgoff_t start, pgoff_t end)
+{
+	return false;
+}
+
+static inline void guestmem_reshape_barrier(void)
 {
 }
 

@@ -186,6 +186,7 @@ static void remove_unit(struct kunit *test, int unit)
 	filemap_invalidate_lock(t->mapping);
 	guestmem_hugetlb_remove(t->gh, t->mapping, start, start + (1UL << t->unit_order));
 	filemap_invalidate_unlock(t->mapping);
+	guestmem_hugetlb_sync();
 
 	t->present[unit] = false;
 	reset_orders(t, unit);
@@ -433,7 +434,11 @@ static bool try_trim(struct kunit *test)
 	struct reshape_test *t = test->priv;
 	bool trimmed;
 
-	guestmem_reshape_barrier(t->gh);
+	filemap_invalidate_lock(t->mapping);
+	guestmem_reshape_mark(t->gh, t->mapping, 0, t->nr_pages);
+	filemap_invalidate_unlock(t->mapping);
+
+	guestmem_reshape_barrier();
 
 	filemap_invalidate_lock(t->mapping);
 	trimmed = guestmem_reshape_trim(t->gh, t->mapping, 0, t->nr_pages);
@@ -574,7 +579,10 @@ static void reshape_test_exit(struct kunit *test)
 			kthread_stop(t->readers[i]);
 	}
 
+	filemap_invalidate_lock(t->mapping);
 	guestmem_hugetlb_remove(t->gh, t->mapping, 0, ULONG_MAX);
+	filemap_invalidate_unlock(t->mapping);
+	guestmem_hugetlb_sync();
 	guestmem_hugetlb_destroy(t->gh);
 	iput(t->inode);
 	kern_unmount(t->mnt);

@@ -330,43 +330,65 @@ static bool gmem_merge_range(struct inode *inode, pgoff_t start, pgoff_t end)
 /* What has been merged is left alone for a while, it may be split again soon. */
 #define GMEM_TRIM_DELAY		HZ
 
-static void gmem_requeue_merge(struct gmem_inode *gi, unsigned long delay)
+/*
+ * Have the work done for a range.  What's left of an earlier one is done with it, and
+ * that may make it sooner but never later.
+ */
+static void gmem_queue_merge(struct gmem_inode *gi, pgoff_t start, pgoff_t end,
+			     unsigned long delay)
+{
+	unsigned long at = jiffies + delay;
+
+	lockdep_assert_held_write(&gi->vfs_inode.i_mapping->invalidate_lock);
+
+	if (gi->merge_start == gi->merge_end) {
+		gi->merge_start = start;
+		gi->merge_end = end;
+	} else {
+		gi->merge_start = min(gi->merge_start, start);
+		gi->merge_end = max(gi->merge_end, end);
+		if (time_before_eq(gi->merge_at, at))
+			return;
+	}
+
+	gi->merge_at = at;
+	mod_delayed_work(system_dfl_wq, &gi->merge_work, delay);
+}
+
+static void gmem_requeue_merge(struct gmem_inode *gi, pgoff_t start, pgoff_t end,
+			       unsigned long delay)
 {
 	if (++gi->merge_tries < GMEM_MERGE_TRIES)
-		schedule_delayed_work(&gi->merge_work, delay << gi->merge_tries);
-	else
-		gi->merge_end = gi->merge_start;
+		gmem_queue_merge(gi, start, end, delay << gi->merge_tries);
 }
 
 static void gmem_merge_workfn(struct work_struct *work)
 {
 	struct gmem_inode *gi = container_of(to_delayed_work(work), struct gmem_inode,
 					     merge_work);
-	struct inode *inode = &gi->vfs_inode;
-	bool merged, trimmed;
-	unsigned long seq;
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+	pgoff_t start, end;
+	bool trim;
 
-	filemap_invalidate_lock(inode->i_mapping);
-	seq = gi->merge_seq;
-	merged = gmem_merge_range(inode, gi->merge_start, gi->merge_end);
-	if (!merged)
-		gmem_requeue_merge(gi, GMEM_MERGE_DELAY);
-	filemap_invalidate_unlock(inode->i_mapping);
+	filemap_invalidate_lock(mapping);
+	start = gi->merge_start;
+	end = gi->merge_end;
+	gi->merge_end = start;
 
-	if (!merged || !guestmem_reshape_needs_trim(gi->hugetlb))
+	if (!gmem_merge_range(&gi->vfs_inode, start, end))
+		gmem_requeue_merge(gi, start, end, GMEM_MERGE_DELAY);
+	trim = guestmem_reshape_mark(gi->hugetlb, mapping, start, end);
+	filemap_invalidate_unlock(mapping);
+
+	if (!trim)
 		return;
 
-	guestmem_reshape_barrier(gi->hugetlb);
+	guestmem_reshape_barrier();
 
-	filemap_invalidate_lock(inode->i_mapping);
-	trimmed = seq == gi->merge_seq &&
-		  guestmem_reshape_trim(gi->hugetlb, inode->i_mapping, gi->merge_start,
-					gi->merge_end);
-	if (trimmed)
-		gi->merge_end = gi->merge_start;
-	else
-		gmem_requeue_merge(gi, GMEM_TRIM_DELAY);
-	filemap_invalidate_unlock(inode->i_mapping);
+	filemap_invalidate_lock(mapping);
+	if (!guestmem_reshape_trim(gi->hugetlb, mapping, start, end))
+		gmem_requeue_merge(gi, start, end, GMEM_TRIM_DELAY);
+	filemap_invalidate_unlock(mapping);
 }
 
 void kvm_gmem_init_merge(struct inode *inode)
@@ -374,7 +396,6 @@ void kvm_gmem_init_merge(struct inode *inode)
 	INIT_DELAYED_WORK(&GMEM_I(inode)->merge_work, gmem_merge_workfn);
 	GMEM_I(inode)->merge_start = 0;
 	GMEM_I(inode)->merge_end = 0;
-	GMEM_I(inode)->merge_seq = 0;
 }
 
 /* There's nobody left who could convert anything. */
@@ -395,21 +416,12 @@ static void gmem_merge(struct gmem_conversion *c)
 	if (!gi->hugetlb)
 		return;
 
-	gi->merge_seq++;
 	merged = gmem_merge_range(c->inode, c->start, c->end);
 	if (merged && !(c->to_private && guestmem_reshape_needs_trim(gi->hugetlb)))
 		return;
 
-	if (gi->merge_start == gi->merge_end) {
-		gi->merge_start = c->inv_start;
-		gi->merge_end = c->inv_end;
-	} else {
-		gi->merge_start = min(gi->merge_start, c->inv_start);
-		gi->merge_end = max(gi->merge_end, c->inv_end);
-	}
-
 	gi->merge_tries = 0;
-	mod_delayed_work(system_percpu_wq, &gi->merge_work,
+	gmem_queue_merge(gi, c->inv_start, c->inv_end,
 			 merged ? GMEM_TRIM_DELAY : GMEM_MERGE_DELAY);
 }
 

@@ -516,7 +516,7 @@ TEST_F(late, converted_before)
 /* Over and over again: nothing is lost, nothing is seen that isn't one's own. */
 TEST_F(late, rounds)
 {
-	const int nr_rounds = self->unit > SZ_2M ? 5 : 200;
+	const int nr_rounds = self->unit > SZ_2M ? 5 : 30;
 	const long unit_pages = self->unit / page_size;
 	u32 seed = kvm_random_seed;
 	long page[MAX_HOLDERS];
