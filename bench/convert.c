@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "measure.h"
 #include "vm.h"
 
 /* In the middle of a block of 2M that is all private, as most pages of a guest are. */
@@ -30,31 +31,12 @@
 #define BATCHES			5
 #define PER_BATCH		16
 
-static __u64 clock_now(void)
+static struct gmem small = { .slot = 1, .base = SMALL_BASE, .size = SMALL_SIZE };
+static struct gmem large = { .slot = 2, .base = LARGE_BASE, .size = LARGE_SIZE };
+
+static struct gmem *gmem_of(__u64 gpa)
 {
-	__u32 low, high;
-
-	asm volatile("lfence; rdtsc" : "=a"(low), "=d"(high) :: "memory");
-	return (__u64)high << 32 | low;
-}
-
-/*
- * In place. The mapping of the file stays as it is: the kernel takes the pages out of it
- * that become private, and the next access to a shared one faults it in. Nobody pins
- * anything here, so that even EAGAIN is an error.
- */
-static void set_in_place(struct vm *vm, __u64 gpa, __u64 size, bool to_shared)
-{
-	const struct gmem *gmem = vm_gmem(vm, gpa);
-	struct kvm_memory_attributes2 args = {
-		.offset = gpa - gmem->base,
-		.size = size,
-		.attributes = to_shared ? 0 : KVM_MEMORY_ATTRIBUTE_PRIVATE,
-	};
-
-	if (ioctl(gmem->fd, KVM_SET_MEMORY_ATTRIBUTES2, &args))
-		die("KVM_SET_MEMORY_ATTRIBUTES2(offset 0x%llx, size 0x%llx), error_offset 0x%llx",
-		    args.offset, args.size, args.error_offset);
+	return gpa >= large.base ? &large : &small;
 }
 
 /*
@@ -68,7 +50,7 @@ static void set_two_backings(struct vm *vm, __u64 gpa, __u64 size, bool to_share
 		.size = size,
 		.attributes = to_shared ? 0 : KVM_MEMORY_ATTRIBUTE_PRIVATE,
 	};
-	const struct gmem *gmem = vm_gmem(vm, gpa);
+	const struct gmem *gmem = gmem_of(gpa);
 	off_t offset = gpa - gmem->base;
 
 	if (ioctl(vm->fd, KVM_SET_MEMORY_ATTRIBUTES, &args))
@@ -87,39 +69,16 @@ static void set_two_backings(struct vm *vm, __u64 gpa, __u64 size, bool to_share
 static void set_shared(struct vm *vm, __u64 gpa, __u64 size, bool to_shared)
 {
 	if (vm->in_place)
-		set_in_place(vm, gpa, size, to_shared);
+		gmem_convert(gmem_of(gpa), gpa, size, to_shared);
 	else
 		set_two_backings(vm, gpa, size, to_shared);
 }
 
-static volatile __u64 *host_words(struct vm *vm, __u64 gpa)
+static volatile __u64 *host_words(__u64 gpa)
 {
-	const struct gmem *gmem = vm_gmem(vm, gpa);
+	const struct gmem *gmem = gmem_of(gpa);
 
 	return (volatile __u64 *)(gmem->shared + (gpa - gmem->base));
-}
-
-static int by_value(const void *a, const void *b)
-{
-	__u64 x = *(const __u64 *)a, y = *(const __u64 *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-/* Returns the median. */
-static __u64 print_row(const char *title, __u64 *values, int nr)
-{
-	qsort(values, nr, sizeof(*values), by_value);
-	printf("row\t%s\t%llu\t%llu\t%llu\n", title, values[nr / 2], values[0], values[nr - 1]);
-	return values[nr / 2];
-}
-
-static void guest(struct vm *vm, enum guest_op op, __u64 gpa, __u64 size, int reps)
-{
-	*vm->command = (struct command){
-		.op = op, .gpa = gpa, .pages = size / PAGE, .reps = reps,
-	};
-	vm_run(vm);
 }
 
 /* How the host answers hypercalls. Two counters tell what came through. */
@@ -138,8 +97,8 @@ static __s64 convert_and_answer(struct vm *vm, __u64 gpa, __u64 pages, bool to_s
 {
 	set_shared(vm, gpa, pages * PAGE, to_shared);
 	if (to_shared) {
-		guests_words += host_words(vm, gpa)[0] == guest_word(gpa, rep);
-		host_words(vm, gpa)[0] = host_word(gpa, rep++);
+		guests_words += host_words(gpa)[0] == guest_word(gpa, rep);
+		host_words(gpa)[0] = host_word(gpa, rep++);
 	}
 	return 0;
 }
@@ -153,7 +112,7 @@ static __s64 convert_and_look(struct vm *vm, __u64 gpa, __u64 pages, bool to_sha
 	ret = convert_and_answer(vm, gpa, pages, to_shared);
 	if (!to_shared)
 		return ret;
-	if (pread(pagemap_fd, &entry, sizeof(entry), (unsigned long)host_words(vm, gpa) / PAGE *
+	if (pread(pagemap_fd, &entry, sizeof(entry), (unsigned long)host_words(gpa) / PAGE *
 		  sizeof(entry)) != sizeof(entry))
 		die("pread(\"/proc/self/pagemap\")");
 	pfns[this] = entry & PAGEMAP_PFN;
@@ -179,7 +138,7 @@ static __u64 pages_allocated(void)
 static void round_trips(struct vm *vm, __u64 gpa, int reps)
 {
 	rep = 0;
-	guest(vm, GUEST_ROUND_TRIPS, gpa, PAGE, reps);
+	vm_guest(vm, GUEST_ROUND_TRIPS, gpa, PAGE, reps);
 	for (int i = 0; i < reps; i++)
 		if (vm->command->samples[i].error)
 			die("the guest's hypercall: %lld", vm->command->samples[i].error);
@@ -192,7 +151,7 @@ static void measure_guests_view(struct vm *vm, const char *where, __u64 gpa)
 	__u64 before, reading, hypercall;
 
 	vm->convert = convert_nothing;
-	guest(vm, GUEST_HYPERCALLS, 0, 0, PER_BATCH);
+	vm_guest(vm, GUEST_HYPERCALLS, 0, 0, PER_BATCH);
 	for (int i = 0; i < PER_BATCH; i++)
 		empty[i] = vm->command->samples[i].to_shared;
 
@@ -277,14 +236,14 @@ static void measure_calls(struct vm *vm, const char *size_name, __u64 gpa, __u64
 	char title[80];
 
 	for (int i = 0; i < reps; i++) {
-		guest(vm, GUEST_WRITE, gpa, size, 0);
+		vm_guest(vm, GUEST_WRITE, gpa, size, 0);
 		to_shared[i] = timed(vm, gpa, size, true);
 		untouched[i] = timed(vm, gpa, size, false);
-		guest(vm, GUEST_WRITE, gpa, size, 0);
+		vm_guest(vm, GUEST_WRITE, gpa, size, 0);
 		set_shared(vm, gpa, size, true);
 		for (__u64 at = gpa; at < gpa + size; at += PAGE)
-			host_words(vm, at)[0] = host_word(at, i);
-		guest(vm, GUEST_READ, gpa, size, 0);
+			host_words(at)[0] = host_word(at, i);
+		vm_guest(vm, GUEST_READ, gpa, size, 0);
 		touched[i] = timed(vm, gpa, size, false);
 	}
 	snprintf(title, sizeof(title), "%s to shared", size_name);
@@ -299,7 +258,7 @@ static void measure_calls(struct vm *vm, const char *size_name, __u64 gpa, __u64
 static void populate(struct vm *vm, const struct gmem *gmem)
 {
 	set_shared(vm, gmem->base, gmem->size, false);
-	guest(vm, GUEST_WRITE, gmem->base, gmem->size, 0);
+	vm_guest(vm, GUEST_WRITE, gmem->base, gmem->size, 0);
 }
 
 int main(int argc, char **argv)
@@ -314,8 +273,10 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	vm_create(&vm);
 	printf("how\t%s\n", vm.in_place ? "in place" : "two backings");
-	populate(&vm, &vm.small);
-	populate(&vm, &vm.large);
+	vm_add_gmem(&vm, &small);
+	vm_add_gmem(&vm, &large);
+	populate(&vm, &small);
+	populate(&vm, &large);
 	measure_guests_view(&vm, "64M", IN_SMALL);
 	measure_guests_view(&vm, "1G", IN_LARGE);
 	verify_round_trips(&vm, IN_SMALL);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <linux/kvm_para.h>
 
@@ -70,33 +71,68 @@ static void add_low(struct vm *vm)
 	});
 }
 
-static void add_gmem(struct vm *vm, struct gmem *gmem, int slot, __u64 base, __u64 size)
+static void set_gmem_slot(struct vm *vm, const struct gmem *gmem, __u64 size)
 {
-	struct kvm_create_guest_memfd create = { .size = size };
-
-	/* What is shared is in the file itself, so the host maps the file; else it may not. */
-	if (vm->in_place)
-		create.flags = GUEST_MEMFD_FLAG_MMAP;
-	*gmem = (struct gmem){ .base = base, .size = size };
-	gmem->fd = ioctl(vm->fd, KVM_CREATE_GUEST_MEMFD, &create);
-	if (gmem->fd < 0)
-		die("KVM_CREATE_GUEST_MEMFD(flags 0x%llx)", create.flags);
-	if (vm->in_place)
-		gmem->shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, gmem->fd, 0);
-	else
-		gmem->shared = map_anonymous(size);
-	if (gmem->shared == MAP_FAILED)
-		die("mmap(guest_memfd)");
 	set_slot(vm, (struct kvm_userspace_memory_region2){
-		.slot = slot, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = base,
+		.slot = gmem->slot, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = gmem->base,
 		.memory_size = size, .userspace_addr = (unsigned long)gmem->shared,
 		.guest_memfd = gmem->fd,
 	});
 }
 
-struct gmem *vm_gmem(struct vm *vm, __u64 gpa)
+void vm_add_gmem(struct vm *vm, struct gmem *gmem)
 {
-	return gpa >= vm->large.base ? &vm->large : &vm->small;
+	struct kvm_create_guest_memfd create = { .size = gmem->size, .flags = gmem->flags };
+
+	/* What is shared is in the file itself, so the host maps the file; else it may not. */
+	if (vm->in_place)
+		create.flags |= GUEST_MEMFD_FLAG_MMAP;
+	if (gmem->flags & GUEST_MEMFD_FLAG_HUGETLB)
+		create.huge_page_size_log2 = gmem->huge_page_shift;
+	gmem->fd = ioctl(vm->fd, KVM_CREATE_GUEST_MEMFD, &create);
+	if (gmem->fd < 0)
+		die("KVM_CREATE_GUEST_MEMFD(flags 0x%llx, pages of 2^%llu)", create.flags,
+		    gmem->huge_page_shift);
+	if (vm->in_place)
+		gmem->shared = mmap(NULL, gmem->size, PROT_READ | PROT_WRITE, MAP_SHARED,
+				    gmem->fd, 0);
+	else
+		gmem->shared = map_anonymous(gmem->size);
+	if (gmem->shared == MAP_FAILED)
+		die("mmap(guest_memfd)");
+	set_gmem_slot(vm, gmem, gmem->size);
+}
+
+void vm_del_gmem(struct vm *vm, struct gmem *gmem)
+{
+	set_gmem_slot(vm, gmem, 0);
+	munmap(gmem->shared, gmem->size);
+	close(gmem->fd);
+}
+
+void gmem_remap(const struct gmem *gmem)
+{
+	if (mmap(gmem->shared, gmem->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		 gmem->fd, 0) == MAP_FAILED)
+		die("mmap(guest_memfd)");
+}
+
+/*
+ * The mapping of the file stays as it is: the kernel takes the pages out of it that become
+ * private, and the next access to a shared one faults it in. Nobody pins anything here, so
+ * that even EAGAIN is an error.
+ */
+void gmem_convert(const struct gmem *gmem, __u64 gpa, __u64 size, bool to_shared)
+{
+	struct kvm_memory_attributes2 args = {
+		.offset = gpa - gmem->base,
+		.size = size,
+		.attributes = to_shared ? 0 : KVM_MEMORY_ATTRIBUTE_PRIVATE,
+	};
+
+	if (ioctl(gmem->fd, KVM_SET_MEMORY_ATTRIBUTES2, &args))
+		die("KVM_SET_MEMORY_ATTRIBUTES2(offset 0x%llx, size 0x%llx), error_offset 0x%llx",
+		    args.offset, args.size, args.error_offset);
 }
 
 /* Every address is mapped to itself, in pages of 1G. */
@@ -158,12 +194,11 @@ static void set_registers(struct vm *vm)
 
 static void add_vcpu(struct vm *vm)
 {
-	int size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-
+	vm->run_size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	vm->vcpu_fd = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
-	if (vm->vcpu_fd < 0 || size < 0)
+	if (vm->vcpu_fd < 0 || vm->run_size < 0)
 		die("KVM_CREATE_VCPU()");
-	vm->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu_fd, 0);
+	vm->run = mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu_fd, 0);
 	if (vm->run == MAP_FAILED)
 		die("mmap(vCPU)");
 	set_cpuid(vm);
@@ -186,10 +221,18 @@ void vm_create(struct vm *vm)
 		die("KVM_ENABLE_CAP(KVM_CAP_EXIT_HYPERCALL)");
 	vm->in_place = check(vm->fd, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);
 	add_low(vm);
-	add_gmem(vm, &vm->small, 1, SMALL_BASE, SMALL_SIZE);
-	add_gmem(vm, &vm->large, 2, LARGE_BASE, LARGE_SIZE);
 	load_guest(vm);
 	add_vcpu(vm);
+}
+
+/* Its files were deleted before. */
+void vm_destroy(struct vm *vm)
+{
+	munmap(vm->run, vm->run_size);
+	munmap(vm->low, LOW_SIZE);
+	close(vm->vcpu_fd);
+	close(vm->fd);
+	close(vm->kvm_fd);
 }
 
 static void handle_hypercall(struct vm *vm)
@@ -217,4 +260,12 @@ void vm_run(struct vm *vm)
 			die("KVM_RUN(): exit reason %u", run->exit_reason);
 		handle_hypercall(vm);
 	}
+}
+
+void vm_guest(struct vm *vm, enum guest_op op, __u64 gpa, __u64 size, int reps)
+{
+	*vm->command = (struct command){
+		.op = op, .gpa = gpa, .pages = size / PAGE, .reps = reps,
+	};
+	vm_run(vm);
 }
