@@ -3,10 +3,14 @@
 # Benchmarks: bench/NAME.bench sets
 #
 #   DESCRIPTION, INTRO     a line, and what stands above the table
-#   program                bench/PROGRAM.c, the same on both kernels
-#   append=()              for the boot line of our kernel
-#   how_base, how_ours     what the program must find there ("how", in its first line)
-#   mem, timeout           of the machine; seconds without -icount, on an idle host
+#   program                bench/PROGRAM.c, the same everywhere
+#   sides=(base ours)      the machines it runs in: base is the unpatched kernel, all others
+#                          are our kernel
+#   append=()              for the boot line of our kernel; append_SIDE=() for one of them
+#   how_SIDE               what the program must find there ("how", in its first line)
+#   hugepages, mem         of the machine (as ./gmem run)
+#   timeout                seconds without -icount, on an idle host
+#   quoted                 whose figures are in bench/NAME.quoted, to stand next to ours
 #
 # What is counted is instructions (-icount, one processor): no time, no cache, no TLB, but the
 # same number every time. The program prints tab-separated lines: "how WAY", "section TITLE",
@@ -21,7 +25,10 @@ bench_names() {
 load_bench() {
 	[[ -f $GMEM_TOP/bench/$1.bench ]] ||
 		usage_error "no benchmark '$1' (bench has: $(bench_names | tr '\n' ' '))"
-	DESCRIPTION="" INTRO="" program=$1 append=() how_base="" how_ours="" mem="" timeout=600
+	# shellcheck disable=SC2086 # a list of words
+	unset ${!append_@} ${!how_@}
+	DESCRIPTION="" INTRO="" program=$1 sides=(base ours) append=() hugepages="" mem=""
+	timeout=600 quoted=""
 	# shellcheck source=/dev/null
 	. "$GMEM_TOP/bench/$1.bench"
 }
@@ -37,18 +44,22 @@ bench_build() {
 	step "$GMEM_OUT/log/bench.log" "building the benchmarks" "${make[@]}"
 }
 
-# bench_side NAME base|ours ARG...: one machine; its output in out/bench/NAME.SIDE.
+# bench_side NAME SIDE ARG...: one machine; its output in out/bench/NAME.SIDE.
 bench_side() {
 	local name=$1 side=$2 entry args
+	local -n append_side=append_$2
 	local opt_arch=x86_64 opt_variant=default opt_icount=1
 	args=(--icount --id "bench-$1-$2" --timeout "$(scaled "$timeout")"
 		--file "$bench_out/bin/$program:/")
 	shift 2
 	[[ ! $mem ]] || args+=(--mem "$mem")
+	[[ ! $hugepages ]] || args+=(--hugepages "$hugepages")
 	if [[ $side == base ]]; then
 		args+=(--vanilla)
 	else
-		for entry in ${append[@]+"${append[@]}"}; do args+=(--append "$entry"); done
+		for entry in ${append[@]+"${append[@]}"} ${append_side[@]+"${append_side[@]}"}; do
+			args+=(--append "$entry")
+		done
 	fi
 	if [[ $GMEM_DRY && ! -e $bench_out/bin/$program ]]; then
 		# QEMU's line has the program in it, which is not there yet.
@@ -64,17 +75,17 @@ bench_side() {
 	mv "$bench_out/$name.$side.part" "$bench_out/$name.$side"
 }
 
-# bench_complete NAME: both sides ran to their end, in the way that was to be measured.
+# bench_complete NAME: all sides ran to their end, in the way that was to be measured.
 bench_complete() {
 	local side how want file
-	for side in base ours; do
+	for side in "${sides[@]}"; do
 		file=$bench_out/$1.$side
 		want=how_$side
 		[[ $(tail -qn 1 "$file" 2>/dev/null) == complete ]] ||
 			{ note "$1, $side: did not run to its end"; return "$EXIT_FAIL"; }
 		how=$(sed -n 's/^how\t//p' "$file")
-		[[ $how == "${!want}" ]] ||
-			{ note "$1, $side: is '$how', not '${!want}'"; return "$EXIT_FAIL"; }
+		[[ $how == "${!want-}" ]] ||
+			{ note "$1, $side: is '$how', not '${!want-}'"; return "$EXIT_FAIL"; }
 	done
 }
 
@@ -85,10 +96,9 @@ bench_tools() {
 		"$("${cross}gcc" --version | head -n 1)"
 }
 
-# bench_table NAME: side by side, in the program's order. The spread is how far lowest and
-# highest are apart, in percent of the median.
-bench_table() {
-	awk -F '\t' -v base="Linux $BASE_VERSION" '
+# What the tables have in common. The spread is how far lowest and highest are apart, in
+# percent of the median.
+bench_awk='
 	function number(n,    text, negative) {
 		if (n == "") return "-"
 		text = sprintf("%d", n)
@@ -100,6 +110,57 @@ bench_table() {
 		if (n == "" || n == 0) return ""
 		return sprintf("%.1f%%", 100 * (high - low) / n)
 	}
+'
+
+bench_table() {
+	case ${sides[*]} in
+	"base ours") bench_table_sides "$1" ;;
+	*) bench_table_list "$1" ;;
+	esac
+}
+
+# bench_table_list NAME: one machine after the other, in the program's order. What others
+# have measured is printed as it was written; to compare, "157.07 M" is a number.
+bench_table_list() {
+	local files=() side
+	for side in "${sides[@]}"; do files+=("$bench_out/$1.$side"); done
+	[[ ! $quoted ]] || files=("$GMEM_TOP/bench/$1.quoted" "${files[@]}")
+	awk -F '\t' -v quoted="$quoted" "$bench_awk"'
+	function value(text) {
+		return text ~ /B$/ ? 0 : text * (text ~ /M$/ ? 1e6 : text ~ /k$/ ? 1e3 : 1)
+	}
+	function line(title, a, as, b, ratio) {
+		title = sprintf("  %-54s%15s %7s%14s %7s", title, a, as, b, ratio)
+		sub(/ +$/, "", title)
+		print title
+	}
+	BEGIN {
+		line("", "in this tree", "", quoted, "")
+		line("instructions, median and spread", "", "", "", quoted == "" ? "" : "ratio")
+	}
+	FILENAME ~ /\.quoted$/ && !/^#/ && NF == 3 { theirs[$1, $2] = $3 }
+	FILENAME ~ /\.quoted$/ { next }
+	$1 == "section" { section = $2; print section }
+	$1 == "row" {
+		them = theirs[section, $2]
+		delete theirs[section, $2]
+		line($2, number($3), spread($3, $4, $5), them,
+		     value(them) > 0 ? sprintf("%.3f", $3 / value(them)) : "")
+	}
+	END {
+		for (what in theirs) {
+			sub(SUBSEP, ": ", what)
+			print "gmem: quoted, but not measured: " what >"/dev/stderr"
+			lost = 1
+		}
+		exit lost
+	}
+	' "${files[@]}"
+}
+
+# bench_table_sides NAME: side by side, in the program's order.
+bench_table_sides() {
+	awk -F '\t' -v base="Linux $BASE_VERSION" "$bench_awk"'
 	function line(title, a, as, b, bs, ratio) {
 		title = sprintf("  %-46s%15s %7s%15s %7s%8s", title, a, as, b, bs, ratio)
 		sub(/ +$/, "", title)
