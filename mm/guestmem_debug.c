@@ -19,6 +19,7 @@
 #include <linux/debugfs.h>
 #include <linux/fs.h>
 #include <linux/pagemap.h>
+#include <linux/sched/signal.h>
 #include <linux/seq_file.h>
 
 #include "guestmem_internal.h"
@@ -182,60 +183,83 @@ unsigned long guestmem_check_mapping(struct address_space *mapping)
 	return c.nr_bad;
 }
 
-/*
- * Find the next unit, and the file that it is part of, if any.  The origin must not
- * be used before the file is locked.
- */
-static bool guestmem_next_unit(unsigned long *pfn, unsigned long *nr_pages, long *nr_out,
-			       struct inode **inode)
-{
+/* What there is to know about a unit that may be on its way out. */
+struct guestmem_unit {
+	unsigned long pfn;
+	unsigned long nr_pages;
+	long nr_out;
 	struct address_space *mapping;
 	struct guestmem_origin *origin;
+};
 
+/*
+ * Find the next unit and, if it is part of a file, lock that: nobody changes a unit
+ * without the lock, and as long as a unit is part of a file the file doesn't go away,
+ * nor does its module.  As for the time before, nothing but RCU keeps the inode.
+ */
+static int guestmem_lock_unit(struct guestmem_unit *u)
+{
 	guard(rcu)();
 
-	origin = guestmem_origin_next(pfn);
-	if (!origin)
-		return false;
+	u->mapping = NULL;
+	u->origin = guestmem_origin_next(&u->pfn);
+	if (!u->origin)
+		return -ENOENT;
 
-	*pfn = origin->pfn;
-	*nr_pages = pages_per_huge_page(origin->h);
-	*nr_out = atomic_long_read(&origin->nr_out);
+	u->pfn = u->origin->pfn;
+	u->nr_pages = pages_per_huge_page(u->origin->h);
+	u->nr_out = atomic_long_read(&u->origin->nr_out);
 
-	/* On its way out, it may be part of anything by now. */
 	spin_lock_irq(&hugetlb_lock);
-	mapping = list_empty(&origin->list) ? NULL : pfn_folio(*pfn)->mapping;
+	if (!list_empty(&u->origin->list))
+		u->mapping = READ_ONCE(pfn_folio(u->pfn)->mapping);
 	spin_unlock_irq(&hugetlb_lock);
 
-	/* RCU keeps the inode from being freed. */
-	*inode = mapping ? igrab(mapping->host) : NULL;
-	return true;
+	if (!u->mapping)
+		return 0;
+
+	if (!down_write_trylock(&u->mapping->invalidate_lock))
+		return -EAGAIN;
+
+	if (guestmem_origin_find(u->pfn) == u->origin &&
+	    READ_ONCE(pfn_folio(u->pfn)->mapping) == u->mapping)
+		return 0;
+
+	up_write(&u->mapping->invalidate_lock);
+	return -EAGAIN;
+}
+
+static void guestmem_unlock_unit(struct guestmem_unit *u)
+{
+	/* Somebody may be waiting for the lock just to free the inode. */
+	guard(rcu)();
+
+	up_write(&u->mapping->invalidate_lock);
 }
 
 static int guestmem_units_show(struct seq_file *m, void *v)
 {
 	struct guestmem_check c = { .m = m };
-	struct guestmem_origin *origin;
-	unsigned long pfn = 0, nr_pages;
-	struct inode *inode;
-	long nr_out;
+	struct guestmem_unit u = {};
+	int r;
 
-	for (; guestmem_next_unit(&pfn, &nr_pages, &nr_out, &inode); pfn += nr_pages) {
-		if (!inode) {
-			seq_printf(m, "pfn 0x%lx out %ld\n", pfn, nr_out);
-			c.nr_units++;
+	while ((r = guestmem_lock_unit(&u)) != -ENOENT) {
+		if (r == -EAGAIN) {
+			schedule_timeout_killable(1);
+			if (fatal_signal_pending(current))
+				return -EINTR;
 			continue;
 		}
 
-		/* Nobody changes a unit without it. */
-		filemap_invalidate_lock(inode->i_mapping);
-		origin = guestmem_origin_find(pfn);
-		if (origin && READ_ONCE(pfn_folio(pfn)->mapping) == inode->i_mapping) {
-			guestmem_check_unit(&c, origin, inode->i_mapping);
-			c.nr_units++;
+		if (u.mapping) {
+			guestmem_check_unit(&c, u.origin, u.mapping);
+			guestmem_unlock_unit(&u);
+		} else {
+			seq_printf(m, "pfn 0x%lx out %ld\n", u.pfn, u.nr_out);
 		}
-		filemap_invalidate_unlock(inode->i_mapping);
-		iput(inode);
+
+		c.nr_units++;
+		u.pfn += u.nr_pages;
 	}
 
 	seq_printf(m, "%lu units, %lu bad\n", c.nr_units, c.nr_bad);

@@ -577,11 +577,6 @@ static bool gmh_cut_if_poisoned(struct guestmem_hugetlb *gh, struct folio *folio
 {
 	bool poisoned;
 
-	/* See guestmem_trim_unit(). */
-	if (!folio_test_hugetlb_vmemmap_optimized(folio) &&
-	    guestmem_has_poison(&folio->page, folio_nr_pages(folio)))
-		guestmem_set_poisoned(folio);
-
 	/* memory_failure() poisons hugetlb folios under hugetlb_lock. */
 	spin_lock_irq(&hugetlb_lock);
 	poisoned = folio_test_hwpoison(folio);
@@ -691,6 +686,7 @@ static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio)
 {
 	struct guestmem_origin *origin;
 	bool hidden;
+	int tries;
 
 	if (folio_test_hugetlb_vmemmap_optimized(folio) || folio_test_hwpoison(folio) ||
 	    !guestmem_reshape_needs_trim(gh))
@@ -700,14 +696,19 @@ static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio)
 	if (!origin)
 		goto out_put;
 
+	/* A fault that is about to find out that the unit is gone may have a reference. */
 	hidden = guestmem_hide_folio(folio);
-	if (folio_ref_freeze(folio, 1)) {
-		origin->optimized = true;
-		guestmem_origin_take(origin, folio);
-		guestmem_free_folio(folio);
-		return;
+	for (tries = 0; !folio_ref_freeze(folio, 1); tries++) {
+		if (guestmem_wait_for_reference(tries))
+			goto out_show;
 	}
 
+	origin->optimized = true;
+	guestmem_origin_take(origin, folio);
+	guestmem_free_folio(folio);
+	return;
+
+out_show:
 	guestmem_show_folio(folio, hidden);
 	guestmem_origin_free(origin);
 out_put:
@@ -776,6 +777,30 @@ static void gmh_unmap(struct guestmem_hugetlb *gh, struct address_space *mapping
 }
 
 /**
+ * guestmem_hugetlb_unmap - unmap from user space what is about to be removed
+ * @gh: the file's reservation
+ * @mapping: the file
+ * @start: first index of the hole
+ * @end: index after the last one
+ *
+ * Units that are part of the hole only in part stay mapped, they aren't removed.
+ *
+ * Context: may sleep.  The caller holds invalidate_lock for write, until it has called
+ *	guestmem_hugetlb_remove().
+ */
+void guestmem_hugetlb_unmap(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			    pgoff_t start, pgoff_t end)
+{
+	unsigned long nr_pages = pages_per_huge_page(gh->h);
+
+	start = round_up(start, nr_pages);
+	end = min(round_down(end, nr_pages), gh->nr_units << huge_page_order(gh->h));
+	if (start < end)
+		gmh_unmap(gh, mapping, start, end);
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_unmap);
+
+/**
  * guestmem_hugetlb_remove - remove units from a file
  * @gh: the file's reservation
  * @mapping: the file
@@ -786,8 +811,9 @@ static void gmh_unmap(struct guestmem_hugetlb *gh, struct address_space *mapping
  * nobody has a reference to them or to a piece of them.  If that's so already, then
  * they are there when guestmem_hugetlb_sync() returns.
  *
- * Context: may sleep.  The caller holds invalidate_lock for write, or is the
- *	last user of the file.
+ * Context: may sleep.  The caller holds invalidate_lock for write, and has called
+ *	guestmem_hugetlb_unmap().  Or it is the last user of the file, which isn't
+ *	mapped then.
  */
 void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 			     struct address_space *mapping,
@@ -795,10 +821,6 @@ void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 {
 	bool last = end == ULONG_MAX;
 	unsigned long index = start;
-
-	/* The last user of the file doesn't have it mapped. */
-	if (!last)
-		gmh_unmap(gh, mapping, start, end);
 
 	while (xa_find(&mapping->i_pages, &index, end - 1, XA_PRESENT)) {
 		index = round_down(index, pages_per_huge_page(gh->h));

@@ -62,13 +62,13 @@ void guestmem_origin_free(struct guestmem_origin *origin);
 struct guestmem_origin *guestmem_origin_find(unsigned long pfn);
 struct guestmem_origin *guestmem_origin_next(unsigned long *pfn);
 void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio);
-void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio);
+bool guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio,
+			  unsigned long nr_failures);
+unsigned long guestmem_nr_failures(void);
 bool guestmem_hide_folio(struct folio *folio);
 void guestmem_show_folio(struct folio *folio, bool hidden);
 void guestmem_optimize_folio(struct hstate *h, struct folio *folio);
 void guestmem_origin_sync(void);
-void guestmem_set_poisoned(struct folio *folio);
-bool guestmem_scan_poison(struct page *page, unsigned long nr_pages);
 
 /* Takes the place of folios in the page cache. */
 #define GUESTMEM_PLACEHOLDER	xa_mk_value(0)
@@ -82,6 +82,7 @@ bool guestmem_scan_poison(struct page *page, unsigned long nr_pages);
 /* guestmem_reshape.c */
 void guestmem_scrub_head(struct folio *folio);
 bool guestmem_prep_folio(struct page *page, unsigned int order);
+int guestmem_wait_for_reference(int tries);
 bool guestmem_try_detach(struct folio *folio);
 void guestmem_attach(struct folio *folio, struct address_space *mapping, int nr_refs);
 int guestmem_add_split(struct address_space *mapping, struct folio *folio,

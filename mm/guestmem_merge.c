@@ -107,8 +107,9 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 				 unsigned int order)
 {
 	XA_STATE_ORDER(xas, &mapping->i_pages, index, order);
+	unsigned long nr_failures = guestmem_nr_failures();
 	struct guestmem_origin *origin;
-	bool frozen, poisoned;
+	bool frozen, poisoned, whole;
 	struct folio *folio;
 
 	/* All of it is there, and nobody else splits or removes anything. */
@@ -144,12 +145,15 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 
 	/* What has failed just now is a piece that is as large as the unit. */
 	origin = guestmem_origin_find(folio_pfn(folio));
-	if (huge_page_order(origin->h) != order || poisoned) {
+	whole = huge_page_order(origin->h) == order;
+	if (whole && !poisoned)
+		poisoned = !guestmem_origin_give(origin, folio, nr_failures);
+
+	if (!whole || poisoned) {
 		guestmem_attach(folio, mapping, folio_nr_pages(folio));
 		return !poisoned;
 	}
 
-	guestmem_origin_give(origin, folio);
 	guestmem_origin_free(origin);
 	guestmem_attach(folio, mapping, folio_nr_pages(folio));
 	guestmem_show_folio(folio, true);
@@ -160,34 +164,52 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
  * All folios of a block are frozen with a lock held and interrupts disabled, which
  * limits their number: begin with those that are small.
  */
-#define GUESTMEM_MERGE_ORDER	9
+#define GUESTMEM_MERGE_ORDER	9U
+
+static unsigned int guestmem_order_at(struct address_space *mapping, pgoff_t index)
+{
+	return folio_order(xa_load(&mapping->i_pages, index));
+}
+
+/*
+ * Merge a block or, if there's something in it that can't be merged, what's next to
+ * that: try both halves unless they are of @min_order, i.e. have been tried before.
+ */
+static bool guestmem_merge_blocks(struct address_space *mapping, pgoff_t index,
+				  unsigned int order, unsigned int min_order)
+{
+	if (guestmem_order_at(mapping, index) >= order ||
+	    guestmem_merge_block(mapping, index, order))
+		return true;
+
+	cond_resched();
+	if (--order > min_order) {
+		guestmem_merge_blocks(mapping, index, order, min_order);
+		guestmem_merge_blocks(mapping, index + (1UL << order), order, min_order);
+	}
+
+	return false;
+}
 
 static bool guestmem_merge(struct address_space *mapping, pgoff_t index,
 			   unsigned int order)
 {
+	unsigned int lower = min(order, GUESTMEM_MERGE_ORDER), present;
 	pgoff_t next = index, end = index + (1UL << order);
 	bool merged = true;
 
-	while (order > GUESTMEM_MERGE_ORDER && next < end) {
-		struct folio *folio = filemap_get_folio(mapping, next);
-		unsigned int present;
-
-		if (IS_ERR(folio))
-			return false;
-
-		present = folio_order(folio);
-		folio_put(folio);
-
-		if (present < GUESTMEM_MERGE_ORDER) {
-			present = GUESTMEM_MERGE_ORDER;
-			merged &= guestmem_merge_block(mapping, next, present);
-			cond_resched();
-		}
-
+	/* A unit is there as a whole. */
+	while (next < end) {
+		merged &= guestmem_merge_blocks(mapping, next, lower, 0);
+		present = max(lower, guestmem_order_at(mapping, next));
 		next += 1UL << present;
+		cond_resched();
 	}
 
-	return merged && guestmem_merge_block(mapping, index, order);
+	if (order > lower)
+		merged = guestmem_merge_blocks(mapping, index, order, lower);
+
+	return merged;
 }
 
 /**
@@ -268,7 +290,9 @@ bool guestmem_reshape_mark(struct guestmem_hugetlb *gh, struct address_space *ma
 		folio = xa_load(&mapping->i_pages, index);
 		if (folio && folio_test_hugetlb(folio) && !folio_test_hwpoison(folio) &&
 		    !folio_test_hugetlb_vmemmap_optimized(folio)) {
-			xa_set_mark(&mapping->i_pages, index, GUESTMEM_TRIM_MARK);
+			xa_lock_irq(&mapping->i_pages);
+			__xa_set_mark(&mapping->i_pages, index, GUESTMEM_TRIM_MARK);
+			xa_unlock_irq(&mapping->i_pages);
 			marked = true;
 		}
 		cond_resched();
@@ -318,16 +342,6 @@ static bool guestmem_trim_unit(struct hstate *h, struct address_space *mapping,
 		return true;
 
 	if (!folio_test_hugetlb(folio) || folio_test_hugetlb_vmemmap_optimized(folio)) {
-		folio_put(folio);
-		return true;
-	}
-
-	/*
-	 * Memory may have failed when the unit was about to become a hugetlb folio.  Those
-	 * who didn't know yet that it's one have marked it as poisoned by now.
-	 */
-	if (guestmem_scan_poison(&folio->page, folio_nr_pages(folio))) {
-		guestmem_set_poisoned(folio);
 		folio_put(folio);
 		return true;
 	}

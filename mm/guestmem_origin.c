@@ -115,6 +115,60 @@ struct guestmem_origin *guestmem_origin_next(unsigned long *pfn)
 	return xa_find(&guestmem_origins, pfn, ULONG_MAX, XA_PRESENT);
 }
 
+/* None of the range is a hugetlb folio with optimized vmemmap. */
+static bool guestmem_scan_poison(struct page *page, unsigned long nr_pages)
+{
+	unsigned long i;
+
+	for (i = 0; IS_ENABLED(CONFIG_MEMORY_FAILURE) && i < nr_pages; i++) {
+		if (PageHWPoison(page + i))
+			return true;
+	}
+
+	return false;
+}
+
+/* Memory failures in what isn't a hugetlb folio, under hugetlb_lock. */
+static unsigned long guestmem_failures;
+
+/**
+ * guestmem_nr_failures - how many memory failures there have been
+ *
+ * Context: any that interrupts can be enabled in.
+ * Return: a number for guestmem_origin_give().
+ */
+unsigned long guestmem_nr_failures(void)
+{
+	guard(spinlock_irq)(&hugetlb_lock);
+
+	return guestmem_failures;
+}
+
+#ifdef CONFIG_MEMORY_FAILURE
+/**
+ * guestmem_test_set_hwpoison - poison a page that isn't part of a hugetlb folio
+ * @page: the page
+ *
+ * It may have become part of one since memory_failure() looked, by way of a merge.
+ * The poison of a hugetlb folio is kept elsewhere, nobody would see the page's flag,
+ * and if it's a tail it may not even be writable.
+ *
+ * Context: any that interrupts can be enabled in.
+ * Return: 1 if the page has been poisoned before, 0 if not.
+ *	-EAGAIN: it's part of a hugetlb folio.
+ */
+int guestmem_test_set_hwpoison(struct page *page)
+{
+	guard(spinlock_irq)(&hugetlb_lock);
+
+	if (folio_test_hugetlb(page_folio(page)))
+		return -EAGAIN;
+
+	guestmem_failures++;
+	return TestSetPageHWPoison(page);
+}
+#endif
+
 /**
  * guestmem_origin_take - move what a hugetlb folio knows to its origin
  * @origin: the origin
@@ -148,18 +202,9 @@ void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio)
 	spin_unlock_irq(&hugetlb_lock);
 }
 
-/**
- * guestmem_origin_give - turn a folio into the hugetlb folio that it once was
- * @origin: the origin, to be freed by the caller
- * @folio: a folio as large as that, with a reference count of 0
- *
- * Nobody else gets a reference until guestmem_show_folio() is called.
- *
- * Context: any that interrupts can be enabled in.
- */
-void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
+static void __guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
 {
-	spin_lock_irq(&hugetlb_lock);
+	lockdep_assert_held(&hugetlb_lock);
 
 	__folio_set_hugetlb(folio);
 	folio->private = (void *)origin->hpg_flags;
@@ -173,8 +218,39 @@ void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
 
 	list_del_init(&origin->list);
 	list_add(&folio->lru, &origin->h->hugepage_activelist);
+}
 
+/**
+ * guestmem_origin_give - turn a folio into the hugetlb folio that it once was
+ * @origin: the origin, to be freed by the caller
+ * @folio: a folio as large as that, with a reference count of 0
+ * @nr_failures: guestmem_nr_failures() from before the caller looked for poison
+ *
+ * Nobody else gets a reference until guestmem_show_folio() is called.
+ *
+ * Context: may sleep.
+ * Return: false if there's a poisoned page, and the folio is what it was.
+ */
+bool guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio,
+			  unsigned long nr_failures)
+{
+	spin_lock_irq(&hugetlb_lock);
+
+	/* See guestmem_test_set_hwpoison(). */
+	while (nr_failures != guestmem_failures) {
+		nr_failures = guestmem_failures;
+		spin_unlock_irq(&hugetlb_lock);
+
+		if (guestmem_scan_poison(&folio->page, folio_nr_pages(folio)))
+			return false;
+
+		spin_lock_irq(&hugetlb_lock);
+	}
+
+	__guestmem_origin_give(origin, folio);
 	spin_unlock_irq(&hugetlb_lock);
+
+	return true;
 }
 
 /**
@@ -264,26 +340,6 @@ void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
 #endif
 
 /**
- * guestmem_scan_poison - look for poisoned pages
- * @page: the first page, none of the range is a hugetlb folio with optimized vmemmap
- * @nr_pages: number of pages
- *
- * Context: any.
- * Return: true if there is a poisoned page.
- */
-bool guestmem_scan_poison(struct page *page, unsigned long nr_pages)
-{
-	unsigned long i;
-
-	for (i = 0; IS_ENABLED(CONFIG_MEMORY_FAILURE) && i < nr_pages; i++) {
-		if (PageHWPoison(page + i))
-			return true;
-	}
-
-	return false;
-}
-
-/**
  * guestmem_has_poison - whether memory has failed in a range
  * @page: the first page, none of the range is a hugetlb folio with optimized vmemmap
  * @nr_pages: number of pages
@@ -304,38 +360,22 @@ bool guestmem_has_poison(struct page *page, unsigned long nr_pages)
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_has_poison);
 
-/**
- * guestmem_set_poisoned - poison a hugetlb folio one of whose pages is poisoned
- * @folio: the folio
- *
- * Unless it's known already.  Takes a reference, as memory_failure() does.  Which of the
- * pages it is can be told by their flags only.
- *
- * Context: any that interrupts can be enabled in.
- */
-void guestmem_set_poisoned(struct folio *folio)
-{
-	spin_lock_irq(&hugetlb_lock);
-	if (!folio_test_set_hwpoison(folio)) {
-		folio_get(folio);
-		folio_set_hugetlb_raw_hwp_unreliable(folio);
-		folio_clear_hugetlb_migratable(folio);
-	}
-	spin_unlock_irq(&hugetlb_lock);
-}
-
 /*
  * What has a poisoned page doesn't return to the pool.  It ends as what it would be
  * if it hadn't been split: a hugetlb folio in use that memory_failure() has got a
  * reference to.
  */
-static void guestmem_keep_poisoned(struct folio *folio)
+static void guestmem_keep_poisoned(struct guestmem_origin *origin, struct folio *folio)
 {
-	struct hugepage_subpool *spool = hugetlb_folio_subpool(folio);
+	struct hugepage_subpool *spool = origin->spool;
 
+	spin_lock_irq(&hugetlb_lock);
+	__guestmem_origin_give(origin, folio);
 	hugetlb_set_folio_subpool(folio, NULL);
 	folio_set_hwpoison(folio);
 	folio_set_hugetlb_raw_hwp_unreliable(folio);
+	spin_unlock_irq(&hugetlb_lock);
+
 	folio_ref_unfreeze(folio, 1);
 
 	if (spool)
@@ -347,19 +387,19 @@ static void guestmem_free_unit(struct guestmem_origin *origin)
 {
 	struct page *page = pfn_to_page(origin->pfn);
 	struct folio *folio = (struct folio *)page;
-	bool poisoned;
+	unsigned long nr_failures = guestmem_nr_failures();
 
-	poisoned = guestmem_join_pages(page, huge_page_order(origin->h));
-	guestmem_origin_give(origin, folio);
-	if (origin->optimized && !poisoned)
+	if (guestmem_join_pages(page, huge_page_order(origin->h)) ||
+	    !guestmem_origin_give(origin, folio, nr_failures)) {
+		guestmem_keep_poisoned(origin, folio);
+		guestmem_origin_free(origin);
+		return;
+	}
+
+	if (origin->optimized)
 		guestmem_optimize_folio(origin->h, folio);
-
 	guestmem_origin_free(origin);
-
-	if (poisoned)
-		guestmem_keep_poisoned(folio);
-	else
-		free_huge_folio(folio);
+	free_huge_folio(folio);
 }
 
 static void guestmem_free_workfn(struct work_struct *work)

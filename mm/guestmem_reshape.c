@@ -87,6 +87,19 @@ void guestmem_scrub_head(struct folio *folio)
 #endif
 }
 
+/* Returns true if a page is poisoned. */
+static bool guestmem_set_tails(struct page *page, struct page *end, unsigned long info)
+{
+	unsigned long flags = 0;
+
+	for (; page < end; page++) {
+		WRITE_ONCE(page->compound_info, info);
+		flags |= READ_ONCE(page->flags.f);
+	}
+
+	return flags & __PG_HWPOISON;
+}
+
 /*
  * Make a folio of pages that nobody else knows.  The reference count stays 0.  Returns
  * true if one of them is poisoned: memory_failure() sets the flag before it looks at
@@ -95,7 +108,7 @@ void guestmem_scrub_head(struct folio *folio)
 bool guestmem_prep_folio(struct page *page, unsigned int order)
 {
 	struct folio *folio = (struct folio *)page;
-	unsigned long i, nr_pages = 1UL << order;
+	unsigned long i, end, info, nr_pages = 1UL << order;
 	bool poisoned = PageHWPoison(page);
 
 	page->private = 0;
@@ -104,11 +117,13 @@ bool guestmem_prep_folio(struct page *page, unsigned int order)
 		return poisoned;
 
 	__folio_set_head(folio);
-	for (i = 1; i < nr_pages; i++) {
-		set_compound_head(page + i, page, order);
-		poisoned |= PageHWPoison(page + i);
-		if (!(i % GUESTMEM_RESCHED_PAGES))
-			cond_resched();
+	/* All tails have the same, and there are a lot of them. */
+	set_compound_head(page + 1, page, order);
+	info = page[1].compound_info;
+	for (i = 1; i < nr_pages; i = end) {
+		end = min(nr_pages, i + GUESTMEM_RESCHED_PAGES);
+		poisoned |= guestmem_set_tails(page + i, page + end, info);
+		cond_resched();
 	}
 	prep_compound_head(page, order);
 
@@ -337,25 +352,41 @@ bool guestmem_try_detach(struct folio *folio)
 	return __guestmem_try_detach(folio, &s);
 }
 
+/**
+ * guestmem_wait_for_reference - wait a moment for others to drop a reference
+ * @tries: how often the caller has waited already
+ *
+ * Context: may sleep, for a few milliseconds all in all.
+ * Return: -EAGAIN if that's enough, -EINTR if the task is being killed.
+ */
+int guestmem_wait_for_reference(int tries)
+{
+	if (tries == GUESTMEM_MAX_TRIES)
+		return -EAGAIN;
+
+	if (fatal_signal_pending(current))
+		return -EINTR;
+
+	if (tries < GUESTMEM_BUSY_TRIES)
+		cpu_relax();
+	else
+		usleep_range_state(GUESTMEM_SLEEP_MIN_US, GUESTMEM_SLEEP_MAX_US,
+				   TASK_KILLABLE);
+
+	return 0;
+}
+
 static int guestmem_detach_folio(struct folio *folio, struct guestmem_split_state *s)
 {
-	int tries;
+	int tries, r;
 
 	for (tries = 0; !__guestmem_try_detach(folio, s); tries++) {
 		if (folio_test_hugetlb(folio) && folio_test_hwpoison(folio))
 			return -EHWPOISON;
 
-		if (tries == GUESTMEM_MAX_TRIES)
-			return -EAGAIN;
-
-		if (fatal_signal_pending(current))
-			return -EINTR;
-
-		if (tries < GUESTMEM_BUSY_TRIES)
-			cpu_relax();
-		else
-			usleep_range_state(GUESTMEM_SLEEP_MIN_US,
-					   GUESTMEM_SLEEP_MAX_US, TASK_KILLABLE);
+		r = guestmem_wait_for_reference(tries);
+		if (r)
+			return r;
 	}
 
 	return 0;

@@ -14,6 +14,7 @@
  */
 
 #include <linux/err.h>
+#include <linux/page-flags.h>
 #include <linux/types.h>
 
 struct address_space;
@@ -76,6 +77,8 @@ struct folio *guestmem_hugetlb_get_folio(struct guestmem_hugetlb *gh,
 					 guestmem_wanted_fn wanted);
 void guestmem_hugetlb_zero_folio(struct folio *folio, pgoff_t first,
 				 unsigned long nr_pages);
+void guestmem_hugetlb_unmap(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			    pgoff_t start, pgoff_t end);
 void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 			     struct address_space *mapping,
 			     pgoff_t start, pgoff_t end);
@@ -98,6 +101,7 @@ bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *ma
 /* For mm only. */
 void guestmem_free_folio(struct folio *folio);
 void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg);
+int guestmem_test_set_hwpoison(struct page *page);
 #else
 static inline struct guestmem_hugetlb *guestmem_hugetlb_create(loff_t size,
 							       unsigned int size_log2)
@@ -132,6 +136,12 @@ static inline struct folio *guestmem_hugetlb_get_folio(struct guestmem_hugetlb *
 
 static inline void guestmem_hugetlb_zero_folio(struct folio *folio, pgoff_t first,
 					       unsigned long nr_pages)
+{
+}
+
+static inline void guestmem_hugetlb_unmap(struct guestmem_hugetlb *gh,
+					  struct address_space *mapping,
+					  pgoff_t start, pgoff_t end)
 {
 }
 
@@ -204,6 +214,13 @@ static inline void guestmem_free_folio(struct folio *folio)
 static inline void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
 {
 }
+
+#ifdef CONFIG_MEMORY_FAILURE
+static inline int guestmem_test_set_hwpoison(struct page *page)
+{
+	return TestSetPageHWPoison(page);
+}
+#endif
 #endif /* CONFIG_GUESTMEM_HUGETLB */
 
 #endif /* _LINUX_GUESTMEM_H */

@@ -67,6 +67,7 @@ struct reshape_test {
 	const struct test_size *size;
 	struct task_struct *readers[NR_READERS];
 	struct page *page;
+	unsigned long nr_poisoned;
 };
 
 /* For guestmem_wanted_fn, which doesn't have an argument for it. */
@@ -122,10 +123,47 @@ static unsigned int wanted_order(struct address_space *mapping, pgoff_t index)
 	return model_uniform_order(current_test, index);
 }
 
+/* Nodes of the page cache that only parts of units need. */
+static unsigned long count_nodes(struct reshape_test *t, const void *entry)
+{
+	struct xa_node *node;
+	unsigned long nr = 0;
+	int i;
+
+	if (!xa_is_node(entry))
+		return 0;
+
+	node = xa_to_node(entry);
+	for (i = 0; i < XA_CHUNK_SIZE; i++)
+		nr += count_nodes(t, rcu_dereference_protected(node->slots[i], true));
+
+	return nr + (node->shift + XA_CHUNK_SHIFT <= t->unit_order);
+}
+
+/* Each block that nodes are made for has one if there's anything smaller in it. */
+static unsigned long model_nodes(struct reshape_test *t)
+{
+	unsigned long nr = 0, block, i;
+	unsigned int order;
+
+	for (order = XA_CHUNK_SHIFT; order <= t->unit_order; order += XA_CHUNK_SHIFT) {
+		for (block = 0; block < t->nr_pages; block += 1UL << order) {
+			for (i = block; i < block + (1UL << order); i++) {
+				if (t->present[i >> t->unit_order] &&
+				    t->pages[i].order < order)
+					break;
+			}
+			nr += i < block + (1UL << order);
+		}
+	}
+
+	return nr;
+}
+
 static void check_layout(struct kunit *test, const char *what)
 {
 	struct reshape_test *t = test->priv;
-	unsigned long nr_bad;
+	unsigned long nr_bad, nr_nodes;
 	pgoff_t index, i, nr;
 	struct folio *folio;
 
@@ -155,6 +193,11 @@ static void check_layout(struct kunit *test, const char *what)
 
 	nr_bad = guestmem_check_mapping(t->mapping);
 	KUNIT_ASSERT_EQ_MSG(test, nr_bad, 0, "%s", what);
+
+	/* Nobody but the test changes anything. */
+	nr_nodes = count_nodes(t, rcu_dereference_protected(t->mapping->i_pages.xa_head,
+							    true));
+	KUNIT_ASSERT_EQ_MSG(test, nr_nodes, model_nodes(t), "%s", what);
 }
 
 static void get_unit(struct kunit *test, int unit)
@@ -322,6 +365,44 @@ static void test_one_page(struct kunit *test)
 	}
 }
 
+static void check_numbers(struct kunit *test, unsigned long folios, unsigned long nodes)
+{
+	struct reshape_test *t = test->priv;
+	unsigned long nr_folios = 0;
+	struct folio *folio;
+	pgoff_t i;
+
+	check_layout(test, "numbers");
+	xa_for_each(&t->mapping->i_pages, i, folio)
+		nr_folios++;
+
+	KUNIT_ASSERT_EQ(test, nr_folios, folios);
+	KUNIT_ASSERT_EQ(test, model_nodes(t), nodes);
+}
+
+/* What it takes to have one page split off, e.g. 19 folios of 1G, and one in each half. */
+static void test_numbers(struct kunit *test)
+{
+	struct reshape_test *t = test->priv;
+	pgoff_t half = 1UL << (t->unit_order - 1);
+	pgoff_t a = prandom_u32_state(&t->rnd) % half;
+	pgoff_t b = half + prandom_u32_state(&t->rnd) % half;
+	unsigned int levels = t->unit_order / XA_CHUNK_SHIFT;
+	/* If there's a node for just the unit then both have it in common. */
+	unsigned int common = !(t->unit_order % XA_CHUNK_SHIFT);
+
+	get_unit(test, 0);
+	check_numbers(test, 1, 0);
+	convert(test, a, a + 1, true);
+	check_numbers(test, t->unit_order + 1, levels);
+	convert(test, b, b + 1, true);
+	check_numbers(test, 2 * t->unit_order, 2 * levels - common);
+	convert(test, a, a + 1, false);
+	check_numbers(test, t->unit_order + 1, levels);
+	convert(test, b, b + 1, false);
+	check_numbers(test, 1, 0);
+}
+
 /* Somebody has a reference: nothing happens, and a merge stops there. */
 static void test_reference(struct kunit *test)
 {
@@ -343,13 +424,23 @@ static void test_reference(struct kunit *test)
 	convert(test, 3, 4, true);
 	check_layout(test, "split");
 
-	/* Page 0 to 1 is one of the pieces. */
-	folio = filemap_get_folio(t->mapping, 1);
+	/* Page 2 is what page 3 could be merged with first. */
+	folio = filemap_get_folio(t->mapping, 2);
 	filemap_invalidate_lock(t->mapping);
 	KUNIT_ASSERT_FALSE(test, guestmem_reshape_merge(t->gh, t->mapping, 3, 4, 0, nr));
 	filemap_invalidate_unlock(t->mapping);
 	folio_put(folio);
 	check_layout(test, "not merged");
+
+	/* Page 0 to 1 is one of the pieces, what's next to it is merged. */
+	folio = filemap_get_folio(t->mapping, 1);
+	filemap_invalidate_lock(t->mapping);
+	KUNIT_ASSERT_FALSE(test, guestmem_reshape_merge(t->gh, t->mapping, 3, 4, 0, nr));
+	filemap_invalidate_unlock(t->mapping);
+	folio_put(folio);
+	t->pages[2].order = 1;
+	t->pages[3].order = 1;
+	check_layout(test, "merged in part");
 
 	convert(test, 3, 4, false);
 	check_layout(test, "merge");
@@ -495,6 +586,108 @@ static void test_readers(struct kunit *test)
 	folio_put(folio);
 }
 
+/* What memory_failure() does first, to any page of a unit, and then not quite so. */
+static int poisoner(void *data)
+{
+	struct reshape_test *t = data;
+	u32 mask = (1U << t->unit_order) - 1;
+	struct page *page;
+
+	while (!kthread_should_stop()) {
+		page = t->page + (get_random_u32() & mask);
+		if (!guestmem_test_set_hwpoison(page)) {
+			t->nr_poisoned++;
+			fsleep(100);
+			ClearPageHWPoison(page);
+		}
+		/* For what takes microseconds and for what takes milliseconds. */
+		fsleep(1UL << (get_random_u32() % 17));
+	}
+
+	return 0;
+}
+
+static bool any_poison(struct page *page, pgoff_t nr)
+{
+	pgoff_t i;
+
+	for (i = 0; i < nr; i++) {
+		if (PageHWPoison(page + i))
+			return true;
+	}
+
+	return false;
+}
+
+static bool flip_page(struct kunit *test, pgoff_t index)
+{
+	struct reshape_test *t = test->priv;
+	struct guestmem_reshape reshape;
+	pgoff_t err_index;
+	bool merged;
+
+	filemap_invalidate_lock(t->mapping);
+	KUNIT_ASSERT_EQ(test, 0, guestmem_reshape_prepare(&reshape, t->mapping, index,
+							  index + 1, &err_index));
+	guestmem_reshape_commit(&reshape);
+	merged = guestmem_reshape_merge(t->gh, t->mapping, index, index + 1, 0,
+					1UL << t->unit_order);
+	filemap_invalidate_unlock(t->mapping);
+
+	return merged;
+}
+
+/* Memory that fails while a unit is merged: it isn't whole again without anybody noticing. */
+static void test_poison(struct kunit *test)
+{
+	struct reshape_test *t = test->priv;
+	pgoff_t nr = 1UL << t->unit_order, i;
+	int nr_merged = 0, nr_failed = 0;
+	unsigned long timeout;
+	struct folio *folio;
+
+	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE))
+		kunit_skip(test, "needs MEMORY_FAILURE");
+
+	get_unit(test, 0);
+	folio = filemap_get_folio(t->mapping, 0);
+	t->page = &folio->page;
+	folio_put(folio);
+
+	KUNIT_ASSERT_EQ(test, -EAGAIN, guestmem_test_set_hwpoison(t->page + 1));
+	KUNIT_ASSERT_FALSE(test, PageHWPoison(t->page + 1));
+
+	t->readers[0] = kthread_run(poisoner, t, "guestmem_poison");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(t->readers[0]));
+
+	timeout = jiffies + 5 * HZ;
+	while (time_before(jiffies, timeout) && (nr_merged < 10 || nr_failed < 10)) {
+		if (flip_page(test, prandom_u32_state(&t->rnd) % nr))
+			nr_merged++;
+		else
+			nr_failed++;
+
+		/* With struct pages of its own, the poisoner doesn't have the unit trimmed. */
+		folio = (struct folio *)t->page;
+		if (folio_test_hugetlb(folio))
+			KUNIT_ASSERT_FALSE(test, any_poison(t->page, nr));
+		cond_resched();
+	}
+
+	kthread_stop(t->readers[0]);
+	t->readers[0] = NULL;
+	kunit_info(test, "%lu failures, %d merged, %d not", t->nr_poisoned, nr_merged,
+		   nr_failed);
+	KUNIT_ASSERT_GT(test, nr_merged, 0);
+	KUNIT_ASSERT_GT(test, nr_failed, 0);
+
+	/* A flag may have been lost or found, page flags aren't changed atomically. */
+	for (i = 0; i < nr; i++)
+		ClearPageHWPoison(t->page + i);
+	flip_page(test, 0);
+	check_layout(test, "without poison");
+}
+
 static void test_size_desc(const struct test_size *size, char *desc)
 {
 	strscpy(desc, size->name, KUNIT_PARAM_DESC_SIZE);
@@ -593,10 +786,12 @@ static void reshape_test_exit(struct kunit *test)
 
 static struct kunit_case reshape_test_cases[] = {
 	KUNIT_CASE_PARAM(test_one_page, test_size_gen_params),
+	KUNIT_CASE_PARAM(test_numbers, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_reference, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_late, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_random, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_readers, test_size_gen_params),
+	KUNIT_CASE_PARAM(test_poison, test_size_gen_params),
 	{}
 };
 

@@ -358,37 +358,71 @@ static void gmem_queue_merge(struct gmem_inode *gi, pgoff_t start, pgoff_t end,
 static void gmem_requeue_merge(struct gmem_inode *gi, pgoff_t start, pgoff_t end,
 			       unsigned long delay)
 {
-	if (++gi->merge_tries < GMEM_MERGE_TRIES)
+	if (gi->merge_tries < GMEM_MERGE_TRIES)
 		gmem_queue_merge(gi, start, end, delay << gi->merge_tries);
+}
+
+/* How much to merge, or to trim, before everybody else may have the lock. */
+static pgoff_t gmem_next_step(struct inode *inode, pgoff_t index, pgoff_t end)
+{
+	unsigned long nr_pages = 1UL << kvm_gmem_unit_order(inode);
+
+	return min(end, index + max(nr_pages, SZ_1G / PAGE_SIZE));
+}
+
+static bool gmem_merge_some(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
+{
+	struct inode *inode = &gi->vfs_inode;
+	bool marked;
+
+	filemap_invalidate_lock(inode->i_mapping);
+	if (!gmem_merge_range(inode, start, end))
+		gmem_requeue_merge(gi, start, end, GMEM_MERGE_DELAY);
+	marked = guestmem_reshape_mark(gi->hugetlb, inode->i_mapping, start, end);
+	filemap_invalidate_unlock(inode->i_mapping);
+
+	return marked;
+}
+
+static void gmem_trim_some(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
+{
+	struct address_space *mapping = gi->vfs_inode.i_mapping;
+
+	filemap_invalidate_lock(mapping);
+	if (!guestmem_reshape_trim(gi->hugetlb, mapping, start, end))
+		gmem_requeue_merge(gi, start, end, GMEM_TRIM_DELAY);
+	filemap_invalidate_unlock(mapping);
 }
 
 static void gmem_merge_workfn(struct work_struct *work)
 {
 	struct gmem_inode *gi = container_of(to_delayed_work(work), struct gmem_inode,
 					     merge_work);
-	struct address_space *mapping = gi->vfs_inode.i_mapping;
-	pgoff_t start, end;
-	bool trim;
+	struct inode *inode = &gi->vfs_inode;
+	pgoff_t start, end, index, next;
+	bool trim = false;
 
-	filemap_invalidate_lock(mapping);
+	filemap_invalidate_lock(inode->i_mapping);
 	start = gi->merge_start;
 	end = gi->merge_end;
 	gi->merge_end = start;
+	gi->merge_tries++;
+	filemap_invalidate_unlock(inode->i_mapping);
 
-	if (!gmem_merge_range(&gi->vfs_inode, start, end))
-		gmem_requeue_merge(gi, start, end, GMEM_MERGE_DELAY);
-	trim = guestmem_reshape_mark(gi->hugetlb, mapping, start, end);
-	filemap_invalidate_unlock(mapping);
+	for (index = start; index < end; index = next) {
+		next = gmem_next_step(inode, index, end);
+		trim |= gmem_merge_some(gi, index, next);
+	}
 
 	if (!trim)
 		return;
 
 	guestmem_reshape_barrier();
 
-	filemap_invalidate_lock(mapping);
-	if (!guestmem_reshape_trim(gi->hugetlb, mapping, start, end))
-		gmem_requeue_merge(gi, start, end, GMEM_TRIM_DELAY);
-	filemap_invalidate_unlock(mapping);
+	for (index = start; index < end; index = next) {
+		next = gmem_next_step(inode, index, end);
+		gmem_trim_some(gi, index, next);
+	}
 }
 
 void kvm_gmem_init_merge(struct inode *inode)
@@ -439,6 +473,10 @@ static int gmem_convert(struct gmem_conversion *c)
 	c->inv_start = round_down(c->start, nr_pages);
 	c->inv_end = round_up(c->end, nr_pages);
 
+	/* A VM that is broken may keep what it has. */
+	if (!c->to_private && kvm_gmem_is_bugged(c->inode))
+		return -EIO;
+
 	r = kvm_gmem_prepare_state(c);
 	if (r)
 		return r;
@@ -452,7 +490,7 @@ static int gmem_convert(struct gmem_conversion *c)
 		return r;
 	}
 
-	/* Nothing fails from here on, unless a VM is broken beyond repair. */
+	/* Nothing fails from here on, unless a VM has turned out to be broken just now. */
 	if (!c->to_private && kvm_gmem_is_bugged(c->inode)) {
 		kvm_gmem_collapse_range(c);
 		r = -EIO;

@@ -435,14 +435,22 @@ int kvm_gmem_prepare_state(struct gmem_conversion *c)
 static void gmem_flip_chunk(struct gmem_chunk *chunk, unsigned long first,
 			    unsigned long last, bool converted)
 {
-	unsigned long bit;
+	unsigned long bit, end, mask, old, *word;
 
-	for (bit = first; bit < last; bit++) {
-		if (test_bit(bit, chunk->converted) == converted)
-			continue;
+	for (bit = first; bit < last; bit = end) {
+		end = min(last, round_down(bit, BITS_PER_LONG) + BITS_PER_LONG);
+		mask = GENMASK((end - 1) % BITS_PER_LONG, bit % BITS_PER_LONG);
+		word = chunk->converted + BIT_WORD(bit);
+		old = *word;
 
-		assign_bit(bit, chunk->converted, converted);
-		chunk->nr_converted += converted ? 1 : -1;
+		/* Somebody may be looking under RCU. */
+		if (converted) {
+			WRITE_ONCE(*word, old | mask);
+			chunk->nr_converted += hweight_long(mask & ~old);
+		} else {
+			WRITE_ONCE(*word, old & ~mask);
+			chunk->nr_converted -= hweight_long(mask & old);
+		}
 	}
 }
 

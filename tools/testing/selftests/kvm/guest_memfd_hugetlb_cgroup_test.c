@@ -303,6 +303,32 @@ static char *map_shared_file(struct cgroup_fixture *self, u8 size_log2, int *fd)
 	return kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd);
 }
 
+TEST_F(cgroup, usage_limit_of_a_fault)
+{
+	char *mem;
+	int fd;
+
+	mem = map_shared_file(self, variant->size_log2, &fd);
+	set_limit(self->allocator, "max", 1);
+	enter(self->allocator);
+	WRITE_ONCE(mem[0], 1);
+
+	/* And it doesn't try again for ever. */
+	TEST_EXPECT_SIGBUS(WRITE_ONCE(mem[self->unit], 1));
+	assert_charge(self->allocator, "current", 1);
+	assert_pool(1, self->nr - 1);
+
+	WRITE_ONCE(mem[self->unit - 1], 1);
+	enter(self->creator);
+	WRITE_ONCE(mem[self->unit], 1);
+	assert_charge(self->creator, "current", 1);
+
+	kvm_munmap(mem, self->size);
+	close(fd);
+	assert_charge(self->allocator, "current", 0);
+	assert_charge(self->creator, "current", 0);
+}
+
 TEST_F(cgroup, split_is_one_unit)
 {
 	char *mem;

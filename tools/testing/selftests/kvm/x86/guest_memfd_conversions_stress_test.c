@@ -18,31 +18,31 @@
  *
  * Without the lock nobody may see anything in a page but stamps of that page or
  * zeroes.  When all is over, conversions must succeed at the first try, contents
- * must be what the table says, and all counters must be what they were.
+ * must be what the table says, and all counters must be what they were.  That
+ * includes a file that is closed while guests run, and with pages of it pinned.
  *
  * With huge pages, all of that is done to their 4K pages, and some of it to a huge
- * page as a whole.  A hole is zeroes then, unless it's all of a huge page.
+ * page as a whole.  A hole is zeroes then, unless it's all of a huge page.  What has
+ * been done to a huge page in which state is counted, and in a run that is long
+ * enough nothing may be missing.
+ *
+ * If told to, the test poisons pages.  Poison never spreads, and doesn't keep a page
+ * from being converted, but nobody gets to map it any more, and the huge page that
+ * it is part of is lost as soon as it leaves the file.
  */
 #include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#include <sys/uio.h>
 #include <sys/wait.h>
 
-#include <linux/falloc.h>
 #include <linux/sizes.h>
 
-#include "../../../../../mm/gup_test.h"
-
-#include "guest_memfd_stress.h"
-#include "guest_memfd_stress_host.h"
+#include "guest_memfd_stress_actors.h"
 #include "guestmem_units.h"
 #include "hugetlb_util.h"
 #include "kernel_counters.h"
@@ -52,322 +52,22 @@
 #include "test_util.h"
 #include "ucall_common.h"
 
-#define GUP_TEST_FILE		"/sys/kernel/debug/gup_test"
-
 #define WORLD_SLOT		10
-#define DATA_SLOT		11
 #define NR_HOST_THREADS		2
 
-/* Tries that others can make fail, before calling it a hang. */
-#define MAX_MEMORY_FAULTS	10000
-
-/* What a run of at least that many seconds has not reached can't be reached. */
-#define LONG_RUN		60
+/* What has not been reached in that many seconds per size can't be reached. */
+#define LONG_RUN_SMALL		120
+#define LONG_RUN_HUGE		240
 #define ROUND_SECONDS		30
 
-static struct kvm_vm *vm;
+/* For what is given back by somebody else. */
+#define SETTLE_TRIES		500
+#define SETTLE_DELAY_US		(20 * 1000)
 
-/* What is done to the huge page that has a cell, and to all of it. */
-static void host_step_unit(struct actor *a, u64 c)
-{
-	u64 first = c - c % world->unit_cells;
-	u32 op = pick(&a->rng, 3);
-
-	if (!trylock_range(world, first, world->unit_cells))
-		return;
-
-	if (op) {
-		host_convert(a, first, world->unit_cells, op == 1);
-		count(world, op == 1 ? EVENT_host_to_private_unit : EVENT_host_to_shared_unit);
-	} else {
-		host_punch_unit(a, first, c);
-	}
-	unlock_range(world, first, world->unit_cells);
-}
-
-static void host_step(struct actor *a)
-{
-	u32 op = pick(&a->rng, 100);
-	u64 first, nr;
-
-	nr = pick_range(world, &a->rng, world->nr_cells, &first);
-	if (world->unit_cells && op < 8) {
-		host_step_unit(a, first);
-		return;
-	}
-	if (!trylock_range(world, first, nr)) {
-		count(world, EVENT_host_found_pages_busy);
-		return;
-	}
-
-	host_check(a, first, nr);
-	if (op < 15) {
-		host_write(a, first, nr);
-	} else if (op < 50) {
-		host_convert(a, first, nr, pick(&a->rng, 2));
-	} else if (op < 60) {
-		host_convert(a, first, nr, false);
-		host_write(a, first, nr);
-		host_convert(a, first, nr, true);
-	} else if (op < 75) {
-		if (!world->cells[first].private)
-			host_pin(a, first);
-	} else if (op < 85) {
-		host_syscall(a, first);
-	} else if (op < 90) {
-		kvm_fallocate(gmem_fd, FALLOC_FL_KEEP_SIZE, cell_offset(first),
-			      nr * PAGE_SIZE);
-		count(world, EVENT_host_allocations);
-		host_check(a, first, nr);
-	} else {
-		punch(first, nr);
-		count(world, EVENT_host_holes);
-		host_check(a, first, nr);
-	}
-	unlock_range(world, first, nr);
-}
-
-static void *host_thread(void *data)
-{
-	struct actor *a = data;
-
-	while (!READ_ONCE(world->stop))
-		host_step(a);
-	return NULL;
-}
-
-static void peek_words(struct actor *a, u64 first, u64 nr)
-{
-	u64 c, val;
-
-	for (c = first; c < first + nr; c++) {
-		if (access_word(host_word(a, c, pick(&a->rng, NR_WORDS)), &val, false)) {
-			TEST_ASSERT(stamp_is_of_cell(val, c), "Cell %lu has 0x%lx", c, val);
-			count(world, EVENT_peek_shared);
-		} else {
-			count(world, EVENT_peek_sigbus);
-		}
-	}
-}
-
-static void pause_up_to_us(struct actor *a, u32 us)
-{
-	usleep(1 + pick(&a->rng, us));
-}
-
-static void *pin_thread(void *data)
-{
-	struct actor *a = data;
-	char buf[16 * PAGE_SIZE];
-	struct pin pin;
-	u64 first, i;
-
-	make_pipe(&pin);
-	while (!READ_ONCE(world->stop)) {
-		first = pick(&a->rng, world->nr_cells - 15);
-		if (!pin_pages(&pin, host_word(a, first, 0), sizeof(buf))) {
-			count(world, EVENT_pin_vmsplice_refused);
-			/* Nothing is in the way, so stay out of the way. */
-			pause_up_to_us(a, 100);
-			continue;
-		}
-		pause_up_to_us(a, 1000);
-		unpin_pages(&pin, buf);
-		for (i = 0; i < pin.len / PAGE_SIZE; i++)
-			TEST_ASSERT(stamp_is_of_cell(*(u64 *)(buf + i * PAGE_SIZE), first + i),
-				    "Pinned cell %lu has 0x%lx", first + i,
-				    *(u64 *)(buf + i * PAGE_SIZE));
-		count(world, EVENT_pin_vmsplice);
-		pause_up_to_us(a, 1000);
-	}
-	close_pipe(&pin);
-	return NULL;
-}
-
-static void *longterm_pin_thread(void *data)
-{
-	int fd = open(GUP_TEST_FILE, O_RDWR | O_CLOEXEC);
-	struct actor *a = data;
-
-	while (fd >= 0 && !READ_ONCE(world->stop)) {
-		u64 nr = 1 + pick(&a->rng, 8);
-		u64 first = pick(&a->rng, world->nr_cells - nr + 1);
-		struct pin_longterm_test args = {
-			.addr = (unsigned long)host_word(a, first, 0),
-			.size = nr * PAGE_SIZE,
-			.flags = kvm_random_u32(&a->rng) % 4,
-		};
-
-		if (ioctl(fd, PIN_LONGTERM_TEST_START, &args)) {
-			TEST_ASSERT(errno == EFAULT, "Pinning: errno %d", errno);
-			count(world, EVENT_pin_longterm_refused);
-			pause_up_to_us(a, 100);
-			continue;
-		}
-		pause_up_to_us(a, 1000);
-		TEST_ASSERT(!ioctl(fd, PIN_LONGTERM_TEST_STOP), "Unpinning should succeed");
-		count(world, EVENT_pin_longterm);
-		pause_up_to_us(a, 1000);
-	}
-	if (fd >= 0)
-		kvm_close(fd);
-	return NULL;
-}
-
-/* Map, look, forget, look again, unmap. */
-static void *map_thread(void *data)
-{
-	struct actor *a = data;
-	char *mem = a->mem;
-
-	while (!READ_ONCE(world->stop)) {
-		u64 first, nr = pick_range(world, &a->rng, world->nr_cells, &first);
-		char *part;
-
-		part = __kvm_mmap(nr * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-				  gmem_fd, cell_offset(first));
-		a->mem = part - first * PAGE_SIZE;
-		peek_words(a, first, nr);
-		kvm_madvise(part, nr * PAGE_SIZE, MADV_DONTNEED);
-		peek_words(a, first, nr);
-		kvm_munmap(part, nr * PAGE_SIZE);
-		count(world, EVENT_mappings);
-
-		a->mem = mem;
-		nr = pick_range(world, &a->rng, world->nr_cells, &first);
-		kvm_madvise(mem + first * PAGE_SIZE, nr * PAGE_SIZE, MADV_DONTNEED);
-		count(world, EVENT_madvise_dontneed);
-		sched_yield();
-	}
-	return NULL;
-}
-
-static void *fork_thread(void *data)
-{
-	struct actor *a = data;
-	int status, i;
-	pid_t pid;
-
-	while (!READ_ONCE(world->stop)) {
-		kvm_random_u32(&a->rng);
-		pid = fork();
-		TEST_ASSERT(pid >= 0, "fork() should succeed");
-		if (!pid) {
-			a->child = true;
-			for (i = 0; i < 30 && !READ_ONCE(world->stop); i++) {
-				host_step(a);
-				peek_words(a, pick(&a->rng, world->nr_cells), 1);
-			}
-			_exit(0);
-		}
-		TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status,
-			    "A child ended with status 0x%x", status);
-		count(world, EVENT_children);
-	}
-	return NULL;
-}
-
-static void set_slot(int i, u64 gpa, u64 size)
-{
-	struct slot *s = &world->slots[i];
-
-	vm_set_user_memory_region2(vm, DATA_SLOT + i, size ? KVM_MEM_GUEST_MEMFD : 0, gpa, size,
-				   size ? (void *)PAGE_SIZE : NULL, size ? gmem_fd : 0,
-				   size ? cell_offset(s->first) : 0);
-}
-
-/* Memslots come and go, aligned like the file or not, and nobody notices. */
-static void *rebind_thread(void *data)
-{
-	struct slot *s = &world->slots[REBIND_SLOT];
-	struct actor *a = data;
-
-	while (!READ_ONCE(world->stop)) {
-		set_slot(REBIND_SLOT, s->gpa + pick(&a->rng, 3) * PAGE_SIZE,
-			 s->nr * PAGE_SIZE);
-		pause_up_to_us(a, 5000);
-		set_slot(REBIND_SLOT, 0, 0);
-		count(world, EVENT_slot_moves);
-		pause_up_to_us(a, 5000);
-	}
-	return NULL;
-}
-
-static void handle_hypercall(struct kvm_vcpu *vcpu)
-{
-	struct kvm_run *run = vcpu->run;
-	u64 gpa = run->hypercall.args[0], size = run->hypercall.args[1] * PAGE_SIZE;
-	u64 flags = run->hypercall.args[2], offset;
-	struct slot *s;
-
-	TEST_ASSERT_EQ(run->hypercall.nr, KVM_HC_MAP_GPA_RANGE);
-	for (s = world->slots; s < world->slots + REBIND_SLOT; s++) {
-		if (gpa >= s->gpa && gpa + size <= s->gpa + s->nr * PAGE_SIZE)
-			break;
-	}
-	TEST_ASSERT(s < world->slots + REBIND_SLOT, "0x%lx is nowhere", gpa);
-
-	offset = cell_offset(s->first) + gpa - s->gpa;
-	run->hypercall.ret = 0;
-	if (flags & HYPERCALL_PUNCH)
-		kvm_fallocate(gmem_fd, PUNCH, offset, size);
-	else
-		run->hypercall.ret = -convert(offset, size, flags & HYPERCALL_PRIVATE);
-}
-
-/* Somebody converted what the guest was looking at: look again. */
-static void handle_memory_fault(struct kvm_vcpu *vcpu, u64 *progress, int *faults)
-{
-	struct kvm_run *run = vcpu->run;
-
-	TEST_ASSERT(errno == EFAULT && run->exit_reason == KVM_EXIT_MEMORY_FAULT,
-		    "KVM_RUN: errno %d, %s", errno, exit_reason_str(run->exit_reason));
-	TEST_ASSERT(run->memory_fault.gpa >= world->slots[0].gpa,
-		    "Fault on ordinary memory, gpa 0x%llx", run->memory_fault.gpa);
-	count(world, EVENT_retry_memory_fault);
-
-	if (*progress != READ_ONCE(world->progress[vcpu->id])) {
-		*progress = READ_ONCE(world->progress[vcpu->id]);
-		*faults = 0;
-	}
-	TEST_ASSERT(++*faults < MAX_MEMORY_FAULTS, "vCPU %u can't get at gpa 0x%llx", vcpu->id,
-		    run->memory_fault.gpa);
-}
-
-static void run_vcpu(struct kvm_vcpu *vcpu)
-{
-	u64 progress = 0;
-	int faults = 0;
-	struct ucall uc;
-
-	for (;;) {
-		if (_vcpu_run(vcpu)) {
-			handle_memory_fault(vcpu, &progress, &faults);
-			continue;
-		}
-		if (vcpu->run->exit_reason == KVM_EXIT_HYPERCALL) {
-			handle_hypercall(vcpu);
-			continue;
-		}
-
-		switch (get_ucall(vcpu, &uc)) {
-		case UCALL_SYNC:
-		case UCALL_DONE:
-			return;
-		case UCALL_ABORT:
-			REPORT_GUEST_ASSERT(uc);
-		default:
-			TEST_FAIL("Unexpected exit: %s",
-				  exit_reason_str(vcpu->run->exit_reason));
-		}
-	}
-}
-
-static void *vcpu_thread(void *data)
-{
-	run_vcpu(((struct actor *)data)->vcpu);
-	return NULL;
-}
+#define CHECK_PERIOD_MS		1000
+#define MIN_ROUND_MS		500
+/* For guests that are about to lose what they look at. */
+#define PEEK_US			(20 * 1000)
 
 /* A round: one file, one VM. */
 
@@ -375,6 +75,8 @@ struct variant {
 	const char *name;
 	u64 flags;
 	size_t unit;
+	/* All of the huge page is in one memslot, and can be mapped as such. */
+	bool one_slot;
 };
 
 static const struct variant variants[] = {
@@ -382,51 +84,115 @@ static const struct variant variants[] = {
 	{ "shared", GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED },
 	{ "private 2M pages", GUEST_MEMFD_FLAG_MMAP, SZ_2M },
 	{ "shared 2M pages", GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED, SZ_2M },
-	{ "private 1G page", GUEST_MEMFD_FLAG_MMAP, SZ_1G },
-	{ "shared 1G page", GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED, SZ_1G },
+	{ "private 1G page", GUEST_MEMFD_FLAG_MMAP, SZ_1G, true },
+	{ "shared 1G page", GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED, SZ_1G, true },
+	{ "private 1G page, memslots of parts", GUEST_MEMFD_FLAG_MMAP, SZ_1G },
+	{ "shared 1G page, memslots of parts",
+	  GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED, SZ_1G },
 };
 
 #define SMALL_CELLS		2048
 /* Whatever the kernel keeps in one piece, e.g. 2M or 128M, it ends in the middle. */
 #define SMALL_FIRST_PAGE	(SZ_128M / PAGE_SIZE - 777)
-#define HUGE_UNITS		8
-/* Units that somebody has punched, but a page of them is pinned. */
-#define SPARE_UNITS		8
+/* More than there are actors who pin pages that are punched then. */
+#define MANY_SPARES		8
 /* A part of a 1G page, around its middle. */
 #define LARGE_CELLS		2048
 #define LARGE_FIRST_PAGE	((SZ_1G / 2 - SZ_2M) / PAGE_SIZE)
 
+/* What there is of each size. */
 static const struct world_size {
+	const char *name;
 	size_t unit;
 	u64 nr_cells, unit_cells;
 	u64 first_page;
 	u64 nr_units;
+	/* In use if somebody has punched a huge page, and a page of it is pinned. */
+	u64 nr_spares;
+	int long_run;
 } world_sizes[] = {
-	{ 0, SMALL_CELLS, 0, SMALL_FIRST_PAGE },
-	{ SZ_2M, HUGE_UNITS * PAGES_2M, PAGES_2M, 0, HUGE_UNITS + SPARE_UNITS },
-	{ SZ_1G, LARGE_CELLS, 0, LARGE_FIRST_PAGE, 1 },
+	{ "4K", 0, SMALL_CELLS, 0, SMALL_FIRST_PAGE, 0, 0, LONG_RUN_SMALL },
+	{ "2M", SZ_2M, MAX_UNITS * PAGES_2M, PAGES_2M, 0, MAX_UNITS, MANY_SPARES,
+	  LONG_RUN_HUGE },
+	{ "1G", SZ_1G, LARGE_CELLS, LARGE_CELLS, LARGE_FIRST_PAGE, 1, 1, LONG_RUN_HUGE },
+};
+
+#define NR_SIZES		ARRAY_SIZE(world_sizes)
+
+/* What rounds leave behind, one after the other. */
+struct totals {
+	struct hits hits[NR_SIZES];
+	u32 nr_lost;
+};
+
+/* One process, and what it's told and has to tell. */
+struct round {
+	const struct variant *v;
+	int nr;
+	int ms;
+	int nr_poisons;
+	/* Only when the file is closed. */
+	bool late_poison;
+	struct hugetlb_pool pool;
+	struct totals *totals;
 };
 
 static int nr_vcpus = 3;
+static int max_poisons;
 
-static const struct world_size *world_size(const struct variant *v)
+static int size_index(const struct variant *v)
 {
-	const struct world_size *ws = world_sizes;
+	int i = 0;
 
-	while (ws->unit != v->unit)
-		ws++;
-	return ws;
+	while (world_sizes[i].unit != v->unit)
+		i++;
+	return i;
 }
 
-static void create_world(const struct variant *v, struct kvm_vcpu **vcpus)
+static s64 now_ms(void)
 {
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
+}
+
+static void create_slots(const struct variant *v)
+{
+	u64 nr = world->nr_cells, i;
+	u64 ends[NR_SLOTS] = { nr * 2 / 8, nr * 5 / 8, nr * 7 / 8, nr };
+
+	if (v->one_slot)
+		vm_set_user_memory_region2(vm, DATA_SLOT, KVM_MEM_GUEST_MEMFD, 4ull * SZ_1G,
+					   v->unit, (void *)PAGE_SIZE, gmem_fd, 0);
+
+	for (i = 0; i < NR_SLOTS; i++) {
+		struct slot *s = &world->slots[i];
+
+		s->first = i ? ends[i - 1] : 0;
+		s->nr = ends[i] - s->first;
+		if (v->one_slot) {
+			s->gpa = i == REBIND_SLOT ? 0 : 4ull * SZ_1G + cell_offset(s->first);
+		} else {
+			s->gpa = (4 + i) * SZ_1G + (i == 2 ? PAGE_SIZE : 0);
+			if (i != REBIND_SLOT)
+				set_slot(i, s->gpa, s->nr * PAGE_SIZE);
+		}
+		if (i != REBIND_SLOT)
+			virt_map(vm, s->gpa, s->gpa, s->nr);
+	}
+}
+
+static void create_world(struct round *r, struct kvm_vcpu **vcpus)
+{
+	const struct variant *v = r->v;
 	const struct vm_shape shape = {
 		.mode = VM_MODE_DEFAULT,
 		.type = KVM_X86_SW_PROTECTED_VM,
 	};
-	const struct world_size *ws = world_size(v);
-	u64 nr = ws->nr_cells, size, i, c;
-	u64 ends[NR_SLOTS] = { nr * 2 / 8, nr * 5 / 8, nr * 7 / 8, nr };
+	const struct world_size *ws = &world_sizes[size_index(v)];
+	bool private = !(v->flags & GUEST_MEMFD_FLAG_INIT_SHARED);
+	u64 nr = ws->nr_cells, size, i;
 
 	vm = __vm_create_with_vcpus(shape, nr_vcpus, 0, guest_code, vcpus);
 	vm_enable_cap(vm, KVM_CAP_EXIT_HYPERCALL, BIT(KVM_HC_MAP_GPA_RANGE));
@@ -440,39 +206,50 @@ static void create_world(const struct variant *v, struct kvm_vcpu **vcpus)
 	virt_map(vm, WORLD_GPA, WORLD_GPA, size / PAGE_SIZE);
 	world = addr_gpa2hva(vm, WORLD_GPA);
 	world->seed = kvm_random_seed;
-	world->huge = !!v->unit;
 	world->nr_cells = nr;
 	world->unit_cells = ws->unit_cells;
+	world->unit_size = ws->unit;
+	world->unit_has_rest = ws->unit > ws->unit_cells * PAGE_SIZE;
+	world->few_spares = ws->unit && ws->nr_spares < MANY_SPARES;
+	world->nr_units = ws->nr_units;
 	world->file_offset = ws->first_page * PAGE_SIZE;
-	for (c = 0; c < nr; c++)
-		world->cells[c].private = !(v->flags & GUEST_MEMFD_FLAG_INIT_SHARED);
+	world->may_poison = r->nr_poisons && !r->late_poison;
+	world->poisons_left = r->nr_poisons;
+	for (i = 0; i < ws->nr_units; i++)
+		world->units[i].rest_private = private;
+	set_range_private(world, 0, nr, false, private);
 
 	if (v->unit)
-		gmem_fd = vm_create_guest_memfd_hugetlb(vm, ws->nr_units * v->unit, v->flags,
-							__builtin_ctzll(v->unit));
+		gmem_fd = vm_create_guest_memfd_hugetlb(vm,
+							(ws->nr_units + ws->nr_spares) * v->unit,
+							v->flags, __builtin_ctzll(v->unit));
 	else
 		gmem_fd = vm_create_guest_memfd(vm, cell_offset(nr), v->flags);
-	for (i = 0; i < NR_SLOTS; i++) {
-		struct slot *s = &world->slots[i];
-
-		s->first = i ? ends[i - 1] : 0;
-		s->nr = ends[i] - s->first;
-		s->gpa = (4 + i) * SZ_1G + (i == 2 ? PAGE_SIZE : 0);
-		if (i == REBIND_SLOT)
-			continue;
-		set_slot(i, s->gpa, s->nr * PAGE_SIZE);
-		virt_map(vm, s->gpa, s->gpa, s->nr * PAGE_SIZE / PAGE_SIZE);
-	}
+	create_slots(v);
 }
 
 static const pthread_fn_t chaos_threads[] = {
 	pin_thread, longterm_pin_thread, map_thread, fork_thread, rebind_thread,
 };
 
-static void run_actors(struct kvm_vcpu **vcpus, char **mem, int seconds)
+/* It's root who may do that. */
+static void evict_caches(void)
+{
+	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	/* Without a message. */
+	TEST_ASSERT(write(fd, "4", 1) == 1 && write(fd, "1", 1) == 1,
+		    "Eviction should succeed, errno %d", errno);
+	kvm_close(fd);
+}
+
+static void run_actors(struct kvm_vcpu **vcpus, char **mem, int ms)
 {
 	struct actor actors[MAX_VCPUS + NR_HOST_THREADS + ARRAY_SIZE(chaos_threads)] = {};
 	int nr = nr_vcpus + NR_HOST_THREADS + ARRAY_SIZE(chaos_threads), i;
+	s64 end = now_ms() + ms;
 
 	for (i = 0; i < nr; i++) {
 		struct actor *a = &actors[i];
@@ -487,47 +264,222 @@ static void run_actors(struct kvm_vcpu **vcpus, char **mem, int seconds)
 		kvm_pthread_create(&a->thread, NULL, host < 0 ? vcpu_thread :
 				   chaos < 0 ? host_thread : chaos_threads[chaos], a);
 	}
-	sleep(seconds);
-	WRITE_ONCE(world->stop, 1);
+
+	/*
+	 * Every now and then somebody looks for memory that can be evicted, and the
+	 * kernel checks all struct pages of what is split.
+	 */
+	while (now_ms() < end) {
+		evict_caches();
+		if (world->unit_cells && guestmem_has_units())
+			free(guestmem_read_units());
+		usleep(clamp(end - now_ms(), (s64)0, (s64)CHECK_PERIOD_MS) * 1000);
+	}
+	WRITE_ONCE(world->phase, PHASE_STOP);
 	for (i = 0; i < nr; i++)
 		kvm_pthread_join(actors[i].thread, NULL);
 }
 
-/* It's all private but for what is not in use, i.e. there's nothing to be split. */
+/* It's all private, i.e. nothing is split but what is poisoned. */
 static void check_units(void)
 {
-	int nr, nr_late;
+	int nr, nr_late, nr_poisoned = 0, tries;
+	struct unit *u;
 
-	if (!world->huge || !guestmem_has_units())
+	if (!world->unit_cells || !guestmem_has_units())
 		return;
 
-	if (world->file_offset)
-		gmem_set_private(gmem_fd, 0, SZ_1G);
+	for (u = world->units; u < world->units + world->nr_units; u++)
+		nr_poisoned += u->nr_poisoned && !u->whole_poisoned;
+
 	nr = guestmem_nr_units(&nr_late);
-	TEST_ASSERT(!nr && !nr_late, "%d units are split, %d are nobody's", nr, nr_late);
+	TEST_ASSERT(nr == nr_poisoned, "%d units are split, %d are poisoned", nr, nr_poisoned);
+	/* What was unpinned just now is on its way. */
+	for (tries = 0; tries < SETTLE_TRIES && nr_late; tries++) {
+		usleep(SETTLE_DELAY_US);
+		guestmem_nr_units(&nr_late);
+	}
+	TEST_ASSERT(!nr_late, "%d units are nobody's", nr_late);
+}
+
+static void check_cells(struct actor *a)
+{
+	u64 c;
+
+	for (c = 0; c < world->nr_cells; c++)
+		if (!world->cells[c].poison || !pick(&a->rng, 16))
+			host_check_cell(a, c);
+}
+
+static void convert_world(bool private)
+{
+	u64 size = world->nr_cells * PAGE_SIZE, unit;
+
+	if (world->unit_cells)
+		size = world->nr_units * world->unit_size;
+	if (private)
+		gmem_set_private(gmem_fd, 0, world->unit_cells ? size : cell_offset(0) + size);
+	else
+		gmem_set_shared(gmem_fd, world->unit_cells ? 0 : cell_offset(0), size);
+
+	set_range_private(world, 0, world->nr_cells, false, private);
+	for (unit = 0; unit < world->nr_units; unit++)
+		world->units[unit].rest_private = private;
 }
 
 /* Nobody is in the way any more, i.e. there is no reason to retry anything. */
-static void check_world(struct kvm_vcpu *vcpu, char *mem)
+static void check_world(struct actor *a, struct kvm_vcpu *vcpu)
 {
-	struct actor a = { .rng = new_kvm_random_state(kvm_random_seed), .mem = mem };
-	u64 size = world->nr_cells * PAGE_SIZE;
-
 	TEST_ASSERT(trylock_range(world, 0, world->nr_cells), "All cells should be unlocked");
-	host_check(&a, 0, world->nr_cells);
-
-	gmem_set_shared(gmem_fd, cell_offset(0), size);
-	set_range_private(world, 0, world->nr_cells, false);
-	host_check(&a, 0, world->nr_cells);
-
-	gmem_set_private(gmem_fd, 0, cell_offset(0) + size);
-	set_range_private(world, 0, world->nr_cells, true);
+	check_cells(a);
+	convert_world(false);
+	check_cells(a);
+	convert_world(true);
 	check_units();
-	host_check(&a, 0, world->nr_cells);
+	check_cells(a);
+
+	WRITE_ONCE(world->phase, PHASE_CHECK);
 	run_vcpu(vcpu);
 }
 
-static void run_round(const struct variant *v, int seconds, u64 *events)
+/* What leaves the file with poison is missing in the pool, and is replaced. */
+static void punch_poisoned(struct actor *a, struct session *s)
+{
+	struct hugetlb_pool pool;
+	bool replaced;
+
+	hugetlb_read_pool(world->unit_size, &pool);
+	replaced = hugetlb_available(&pool);
+	punch_unit(a, s);
+	TEST_ASSERT_POOL_SETTLES(&pool, 0, replaced);
+	if (!replaced)
+		return;
+	host_allocate(s->first, 1);
+	TEST_ASSERT_POOL_SETTLES(&pool, -1, 0);
+}
+
+/* Huge pages are in all kinds of states when the file is closed. */
+enum leave_kind {
+	LEAVE_PRIVATE,
+	LEAVE_SHARED,
+	LEAVE_HOLE,
+	LEAVE_PINNED,
+	LEAVE_POISONED,
+	NR_LEAVE_KINDS
+};
+
+static void leave_unit(struct actor *a, struct session *s, enum leave_kind kind)
+{
+	static const enum unit_state states[NR_LEAVE_KINDS][3] = {
+		[LEAVE_PRIVATE] = { STATE_whole_private, NR_STATES },
+		[LEAVE_SHARED] = { STATE_whole_shared, NR_STATES },
+		[LEAVE_HOLE] = { STATE_hole, NR_STATES },
+		[LEAVE_PINNED] = { STATE_whole_shared, STATE_isolated, STATE_pinned },
+		[LEAVE_POISONED] = { STATE_mixed, STATE_pinned, STATE_poisoned },
+	};
+	struct unit *u = &world->units[s->unit];
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(states[kind]) && states[kind][i] != NR_STATES; i++)
+		reach_state(a, s, states[kind][i], OP_close);
+
+	count_op_unit(world, OP_close, s->unit);
+	if (u->nr_poisoned) {
+		world->nr_lost++;
+		count(world, EVENT_poison_closed);
+	}
+}
+
+static void check_free(const struct hugetlb_pool *start, int nr_missing)
+{
+	struct hugetlb_pool pool;
+	int tries;
+
+	for (tries = 0; tries < SETTLE_TRIES; tries++) {
+		hugetlb_read_pool(start->size, &pool);
+		if (pool.free == start->free - nr_missing)
+			return;
+		usleep(SETTLE_DELAY_US);
+	}
+	TEST_FAIL("Of %ld free pages %d should be in use, %ld are free", start->free, nr_missing,
+		  pool.free);
+}
+
+/* Returns the number of huge pages that aren't free as they are pinned or poisoned. */
+static int leave_units(struct actor *a, struct round *r, struct session *sessions)
+{
+	int nr = world->nr_units, nr_pinned = 0, i;
+
+	if (r->late_poison)
+		world->may_poison = true;
+	for (i = 0; i < nr; i++)
+		leave_unit(a, &sessions[i], r->late_poison ? LEAVE_POISONED :
+						(i + r->nr) % NR_LEAVE_KINDS);
+
+	for (i = 0; i < nr; i++) {
+		if (!sessions[i].pin.active)
+			continue;
+		host_lose_pin(&sessions[i].pin);
+		nr_pinned += !world->units[i].nr_poisoned;
+		count(world, EVENT_pinned_page_of_closed_file);
+	}
+	return world->nr_lost + nr_pinned;
+}
+
+/* While guests run that don't do more than look, and with pages that stay pinned. */
+static void close_file(struct actor *a, struct round *r, struct kvm_vcpu **vcpus, char **mem)
+{
+	u64 size = world->nr_cells * PAGE_SIZE;
+	struct session sessions[MAX_UNITS] = {};
+	struct actor guests[MAX_VCPUS] = {};
+	int nr = world->nr_units, nr_missing, i;
+
+	for (i = 0; i < nr; i++) {
+		sessions[i].unit = i;
+		sessions[i].first = i * world->unit_cells;
+		if (world->units[i].nr_poisoned && (i + r->nr) % 2)
+			punch_poisoned(a, &sessions[i]);
+	}
+
+	WRITE_ONCE(world->phase, PHASE_PEEK);
+	for (i = 0; i < nr_vcpus; i++) {
+		guests[i].vcpu = vcpus[i];
+		kvm_pthread_create(&guests[i].thread, NULL, vcpu_thread, &guests[i]);
+	}
+	usleep(PEEK_US);
+	if (!nr) {
+		convert_world(false);
+		host_pin(a, &sessions[0].pin, 0);
+		host_lose_pin(&sessions[0].pin);
+		count(world, EVENT_pinned_page_of_closed_file);
+	}
+	nr_missing = leave_units(a, r, sessions);
+
+	kvm_munmap(mem[0], size);
+	kvm_munmap(mem[1], size);
+	WRITE_ONCE(world->phase, PHASE_CLOSED);
+	kvm_close(gmem_fd);
+	for (i = 0; i < nr_vcpus; i++)
+		kvm_pthread_join(guests[i].thread, NULL);
+
+	add_hits(&r->totals->hits[size_index(r->v)], &world->hits);
+	r->totals->nr_lost = world->nr_lost;
+
+	if (r->v->unit)
+		check_free(&r->pool, nr_missing);
+	if (pick(&a->rng, 2)) {
+		kvm_vm_free(vm);
+		vm = NULL;
+	}
+	for (i = 0; i < MAX_UNITS; i++) {
+		if (sessions[i].pin.active)
+			check_pin(&sessions[i].pin);
+	}
+	if (vm)
+		kvm_vm_free(vm);
+}
+
+static void run_round(struct round *r)
 {
 	struct sigaction sa = {
 		.sa_sigaction = sigbus_handler,
@@ -535,10 +487,11 @@ static void run_round(const struct variant *v, int seconds, u64 *events)
 	};
 	struct kvm_vcpu *vcpus[MAX_VCPUS];
 	int fds = nr_open_fds(), i;
+	struct actor a = {};
 	char *mem[2];
 	u64 size;
 
-	create_world(v, vcpus);
+	create_world(r, vcpus);
 	sigaction(SIGBUS, &sa, NULL);
 	for (i = 0; i < nr_vcpus; i++)
 		vcpu_args_set(vcpus[i], 1, (u64)i);
@@ -548,51 +501,46 @@ static void run_round(const struct variant *v, int seconds, u64 *events)
 		mem[i] = __kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, gmem_fd,
 				    world->file_offset);
 	/* Unmapping it leaves references in batches.  Draining these slows all down. */
-	if (v->flags & GUEST_MEMFD_FLAG_INIT_SHARED)
+	if (r->v->flags & GUEST_MEMFD_FLAG_INIT_SHARED)
 		TEST_ASSERT(!syscall(__NR_mlock2, mem[1], size, MLOCK_ONFAULT),
 			    "mlock2() should succeed");
 
-	run_actors(vcpus, mem, seconds);
-	check_world(vcpus[0], mem[0]);
+	run_actors(vcpus, mem, r->ms);
 
-	for (i = 0; i < NR_EVENTS; i++)
-		events[i] += world->events[i];
-	kvm_munmap(mem[0], size);
-	kvm_munmap(mem[1], size);
-	kvm_close(gmem_fd);
-	kvm_vm_free(vm);
+	a.rng = new_kvm_random_state(kvm_random_seed);
+	a.mem = mem[0];
+	check_world(&a, vcpus[0]);
+	close_file(&a, r, vcpus, mem);
 	TEST_ASSERT_EQ(nr_open_fds(), fds);
 }
 
 /* In a process of its own, so that all that is left is the kernel's fault. */
-static void fork_round(const struct variant *v, int seconds, u64 *events,
-		       struct kernel_counters *after)
+static void fork_round(struct round *r, struct kernel_counters *after)
 {
-	struct hugetlb_pool pool;
 	struct kernel_counters before;
 	const char *leak;
 	int status;
 	pid_t pid;
 
 	read_kernel_counters(&before);
-	if (v->unit)
-		hugetlb_read_pool(v->unit, &pool);
+	r->totals->nr_lost = 0;
 
 	fflush(stdout);
 	pid = fork();
 	TEST_ASSERT(pid >= 0, "fork() should succeed");
 	if (!pid) {
-		run_round(v, seconds, events);
+		run_round(r);
 		exit(0);
 	}
 	TEST_ASSERT(waitpid(pid, &status, 0) == pid, "waitpid() should succeed");
 	if (status) {
-		ksft_test_result_fail("%s\n", v->name);
+		ksft_print_msg("status 0x%x\n", status);
+		ksft_test_result_fail("%s\n", r->v->name);
 		ksft_finished();
 	}
 
-	if (v->unit)
-		TEST_ASSERT_POOL_SETTLES(&pool, 0, 0);
+	if (r->v->unit)
+		TEST_ASSERT_POOL_SETTLES(&r->pool, -(long)r->totals->nr_lost, 0);
 	if (guestmem_has_units())
 		guestmem_settle();
 	leak = kernel_counters_settle(&before, after);
@@ -600,89 +548,198 @@ static void fork_round(const struct variant *v, int seconds, u64 *events,
 }
 
 /* Memory that goes missing, a little bit in every round. */
-static void check_trend(const struct kernel_counters *first, const struct kernel_counters *last)
+static void check_trend(const struct kernel_counters *first, const struct kernel_counters *last,
+			long lost)
 {
 	ksft_print_msg("free pages %ld -> %ld, slab pages %ld -> %ld\n", first->free, last->free,
 		       first->slab, last->slab);
-	TEST_ASSERT(last->free > first->free - SZ_16M / PAGE_SIZE, "Memory is missing");
+	TEST_ASSERT(last->free + lost > first->free - SZ_16M / PAGE_SIZE, "Memory is missing");
 	TEST_ASSERT(last->slab < first->slab + SZ_4M / PAGE_SIZE, "Slab memory is missing");
 }
 
 static void usage(const char *cmd)
 {
-	printf("%s [-h] [-n vcpus] [-r seed] [-s seconds]\n\n"
+	printf("%s [-h] [-n vcpus] [-p pages] [-r seed] [-s seconds] [-u size[,size...]]\n\n"
 	       " -n: number of vCPUs (default: %d)\n"
+	       " -p: poison memory, i.e. lose that many huge pages of each size (default: 0)\n"
 	       " -r: seed, to repeat what each thread wanted to do\n"
-	       " -s: seconds in total (default: 16)\n", cmd, nr_vcpus);
+	       " -s: seconds in total (default: 16)\n"
+	       " -u: page sizes out of 4K,2M,1G (default: all)\n", cmd, nr_vcpus);
 }
 
 /* Why there can't be huge pages, or NULL. */
-static const char *missing_pages(const struct variant *v)
+static const char *missing_pages(const struct variant *v, struct hugetlb_pool *pool)
 {
-	const struct world_size *ws = world_size(v);
-	struct hugetlb_pool pool;
+	const struct world_size *ws = &world_sizes[size_index(v)];
+	u64 nr = ws->nr_units + ws->nr_spares;
 	static char text[64];
 
 	if (!v->unit)
 		return NULL;
 
-	snprintf(text, sizeof(text), "needs %lu x %zu kB page", ws->nr_units, v->unit / 1024);
+	snprintf(text, sizeof(text), "needs %lu x %zu kB page", nr, v->unit / 1024);
 	if (!(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_HUGETLB) ||
 	    !hugetlb_size_supported(v->unit))
 		return text;
-	hugetlb_read_pool(v->unit, &pool);
-	return hugetlb_available(&pool) >= ws->nr_units ? NULL : text;
+	hugetlb_read_pool(v->unit, pool);
+	return hugetlb_available(pool) >= (long)nr ? NULL : text;
+}
+
+/* All that's known about the rounds of one size. */
+struct size_state {
+	bool wanted;
+	int nr_rounds, nr_done;
+	int nr_lost;
+	/* What a round takes but for what it's told. */
+	int extra_ms;
+};
+
+static struct size_state sizes[NR_SIZES] = {
+	{ .wanted = true, .extra_ms = 1000 },
+	{ .wanted = true, .extra_ms = 2000 },
+	{ .wanted = true, .extra_ms = 6000 },
+};
+
+static const struct variant *nth_variant(int nr)
+{
+	int i;
+
+	for (i = 0;; i++) {
+		const struct variant *v = &variants[i % ARRAY_SIZE(variants)];
+
+		if (sizes[size_index(v)].wanted && !nr--)
+			return v;
+	}
+}
+
+/* What can be lost in this round, with enough left for all that follow. */
+static int nr_poisons(const struct variant *v, const struct hugetlb_pool *pool)
+{
+	const struct world_size *ws = &world_sizes[size_index(v)];
+	struct size_state *size = &sizes[size_index(v)];
+	int nr;
+
+	if (!v->unit)
+		return 0;
+	nr = min((long)max_poisons - size->nr_lost,
+		 hugetlb_available(pool) - (long)(ws->nr_units + ws->nr_spares));
+	return nr > 0 ? (nr + size->nr_rounds - 1) / size->nr_rounds : 0;
+}
+
+static bool print_totals(const struct totals *totals, int seconds, int nr_rounds)
+{
+	struct hits_column columns[NR_SIZES] = {}, *col = columns;
+	bool all;
+	int i;
+
+	for (i = 0; i < NR_SIZES; i++) {
+		if (!sizes[i].nr_done)
+			continue;
+		col->name = world_sizes[i].name;
+		col->hits = &totals->hits[i];
+		col->where = world_sizes[i].unit ? IN_HUGE : IN_SMALL;
+		if (sizes[i].nr_lost)
+			col->where |= IN_POISONED;
+		col->complete = seconds * sizes[i].nr_rounds / nr_rounds >=
+				world_sizes[i].long_run;
+		col++;
+	}
+
+	all = print_events(columns, col - columns);
+	while (col-- > columns) {
+		if (col->where & IN_HUGE)
+			all &= print_matrix(col);
+	}
+	return all;
 }
 
 static void run(int seconds)
 {
-	u64 (*events)[NR_EVENTS];
-	int round_seconds = clamp(seconds / (int)ARRAY_SIZE(variants), 1, ROUND_SECONDS);
-	int nr_rounds = max(seconds / round_seconds, (int)ARRAY_SIZE(variants)), i;
+	int nr_wanted = 0, nr_rounds, i;
+	s64 start = now_ms(), end = start + seconds * 1000LL;
 	struct kernel_counters first = {}, last;
-	const char *missing;
-	bool huge = false;
+	struct totals *totals;
+	long lost_vmemmap = 0;
 
-	events = kvm_mmap(2 * sizeof(*events), PROT_READ | PROT_WRITE,
-			  MAP_SHARED | MAP_ANONYMOUS, -1);
+	totals = kvm_mmap(sizeof(*totals), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	for (i = 0; i < ARRAY_SIZE(variants); i++)
+		nr_wanted += sizes[size_index(&variants[i])].wanted;
+	nr_rounds = max(seconds / ROUND_SECONDS, nr_wanted);
+	for (i = 0; i < nr_rounds; i++)
+		sizes[size_index(nth_variant(i))].nr_rounds++;
+
 	ksft_set_plan(nr_rounds + 1);
 	for (i = 0; i < nr_rounds; i++) {
-		const struct variant *v = &variants[i % ARRAY_SIZE(variants)];
+		struct round r = { .v = nth_variant(i), .nr = i, .totals = totals };
+		struct size_state *size = &sizes[size_index(r.v)];
+		const char *missing = missing_pages(r.v, &r.pool);
+		s64 round_start = now_ms();
+		int ms;
 
-		missing = missing_pages(v);
 		if (missing) {
-			ksft_test_result_skip("%s: %s\n", v->name, missing);
+			ksft_test_result_skip("%s: %s\n", r.v->name, missing);
 			continue;
 		}
-		/* What's missing in 1G pages may have happened in 2M pages. */
-		huge |= v->unit == SZ_2M;
-		fork_round(v, round_seconds, events[!!v->unit], &last);
-		if (i == ARRAY_SIZE(variants) - 1 || !first.free)
+		r.nr_poisons = nr_poisons(r.v, &r.pool);
+		r.late_poison = r.nr_poisons && size->nr_done % 2;
+		ms = (end - round_start) / (nr_rounds - i);
+		r.ms = max(ms - size->extra_ms, MIN_ROUND_MS);
+		fork_round(&r, &last);
+
+		size->nr_done++;
+		size->nr_lost += totals->nr_lost;
+		/* Vmemmap that isn't shared as it is where nothing is poisoned. */
+		lost_vmemmap += totals->nr_lost * (r.v->unit / PAGE_SIZE / 64);
+		size->extra_ms = max(size->extra_ms, (int)(now_ms() - round_start) - r.ms);
+		if (i == nr_wanted - 1 || !first.free) {
 			first = last;
-		ksft_test_result_pass("%s\n", v->name);
+			lost_vmemmap = 0;
+		}
+		ksft_test_result_pass("%s\n", r.v->name);
 		kvm_random_seed++;
 	}
 
-	check_trend(&first, &last);
-	ksft_test_result(print_events(events, huge) || seconds < LONG_RUN,
-			 "everything_happened\n");
+	check_trend(&first, &last, lost_vmemmap);
+	ksft_test_result(print_totals(totals, seconds, nr_rounds), "everything_happened\n");
+}
+
+static void select_sizes(char *list)
+{
+	char *name;
+	int i;
+
+	for (i = 0; i < NR_SIZES; i++)
+		sizes[i].wanted = false;
+	while ((name = strsep(&list, ","))) {
+		for (i = 0; strcmp(world_sizes[i].name, name);) {
+			i++;
+			TEST_ASSERT(i < NR_SIZES, "There are no pages of size '%s'", name);
+		}
+		sizes[i].wanted = true;
+	}
 }
 
 int main(int argc, char *argv[])
 {
 	int seconds = 16, opt;
 
-	while ((opt = getopt(argc, argv, "hn:r:s:")) != -1) {
+	while ((opt = getopt(argc, argv, "hn:p:r:s:u:")) != -1) {
 		switch (opt) {
 		case 'n':
 			nr_vcpus = atoi_positive("vcpus", optarg);
 			TEST_ASSERT(nr_vcpus <= MAX_VCPUS, "At most %d vCPUs", MAX_VCPUS);
+			break;
+		case 'p':
+			max_poisons = atoi_positive("pages", optarg);
 			break;
 		case 'r':
 			kvm_random_seed = strtoul(optarg, NULL, 0);
 			break;
 		case 's':
 			seconds = atoi_positive("seconds", optarg);
+			break;
+		case 'u':
+			select_sizes(optarg);
 			break;
 		default:
 			usage(argv[0]);
@@ -693,6 +750,7 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM));
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
 		     KVM_MEMORY_ATTRIBUTE_PRIVATE);
+	TEST_REQUIRE(!max_poisons || !access(CORRUPT_PFN, W_OK));
 
 	ksft_print_header();
 	ksft_print_msg("seed %#x, %d vCPUs, %d s\n", kvm_random_seed, nr_vcpus, seconds);

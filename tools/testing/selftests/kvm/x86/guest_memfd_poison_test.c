@@ -16,19 +16,16 @@
 #include <unistd.h>
 
 #include <linux/bitmap.h>
-#include <linux/kernel-page-flags.h>
 #include <linux/sizes.h>
 
 #include "guest_memfd_hugetlb.h"
+#include "memory_failure.h"
 #include "processor.h"
 #include "ucall_common.h"
 
 #define TEST_GPA	(8ULL * SZ_1G)
 #define TEST_GPA_SIZE	(2ULL * SZ_1G)
 #define TEST_SLOT	10
-
-#define CORRUPT_PFN	"/sys/kernel/debug/hwpoison/corrupt-pfn"
-#define UNPOISON_PFN	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 
 static struct {
 	u64 gva;
@@ -83,26 +80,6 @@ static void guest_access_fails(struct kvm_vcpu *vcpu, u64 gva)
 
 	/* The guest would try again for ever; let it start over. */
 	vcpu_arch_set_entry_point(vcpu, guest_code);
-}
-
-static int write_pfn(const char *path, u64 pfn)
-{
-	int fd = open(path, O_WRONLY), len, error = 0;
-	char buf[32];
-
-	TEST_ASSERT(fd >= 0, "Cannot open %s", path);
-	len = snprintf(buf, sizeof(buf), "%#lx", pfn);
-	if (write(fd, buf, len) != len)
-		error = errno;
-	close(fd);
-	return error;
-}
-
-static u64 read_entry(int fd, u64 nr)
-{
-	u64 entry = 0;
-
-	return pread(fd, &entry, sizeof(entry), nr * sizeof(entry)) == sizeof(entry) ? entry : 0;
 }
 
 static bool maps_pfn(int pagemap, void *mem, long nr, size_t unit, u64 pfn)
@@ -188,7 +165,7 @@ FIXTURE_SETUP(poison)
 	missing = missing_units(self->unit, 1, &self->pool);
 	if (missing)
 		SKIP(return, "%s", missing);
-	if (access(CORRUPT_PFN, W_OK) || access(UNPOISON_PFN, W_OK))
+	if (!can_inject_memory_failure())
 		SKIP(return, "needs root, debugfs and CONFIG_HWPOISON_INJECT");
 
 	self->vm = create_vm(VM_TYPE_PRIVATE, &self->vcpu);
@@ -332,7 +309,7 @@ FIXTURE_SETUP(race)
 
 	if (missing)
 		SKIP(return, "%s", missing);
-	if (access(CORRUPT_PFN, W_OK) || access(UNPOISON_PFN, W_OK))
+	if (!can_inject_memory_failure())
 		SKIP(return, "needs root, debugfs and CONFIG_HWPOISON_INJECT");
 }
 

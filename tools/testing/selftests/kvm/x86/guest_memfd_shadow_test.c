@@ -20,6 +20,10 @@
 /* The same memory once more, by mappings of 4K. */
 #define SMALL_GVA	(TEST_GPA + TEST_GPA_SIZE)
 
+/* For a memslot that isn't the fixture's. */
+#define OTHER_GPA	(TEST_GPA + SZ_1G)
+#define OTHER_GVA	(SMALL_GVA + SZ_1G)
+
 FIXTURE(shadow)
 {
 	struct hugetlb_pool pool;
@@ -84,6 +88,45 @@ TEST_F(shadow, large_pages)
 	guest_do(self->vcpu, OP_WRITE_TAGS, SMALL_GVA, NR_PAGES, PAGE_SIZE, TAG2(0));
 	host_check_tags(self->mem, TAG2(0));
 	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, NR_PAGES, PAGE_SIZE, TAG2(0));
+}
+
+/*
+ * What a guest gets is the file, whatever is mapped at userspace_addr.  That goes for
+ * what KVM maps beforehand as well: pages next to the one that the guest accesses if
+ * the guest has accessed them before.
+ */
+TEST_F(shadow, not_userspace_addr)
+{
+	const u64 nr = 64, size = nr * PAGE_SIZE;
+	u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
+	int fd = vm_create_guest_memfd(self->vm, size, flags);
+	u64 *file = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	void *other = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	u64 i;
+
+	memset(other, 0xaa, size);
+	vm_set_user_memory_region2(self->vm, TEST_SLOT + 1, KVM_MEM_GUEST_MEMFD, OTHER_GPA,
+				   size, other, fd, 0);
+	virt_map(self->vm, OTHER_GVA, OTHER_GPA, nr);
+
+	guest_do(self->vcpu, OP_WRITE_TAGS, OTHER_GVA, nr, PAGE_SIZE, TAG(0));
+	kvm_fallocate(fd, PUNCH, 0, size);
+	for (i = 0; i < nr; i++)
+		file[i * PAGE_WORDS] = TAG2(i);
+
+	for (i = 0; i < nr; i += 8)
+		guest_do(self->vcpu, OP_CHECK_TAGS, OTHER_GVA + i * PAGE_SIZE, 1, PAGE_SIZE,
+			 TAG2(i));
+	guest_do(self->vcpu, OP_CHECK_TAGS, OTHER_GVA, nr, PAGE_SIZE, TAG2(0));
+
+	/* And it doesn't write to what belongs to somebody else by now. */
+	kvm_munmap(other, size);
+	guest_do(self->vcpu, OP_WRITE_TAGS, OTHER_GVA, nr, PAGE_SIZE, TAG(0));
+	for (i = 0; i < nr; i++)
+		TEST_ASSERT_EQ(file[i * PAGE_WORDS], TAG(i));
+
+	kvm_munmap(file, size);
+	close(fd);
 }
 
 int main(int argc, char *argv[])

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What guest and host of guest_memfd_conversions_stress_test agree on: the events
- * that they count, and the table of what is in memory.  And the guest.
+ * What guest and host of guest_memfd_conversions_stress_test agree on: the table of
+ * what is in memory, and the events that they count.
+ *
+ * A cell is a page, a unit is a huge page and has many cells.  Of a very large unit
+ * only a part has cells, the rest of it is converted by nobody but who has locked
+ * all cells, and isn't written to.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_STRESS_H
 #define SELFTEST_KVM_GUEST_MEMFD_STRESS_H
@@ -10,10 +14,10 @@
 
 #include <linux/sizes.h>
 
+#include "guest_memfd_stress_matrix.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
-#include "ucall_common.h"
 
 #define WORLD_GPA		((u64)SZ_1G)
 
@@ -22,13 +26,18 @@
 #define REBIND_SLOT		(NR_SLOTS - 1)
 
 #define PAGES_2M		(SZ_2M / PAGE_SIZE)
+#define MAX_UNITS		8
 #define MAX_VCPUS		16
 #define MAX_RANGE		256
 #define MAX_HUGE_RANGE		1200
 #define NR_WORDS		8
 
+/* Of a range that has more cells than that, some are as good as all. */
+#define MANY_CELLS		16
+
 #define HYPERCALL_PRIVATE	BIT(0)
 #define HYPERCALL_PUNCH		BIT(1)
+#define HYPERCALL_UNIT		BIT(2)
 
 /* A stamp: the page, a number, and who wrote it when. */
 #define STAMP_CELL_SHIFT	44
@@ -36,140 +45,34 @@
 #define STAMP_BY_GUEST		BIT(0)
 #define STAMP_IN_PRIVATE	BIT(1)
 
-/* Everything that is meant to happen: in files of small pages, of huge ones, or both. */
-#define IN_SMALL		BIT(0)
-#define IN_HUGE			BIT(1)
-#define IN_BOTH			(IN_SMALL | IN_HUGE)
-
-enum event {
-	EVENT_guest_peeks,
-	EVENT_guest_found_pages_busy,
-	EVENT_guest_writes,
-	EVENT_guest_to_shared,
-	EVENT_guest_to_private,
-	EVENT_guest_conversion_of_mixed,
-	EVENT_guest_conversion_of_nothing,
-	EVENT_guest_conversion_gave_up,
-	EVENT_guest_holes,
-	EVENT_guest_to_private_unit,
-	EVENT_guest_to_shared_unit,
-	EVENT_guest_reads_hosts_data,
-	EVENT_guest_reads_it_in_private,
-	EVENT_host_found_pages_busy,
-	EVENT_host_writes,
-	EVENT_host_reads_guests_data,
-	EVENT_host_reads_once_private_data,
-	EVENT_host_sigbus_for_private,
-	EVENT_host_efault_for_private,
-	EVENT_host_syscall_on_shared,
-	EVENT_host_to_shared,
-	EVENT_host_to_private,
-	EVENT_host_conversion_of_mixed,
-	EVENT_host_conversion_of_nothing,
-	EVENT_host_conversion_gave_up,
-	EVENT_host_to_private_unit,
-	EVENT_host_to_shared_unit,
-	EVENT_host_holes_of_unit,
-	EVENT_host_holes,
-	EVENT_host_allocations,
-	EVENT_pinned_page_stays_shared,
-	EVENT_pinned_page_punched,
-	EVENT_pinned_page_zeroed,
-	EVENT_pinned_page_of_lost_unit,
-	EVENT_pinned_page_then_private,
-	EVENT_children,
-	EVENT_child_conversions,
-	EVENT_peek_shared,
-	EVENT_peek_sigbus,
-	EVENT_pin_vmsplice,
-	EVENT_pin_vmsplice_refused,
-	EVENT_pin_longterm,
-	EVENT_pin_longterm_refused,
-	EVENT_mappings,
-	EVENT_madvise_dontneed,
-	EVENT_slot_moves,
-	EVENT_retry_eagain,
-	EVENT_retry_memory_fault,
-	NR_EVENTS
-};
-
-static const struct {
-	const char *name;
-	int where;
-} event_descs[] = {
-	[EVENT_guest_peeks] = { "guest_peeks", IN_BOTH },
-	[EVENT_guest_found_pages_busy] = { "guest_found_pages_busy", IN_BOTH },
-	[EVENT_guest_writes] = { "guest_writes", IN_BOTH },
-	[EVENT_guest_to_shared] = { "guest_to_shared", IN_BOTH },
-	[EVENT_guest_to_private] = { "guest_to_private", IN_BOTH },
-	[EVENT_guest_conversion_of_mixed] = { "guest_conversion_of_mixed", IN_BOTH },
-	[EVENT_guest_conversion_of_nothing] = { "guest_conversion_of_nothing", IN_BOTH },
-	[EVENT_guest_conversion_gave_up] = { "guest_conversion_gave_up", 0 },
-	[EVENT_guest_holes] = { "guest_holes", IN_BOTH },
-	[EVENT_guest_to_private_unit] = { "guest_to_private_unit", IN_HUGE },
-	[EVENT_guest_to_shared_unit] = { "guest_to_shared_unit", IN_HUGE },
-	[EVENT_guest_reads_hosts_data] = { "guest_reads_hosts_data", IN_BOTH },
-	[EVENT_guest_reads_it_in_private] = { "guest_reads_it_in_private", IN_BOTH },
-	[EVENT_host_found_pages_busy] = { "host_found_pages_busy", IN_BOTH },
-	[EVENT_host_writes] = { "host_writes", IN_BOTH },
-	[EVENT_host_reads_guests_data] = { "host_reads_guests_data", IN_BOTH },
-	[EVENT_host_reads_once_private_data] = { "host_reads_once_private_data", IN_BOTH },
-	[EVENT_host_sigbus_for_private] = { "host_sigbus_for_private", IN_BOTH },
-	[EVENT_host_efault_for_private] = { "host_efault_for_private", IN_BOTH },
-	[EVENT_host_syscall_on_shared] = { "host_syscall_on_shared", IN_BOTH },
-	[EVENT_host_to_shared] = { "host_to_shared", IN_BOTH },
-	[EVENT_host_to_private] = { "host_to_private", IN_BOTH },
-	[EVENT_host_conversion_of_mixed] = { "host_conversion_of_mixed", IN_BOTH },
-	[EVENT_host_conversion_of_nothing] = { "host_conversion_of_nothing", IN_BOTH },
-	[EVENT_host_conversion_gave_up] = { "host_conversion_gave_up", 0 },
-	[EVENT_host_to_private_unit] = { "host_to_private_unit", IN_HUGE },
-	[EVENT_host_to_shared_unit] = { "host_to_shared_unit", IN_HUGE },
-	[EVENT_host_holes_of_unit] = { "host_holes_of_unit", IN_HUGE },
-	[EVENT_host_holes] = { "host_holes", IN_BOTH },
-	[EVENT_host_allocations] = { "host_allocations", IN_BOTH },
-	[EVENT_pinned_page_stays_shared] = { "pinned_page_stays_shared", IN_BOTH },
-	[EVENT_pinned_page_punched] = { "pinned_page_punched", IN_SMALL },
-	[EVENT_pinned_page_zeroed] = { "pinned_page_zeroed", IN_HUGE },
-	[EVENT_pinned_page_of_lost_unit] = { "pinned_page_of_lost_unit", IN_HUGE },
-	[EVENT_pinned_page_then_private] = { "pinned_page_then_private", IN_BOTH },
-	[EVENT_children] = { "children", IN_BOTH },
-	[EVENT_child_conversions] = { "child_conversions", IN_BOTH },
-	[EVENT_peek_shared] = { "peek_shared", IN_BOTH },
-	[EVENT_peek_sigbus] = { "peek_sigbus", IN_BOTH },
-	[EVENT_pin_vmsplice] = { "pin_vmsplice", IN_BOTH },
-	[EVENT_pin_vmsplice_refused] = { "pin_vmsplice_refused", IN_BOTH },
-	[EVENT_pin_longterm] = { "pin_longterm", IN_BOTH },
-	[EVENT_pin_longterm_refused] = { "pin_longterm_refused", IN_BOTH },
-	[EVENT_mappings] = { "mappings", IN_BOTH },
-	[EVENT_madvise_dontneed] = { "madvise_dontneed", IN_BOTH },
-	[EVENT_slot_moves] = { "slot_moves", IN_BOTH },
-	[EVENT_retry_eagain] = { "retry_eagain", IN_BOTH },
-	[EVENT_retry_memory_fault] = { "retry_memory_fault", 0 },
-};
-
-/* Returns whether all that should happen did. */
-static bool print_events(const u64 (*events)[NR_EVENTS], bool huge_ran)
-{
-	bool all = true;
-	int i;
-
-	ksft_print_msg("%-32s %12s %12s\n", "", "4K", "2M");
-	for (i = 0; i < NR_EVENTS; i++) {
-		bool missing = (event_descs[i].where & IN_SMALL && !events[0][i]) ||
-			       (huge_ran && event_descs[i].where & IN_HUGE && !events[1][i]);
-
-		ksft_print_msg("%-32s %12lu %12lu%s\n", event_descs[i].name, events[0][i],
-			       events[1][i], missing ? "  <- never" : "");
-		all &= !missing;
-	}
-	return all;
-}
+/* A page is poisoned, and whoever had it mapped at that time doesn't any more. */
+#define POISONED		BIT(0)
+#define POISONED_NO_GUEST	BIT(1)
+#define POISONED_NO_HOST	BIT(2)
+#define POISONED_NOBODY		(POISONED | POISONED_NO_GUEST | POISONED_NO_HOST)
 
 /* A page. */
 struct cell {
 	u32 locked;
-	u32 private;
+	u8 private;
+	u8 isolated;		/* shared, and the host has touched it */
+	u8 poison;
 	u64 stamp;
+};
+
+/* Counted by those who have locked the cell concerned. */
+struct unit {
+	u32 present;
+	u32 nr_private;
+	u32 nr_isolated;
+	u32 nr_pinned;
+	u32 nr_poisoned;
+	/* It was one folio when it was poisoned, and stays that. */
+	u32 whole_poisoned;
+	/* What isn't a cell. */
+	u32 rest_private;
+	/* Of the first page, while it's present and known. */
+	u64 pfn;
 };
 
 struct slot {
@@ -177,24 +80,45 @@ struct slot {
 	u64 first, nr;		/* cells */
 };
 
+/* What the guests do. */
+enum phase {
+	PHASE_RUN,
+	PHASE_STOP,
+	PHASE_CHECK,
+	PHASE_PEEK,
+	PHASE_CLOSED,
+};
+
 /* Shared by the guest, the host, and its children. */
 struct world {
-	u32 stop;
+	u32 phase;
 	u32 seed;
-	u32 huge;
 	u64 nr_cells;
-	u64 unit_cells;		/* of a huge page that may come and go, or 0 */
+	u64 unit_cells;		/* 0 without huge pages */
+	u64 unit_size;
+	u32 unit_has_rest;
+	u32 few_spares;		/* a unit that was punched may be missed */
+	u64 nr_units;
 	u64 file_offset;	/* of the first cell */
 	u64 stamp_nr;
+	u32 may_poison;
+	u32 poisons_left;	/* units */
+	u32 nr_lost;		/* units that had a poisoned page and left the file */
 	struct slot slots[NR_SLOTS];
+	struct unit units[MAX_UNITS];
 	u64 progress[MAX_VCPUS];
-	u64 events[NR_EVENTS];
+	struct hits hits;
 	struct cell cells[];
 };
 
+static inline bool stopped(struct world *w)
+{
+	return READ_ONCE(w->phase) != PHASE_RUN;
+}
+
 static void count(struct world *w, enum event event)
 {
-	__atomic_fetch_add(&w->events[event], 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&w->hits.events[event], 1, __ATOMIC_RELAXED);
 }
 
 static u32 pick(struct kvm_random_state *rng, u32 n)
@@ -205,7 +129,8 @@ static u32 pick(struct kvm_random_state *rng, u32 n)
 /* Mostly pages, some ranges, few large ones. */
 static u64 pick_range(struct world *w, struct kvm_random_state *rng, u64 max, u64 *first)
 {
-	u32 r = pick(rng, 100), max_range = w->unit_cells ? MAX_HUGE_RANGE : MAX_RANGE;
+	u32 max_range = w->unit_cells && !w->unit_has_rest ? MAX_HUGE_RANGE : MAX_RANGE;
+	u32 r = pick(rng, 100);
 	u64 nr = r < 70 ? 1 : 1 + pick(rng, r < 97 ? 8 : max_range);
 
 	nr = min(nr, max);
@@ -232,6 +157,113 @@ static bool trylock_range(struct world *w, u64 first, u64 nr)
 	return true;
 }
 
+/*
+ * All of a unit is never free by chance.  Who waits with cells locked does so in the
+ * order of the cells, and all others don't wait, i.e. there's no deadlock.
+ */
+static bool lock_unit(struct world *w, u64 unit, void (*wait)(int tries), int max_tries)
+{
+	u64 first = unit * w->unit_cells, i;
+	int tries = 0;
+
+	for (i = 0; i < w->unit_cells; i++) {
+		while (!trylock_range(w, first + i, 1)) {
+			if (tries == max_tries || stopped(w)) {
+				unlock_range(w, first, i);
+				count(w, EVENT_unit_stays_busy);
+				return false;
+			}
+			wait(tries++);
+		}
+	}
+	return true;
+}
+
+static void unlock_unit(struct world *w, u64 unit)
+{
+	unlock_range(w, unit * w->unit_cells, w->unit_cells);
+}
+
+static struct unit *unit_of(struct world *w, u64 c)
+{
+	return &w->units[c / w->unit_cells];
+}
+
+static void add(u32 *counter, int n)
+{
+	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+static bool is_whole_private(struct world *w, struct unit *u)
+{
+	return u->nr_private == w->unit_cells && (u->rest_private || !w->unit_has_rest);
+}
+
+static bool is_whole_shared(struct world *w, struct unit *u)
+{
+	return !u->nr_private && !(u->rest_private && w->unit_has_rest);
+}
+
+static u32 unit_states(struct world *w, u64 unit)
+{
+	struct unit *u = &w->units[unit];
+	u32 states = is_whole_private(w, u) ? BIT(STATE_whole_private) :
+		     is_whole_shared(w, u) ? BIT(STATE_whole_shared) : BIT(STATE_mixed);
+
+	if (!READ_ONCE(u->present))
+		states |= BIT(STATE_hole);
+	if (u->nr_isolated)
+		states |= BIT(STATE_isolated);
+	if (u->nr_pinned)
+		states |= BIT(STATE_pinned);
+	if (u->nr_poisoned)
+		states |= BIT(STATE_poisoned);
+	return states;
+}
+
+static void count_op_unit(struct world *w, enum unit_op op, u64 unit)
+{
+	u32 states = unit_states(w, unit);
+	int i;
+
+	for (i = 0; i < NR_STATES; i++) {
+		if (states & BIT(i))
+			__atomic_fetch_add(&w->hits.ops[op][i], 1, __ATOMIC_RELAXED);
+	}
+}
+
+/* Something is about to be done to a range. */
+static void count_op(struct world *w, enum unit_op op, u64 first, u64 nr)
+{
+	u64 unit;
+
+	if (!w->unit_cells)
+		return;
+
+	for (unit = first / w->unit_cells; unit <= (first + nr - 1) / w->unit_cells; unit++)
+		count_op_unit(w, op, unit);
+}
+
+static void count_conversion(struct world *w, u64 first, u64 nr, bool all, bool private)
+{
+	enum unit_op page = private ? OP_to_private_page : OP_to_shared_page;
+
+	count_op(w, page + (all ? 2 : nr > 1), first, nr);
+}
+
+/* One more huge page that may be lost. */
+static inline bool take_poison(struct world *w)
+{
+	u32 left = READ_ONCE(w->poisons_left);
+
+	while (left) {
+		if (__atomic_compare_exchange_n(&w->poisons_left, &left, left - 1, false,
+						__ATOMIC_RELAXED, __ATOMIC_RELAXED))
+			return true;
+	}
+	return false;
+}
+
 static u64 new_stamp(struct world *w, u64 c, bool by_guest)
 {
 	u64 nr = __atomic_add_fetch(&w->stamp_nr, 1, __ATOMIC_RELAXED);
@@ -255,6 +287,12 @@ static u64 word_offset(int i)
 	return i * (PAGE_SIZE / NR_WORDS + sizeof(u64));
 }
 
+/* A cell that may be skipped by who checks a range. */
+static bool is_one_of_many(struct kvm_random_state *rng, u64 c, u64 first, u64 nr)
+{
+	return nr > MANY_CELLS && c != first && c != first + nr - 1 && pick(rng, 8);
+}
+
 /* Are all cells private or shared as @private says (1), none of them (-1)? */
 static int uniform(struct world *w, u64 first, u64 nr, bool private)
 {
@@ -265,160 +303,133 @@ static int uniform(struct world *w, u64 first, u64 nr, bool private)
 	return same == nr ? 1 : same ? 0 : -1;
 }
 
-static void set_range_private(struct world *w, u64 first, u64 nr, bool private)
+/* Someone has seen that there is memory. */
+static void set_present(struct world *w, u64 first, u64 nr)
 {
-	while (nr--)
-		w->cells[first + nr].private = private;
+	u64 unit;
+
+	if (!w->unit_cells)
+		return;
+
+	for (unit = first / w->unit_cells; unit <= (first + nr - 1) / w->unit_cells; unit++)
+		WRITE_ONCE(w->units[unit].present, 1);
 }
 
-static u64 guest_cell(struct world *w, struct slot *s, u64 c)
+static void set_isolated(struct world *w, u64 c, bool isolated)
 {
-	return s->gpa + (c - s->first) * PAGE_SIZE;
+	if (!w->unit_cells || w->cells[c].isolated == isolated)
+		return;
+
+	w->cells[c].isolated = isolated;
+	add(&unit_of(w, c)->nr_isolated, isolated ? 1 : -1);
 }
 
-static void guest_check(struct world *w, struct slot *s, u64 first, u64 nr)
+/* A conversion unmaps what it converts. */
+static void set_range_private(struct world *w, u64 first, u64 nr, bool all, bool private)
 {
-	u64 c, val;
-	int i;
+	u64 c;
 
 	for (c = first; c < first + nr; c++) {
 		struct cell *cell = &w->cells[c];
 
-		for (i = 0; i < NR_WORDS; i++) {
-			val = READ_ONCE(*(u64 *)(guest_cell(w, s, c) + word_offset(i)));
-			__GUEST_ASSERT(val == cell->stamp,
-				       "Cell %lu (%s), word %d should be 0x%lx, is 0x%lx",
-				       c, cell->private ? "private" : "shared", i,
-				       cell->stamp, val);
-		}
-		if (cell->stamp && !(cell->stamp & STAMP_BY_GUEST)) {
-			count(w, EVENT_guest_reads_hosts_data);
-			if (cell->private)
-				count(w, EVENT_guest_reads_it_in_private);
-		}
+		if (cell->private == private)
+			continue;
+		cell->private = private;
+		if (cell->poison)
+			cell->poison |= private ? POISONED_NOBODY : POISONED | POISONED_NO_GUEST;
+		if (w->unit_cells)
+			add(&unit_of(w, c)->nr_private, private ? 1 : -1);
+		if (private)
+			set_isolated(w, c, false);
 	}
+	if (all)
+		unit_of(w, first)->rest_private = private;
 }
 
-static void guest_write(struct world *w, struct slot *s, u64 first, u64 nr)
+static void set_unit_lost(struct world *w, u64 unit)
 {
-	u64 c;
-	int i;
+	struct unit *u = &w->units[unit];
+	u64 first = unit * w->unit_cells, c;
+
+	for (c = first; c < first + w->unit_cells; c++) {
+		set_isolated(w, c, false);
+		w->cells[c].poison = 0;
+		w->cells[c].stamp = 0;
+	}
+	if (u->nr_poisoned) {
+		add(&w->nr_lost, 1);
+		count(w, EVENT_poison_punched);
+	}
+	u->nr_poisoned = 0;
+	u->whole_poisoned = 0;
+	u->pfn = 0;
+	WRITE_ONCE(u->present, 0);
+}
+
+/* Does a hole have all of a unit, which leaves the file then? */
+static bool is_hole(struct world *w, u64 unit, u64 first, u64 nr)
+{
+	u64 start = unit * w->unit_cells;
+
+	return !w->unit_has_rest && first <= start && start + w->unit_cells <= first + nr;
+}
+
+static void count_punch(struct world *w, u64 first, u64 nr)
+{
+	u64 unit;
+
+	if (!w->unit_cells)
+		return;
+
+	for (unit = first / w->unit_cells; unit <= (first + nr - 1) / w->unit_cells; unit++)
+		count_op_unit(w, is_hole(w, unit, first, nr) ? OP_punch_unit : OP_punch_part,
+			      unit);
+}
+
+/* What is left of it is a hole, or zero. */
+static void set_range_punched(struct world *w, u64 first, u64 nr)
+{
+	u64 unit, c;
 
 	for (c = first; c < first + nr; c++) {
-		w->cells[c].stamp = new_stamp(w, c, true);
-		for (i = 0; i < NR_WORDS; i++)
-			WRITE_ONCE(*(u64 *)(guest_cell(w, s, c) + word_offset(i)),
-				   w->cells[c].stamp);
-	}
-	count(w, EVENT_guest_writes);
-}
-
-static void guest_convert(struct world *w, struct slot *s, u64 first, u64 nr, bool private)
-{
-	int already = uniform(w, first, nr, private);
-	u64 r;
-
-	r = __kvm_hypercall_map_gpa_range(guest_cell(w, s, first), nr * PAGE_SIZE,
-					  private ? HYPERCALL_PRIVATE : 0);
-	if (r) {
-		__GUEST_ASSERT(r == EAGAIN, "The host shouldn't fail with %lu", r);
-		count(w, EVENT_guest_conversion_gave_up);
-	} else {
-		set_range_private(w, first, nr, private);
-		if (already > 0)
-			count(w, EVENT_guest_conversion_of_nothing);
-		else if (!already)
-			count(w, EVENT_guest_conversion_of_mixed);
-		else
-			count(w, private ? EVENT_guest_to_private : EVENT_guest_to_shared);
-	}
-	guest_check(w, s, first, nr);
-}
-
-static void guest_punch(struct world *w, struct slot *s, u64 first, u64 nr)
-{
-	u64 c;
-
-	GUEST_ASSERT(!__kvm_hypercall_map_gpa_range(guest_cell(w, s, first), nr * PAGE_SIZE,
-						    HYPERCALL_PUNCH));
-	for (c = first; c < first + nr; c++)
 		w->cells[c].stamp = 0;
-	count(w, EVENT_guest_holes);
-	guest_check(w, s, first, nr);
+		if (w->cells[c].poison)
+			w->cells[c].poison |= POISONED_NO_GUEST;
+	}
+	for (unit = 0; unit < w->nr_units; unit++) {
+		if (is_hole(w, unit, first, nr))
+			set_unit_lost(w, unit);
+	}
 }
 
-/* All of the huge page that has a cell. */
-static void guest_convert_unit(struct world *w, struct slot *s, u64 c, bool private)
+/* Is that where the conversion of a range has to split a huge page that it can't? */
+static bool is_bad_cut(struct world *w, u64 c, u64 unit)
 {
-	u64 first = c - c % w->unit_cells;
-
-	if (!trylock_range(w, first, w->unit_cells))
-		return;
-	guest_convert(w, s, first, w->unit_cells, private);
-	count(w, private ? EVENT_guest_to_private_unit : EVENT_guest_to_shared_unit);
-	unlock_range(w, first, w->unit_cells);
+	return w->units[unit].whole_poisoned && (w->unit_has_rest || c % w->unit_cells);
 }
 
-static void guest_peek(struct world *w, struct slot *s, struct kvm_random_state *rng)
+/*
+ * What the conversion of a range, or of all of a unit, has to end with if nobody is
+ * in the way: it's the first and the last page that has to be converted that counts.
+ */
+static int conversion_error(struct world *w, u64 first, u64 nr, bool all, bool private)
 {
-	u64 c = s->first + pick(rng, s->nr);
-	u64 val = READ_ONCE(*(u64 *)(guest_cell(w, s, c) + word_offset(pick(rng, NR_WORDS))));
+	u64 end = first + nr;
 
-	__GUEST_ASSERT(stamp_is_of_cell(val, c), "Cell %lu has 0x%lx", c, val);
-	count(w, EVENT_guest_peeks);
-}
+	if (!w->unit_cells)
+		return 0;
+	if (all && (!w->unit_has_rest || unit_of(w, first)->rest_private != private))
+		return 0;
 
-static void guest_step(struct world *w, struct kvm_random_state *rng)
-{
-	struct slot *s = &w->slots[pick(rng, REBIND_SLOT)];
-	u32 op = pick(rng, 100);
-	u64 first, nr;
+	while (first < end && w->cells[first].private == private)
+		first++;
+	while (first < end && w->cells[end - 1].private == private)
+		end--;
+	if (first == end)
+		return 0;
 
-	if (op < 30) {
-		guest_peek(w, s, rng);
-		return;
-	}
-
-	nr = pick_range(w, rng, s->nr, &first);
-	first += s->first;
-	if (w->unit_cells && op < 33) {
-		guest_convert_unit(w, s, first, pick(rng, 2));
-		return;
-	}
-	if (!trylock_range(w, first, nr)) {
-		count(w, EVENT_guest_found_pages_busy);
-		return;
-	}
-
-	guest_check(w, s, first, nr);
-	if (op < 85) {
-		guest_write(w, s, first, nr);
-		if (op >= 40)
-			guest_convert(w, s, first, nr, pick(rng, 2));
-	} else if (op < 90) {
-		guest_convert(w, s, first, nr, pick(rng, 2));
-	} else {
-		guest_punch(w, s, first, nr);
-	}
-	unlock_range(w, first, nr);
-}
-
-static void guest_code(u64 id)
-{
-	struct world *w = (struct world *)WORLD_GPA;
-	struct kvm_random_state rng = new_kvm_random_state(w->seed + id);
-	int i;
-
-	while (!READ_ONCE(w->stop)) {
-		guest_step(w, &rng);
-		WRITE_ONCE(w->progress[id], w->progress[id] + 1);
-	}
-	GUEST_SYNC(0);
-
-	/* All others are gone by now. */
-	for (i = 0; i < REBIND_SLOT; i++)
-		guest_check(w, &w->slots[i], w->slots[i].first, w->slots[i].nr);
-	GUEST_DONE();
+	return is_bad_cut(w, first, first / w->unit_cells) ||
+	       is_bad_cut(w, end, (end - 1) / w->unit_cells) ? -EHWPOISON : 0;
 }
 
 #endif /* SELFTEST_KVM_GUEST_MEMFD_STRESS_H */

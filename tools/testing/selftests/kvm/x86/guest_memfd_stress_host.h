@@ -30,12 +30,17 @@
 static struct world *world;
 static int gmem_fd;
 
+/* Tries to get a huge page that isn't back yet, and how long to wait in between. */
+#define MAX_UNIT_TRIES		2000
+#define UNIT_DELAY_US		5000
+
 /* A thread, or a child. */
 struct actor {
 	struct kvm_random_state rng;
 	struct kvm_vcpu *vcpu;
 	pthread_t thread;
 	char *mem;		/* from the first cell on */
+	bool is_new;		/* nothing has been mapped there yet */
 	bool child;
 };
 
@@ -78,38 +83,118 @@ static u64 cell_offset(u64 c)
 	return world->file_offset + c * PAGE_SIZE;
 }
 
-static void host_check(struct actor *a, u64 first, u64 nr)
+static u64 unit_offset(u64 unit)
 {
-	u64 c, val;
+	return unit * world->unit_size;
+}
+
+/* What there is to say about a cell, in a static buffer. */
+static const char *describe(u64 c)
+{
+	const struct cell *cell = &world->cells[c];
+	static char text[200];
+	struct unit *u;
+	int len;
+
+	len = snprintf(text, sizeof(text), "cell %lu (%s%s%s)", c,
+		       cell->private ? "private" : "shared",
+		       cell->isolated ? ", isolated" : "", cell->poison ? ", poisoned" : "");
+	if (world->unit_cells) {
+		u = unit_of(world, c);
+		snprintf(text + len, sizeof(text) - len,
+			 " of unit %lu (%u private, %u isolated, %u pinned, %u poisoned%s%s)",
+			 c / world->unit_cells, u->nr_private, u->nr_isolated, u->nr_pinned,
+			 u->nr_poisoned, u->whole_poisoned ? " as a whole" : "",
+			 u->present ? "" : ", a hole");
+	}
+	return text;
+}
+
+/*
+ * Access a cell that is locked and shared.  Returns false for SIGBUS, but waits for
+ * huge pages to come back where there aren't enough.
+ */
+static bool host_access(struct actor *a, u64 c, int i, u64 *val, bool write)
+{
+	bool maybe_missing = world->few_spares && !unit_of(world, c)->present;
+	int tries;
+
+	for (tries = 0; !access_word(host_word(a, c, i), val, write); tries++) {
+		if (!maybe_missing || tries == MAX_UNIT_TRIES)
+			return false;
+		count(world, EVENT_retry_enospc);
+		usleep(UNIT_DELAY_US);
+	}
+	set_present(world, c, 1);
+	set_isolated(world, c, true);
+	return true;
+}
+
+static void host_check_private(struct actor *a, u64 c)
+{
+	int i = pick(&a->rng, NR_WORDS);
+	u64 val = ~0ull;
+
+	TEST_ASSERT(!access_word(host_word(a, c, i), &val, i & 1),
+		    "SIGBUS expected, got 0x%lx from %s", val, describe(c));
+	count(world, EVENT_host_sigbus_for_private);
+}
+
+/* Poisoned memory can be read only where it has been mapped all the time. */
+static void host_check_poison(struct actor *a, u64 c)
+{
+	u64 val;
+
+	if (!access_word(host_word(a, c, 0), &val, false)) {
+		count(world, EVENT_poison_found_by_host);
+		return;
+	}
+	TEST_ASSERT(!a->is_new && !(world->cells[c].poison & POISONED_NO_HOST),
+		    "It isn't mapped, but there is 0x%lx in %s", val, describe(c));
+	TEST_ASSERT(stamp_is_of_cell(val, c), "Cell %lu has 0x%lx", c, val);
+}
+
+static void host_check_shared(struct actor *a, u64 c)
+{
+	struct cell *cell = &world->cells[c];
+	u64 val;
 	int i;
 
-	for (c = first; c < first + nr; c++) {
-		struct cell *cell = &world->cells[c];
+	for (i = 0; i < NR_WORDS; i++) {
+		TEST_ASSERT(host_access(a, c, i, &val, false),
+			    "Unexpected SIGBUS, %s", describe(c));
+		TEST_ASSERT(val == cell->stamp, "Word %d should be 0x%lx, is 0x%lx, %s",
+			    i, cell->stamp, val, describe(c));
+	}
+	if (cell->stamp & STAMP_BY_GUEST) {
+		count(world, EVENT_host_reads_guests_data);
+		if (cell->stamp & STAMP_IN_PRIVATE)
+			count(world, EVENT_host_reads_once_private_data);
+	}
+}
 
-		if (cell->private) {
-			/* Signals are slow.  Of a large range, some will do. */
-			if (nr > 16 && c != first && c != first + nr - 1 && pick(&a->rng, 8))
-				continue;
-			i = pick(&a->rng, NR_WORDS);
-			val = ~0ull;
-			TEST_ASSERT(!access_word(host_word(a, c, i), &val, i & 1),
-				    "Cell %lu (%s) should give SIGBUS, has 0x%lx", c,
-				    cell->private ? "private" : "shared", val);
-			count(world, EVENT_host_sigbus_for_private);
+static void host_check_cell(struct actor *a, u64 c)
+{
+	if (world->cells[c].private)
+		host_check_private(a, c);
+	else if (world->cells[c].poison)
+		host_check_poison(a, c);
+	else
+		host_check_shared(a, c);
+}
+
+static void host_check(struct actor *a, u64 first, u64 nr)
+{
+	u64 c;
+
+	count_op(world, a->is_new ? OP_host_mmap_touch : OP_host_touch, first, nr);
+	for (c = first; c < first + nr; c++) {
+		if (is_one_of_many(&a->rng, c, first, nr))
 			continue;
-		}
-		for (i = 0; i < NR_WORDS; i++) {
-			TEST_ASSERT(access_word(host_word(a, c, i), &val, false),
-				    "Cell %lu is shared, should not give SIGBUS", c);
-			TEST_ASSERT(val == cell->stamp,
-				    "Cell %lu, word %d should be 0x%lx, is 0x%lx", c, i,
-				    cell->stamp, val);
-		}
-		if (cell->stamp & STAMP_BY_GUEST) {
-			count(world, EVENT_host_reads_guests_data);
-			if (cell->stamp & STAMP_IN_PRIVATE)
-				count(world, EVENT_host_reads_once_private_data);
-		}
+		/* The kernel logs every SIGBUS for poison, and there may be a lot of it. */
+		if (world->cells[c].poison && nr > 1 && pick(&a->rng, 4))
+			continue;
+		host_check_cell(a, c);
 	}
 }
 
@@ -118,18 +203,34 @@ static void host_write(struct actor *a, u64 first, u64 nr)
 	u64 c;
 	int i;
 
+	count_op(world, OP_host_touch, first, nr);
 	for (c = first; c < first + nr; c++) {
-		if (world->cells[c].private)
+		if (world->cells[c].private || world->cells[c].poison)
 			continue;
 		world->cells[c].stamp = new_stamp(world, c, false);
 		for (i = 0; i < NR_WORDS; i++)
-			TEST_ASSERT(access_word(host_word(a, c, i), &world->cells[c].stamp, true),
-				    "Cell %lu is shared, should not give SIGBUS", c);
+			TEST_ASSERT(host_access(a, c, i, &world->cells[c].stamp, true),
+				    "Unexpected SIGBUS, %s", describe(c));
 		count(world, EVENT_host_writes);
 	}
 }
 
-/* Returns 0, or -EAGAIN if somebody's pins are always in the way. */
+/* Through a mapping that didn't exist, and of which nothing is left. */
+static void host_mmap_check(struct actor *a, u64 first, u64 nr)
+{
+	char *mem = a->mem, *part;
+
+	part = __kvm_mmap(nr * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, gmem_fd,
+			  cell_offset(first));
+	a->mem = part - first * PAGE_SIZE;
+	a->is_new = true;
+	host_check(a, first, nr);
+	a->is_new = false;
+	a->mem = mem;
+	kvm_munmap(part, nr * PAGE_SIZE);
+}
+
+/* Returns 0, -EHWPOISON, or -EAGAIN if somebody's pins are always in the way. */
 static int convert(u64 offset, u64 size, bool private)
 {
 	u64 error_offset;
@@ -144,12 +245,16 @@ static int convert(u64 offset, u64 size, bool private)
 			return 0;
 		}
 
-		TEST_ASSERT(errno == EAGAIN, "Converting 0x%lx bytes at 0x%lx to %s: %s",
-			    size, offset, private ? "private" : "shared", strerror(errno));
+		TEST_ASSERT(errno == EAGAIN || errno == EHWPOISON,
+			    "Converting 0x%lx bytes at 0x%lx to %s: %s", size, offset,
+			    private ? "private" : "shared", strerror(errno));
 		TEST_ASSERT(error_offset >= offset && error_offset < offset + size &&
 			    !(error_offset % PAGE_SIZE),
 			    "error_offset 0x%lx isn't a page of 0x%lx bytes at 0x%lx",
 			    error_offset, size, offset);
+		if (errno == EHWPOISON)
+			return -EHWPOISON;
+
 		count(world, EVENT_retry_eagain);
 		if (tries < 10)
 			sched_yield();
@@ -159,36 +264,77 @@ static int convert(u64 offset, u64 size, bool private)
 	return -EAGAIN;
 }
 
-static void host_convert(struct actor *a, u64 first, u64 nr, bool private)
+static void count_host_conversion(struct actor *a, int already, bool private)
 {
+	if (already > 0)
+		count(world, EVENT_host_conversion_of_nothing);
+	else if (!already)
+		count(world, EVENT_host_conversion_of_mixed);
+	else
+		count(world, private ? EVENT_host_to_private : EVENT_host_to_shared);
+	if (a->child)
+		count(world, EVENT_child_conversions);
+}
+
+/* A range or, with @all, the unit that it is all of.  Returns whether it worked. */
+static bool __host_convert(struct actor *a, u64 first, u64 nr, bool all, bool private)
+{
+	int error = conversion_error(world, first, nr, all, private), r;
 	int already = uniform(world, first, nr, private);
 
-	if (convert(cell_offset(first), nr * PAGE_SIZE, private)) {
-		TEST_ASSERT(already <= 0, "There is nothing to convert, and nothing to retry");
+	count_conversion(world, first, nr, all, private);
+	if (all)
+		r = convert(unit_offset(first / world->unit_cells), world->unit_size, private);
+	else
+		r = convert(cell_offset(first), nr * PAGE_SIZE, private);
+
+	if (r == -EAGAIN) {
+		TEST_ASSERT(already <= 0 || all, "There is nothing to convert, nor to retry");
 		count(world, EVENT_host_conversion_gave_up);
-	} else {
-		set_range_private(world, first, nr, private);
-		if (already > 0)
-			count(world, EVENT_host_conversion_of_nothing);
-		else if (!already)
-			count(world, EVENT_host_conversion_of_mixed);
-		else
-			count(world, private ? EVENT_host_to_private : EVENT_host_to_shared);
-		if (a->child)
-			count(world, EVENT_child_conversions);
+		return false;
 	}
+	TEST_ASSERT(r == error, "Converting cells %lu to %lu to %s should end with %d, not with %d",
+		    first, first + nr - 1, private ? "private" : "shared", error, r);
+	if (error) {
+		count(world, EVENT_poison_cant_be_split);
+		return false;
+	}
+	set_range_private(world, first, nr, all, private);
+	count_host_conversion(a, already, private);
+	return true;
+}
+
+static void host_convert(struct actor *a, u64 first, u64 nr, bool private)
+{
+	__host_convert(a, first, nr, false, private);
 	host_check(a, first, nr);
 }
 
 static void punch(u64 first, u64 nr)
 {
-	u64 c;
-
+	count_punch(world, first, nr);
 	kvm_fallocate(gmem_fd, PUNCH, cell_offset(first), nr * PAGE_SIZE);
-	for (c = first; c < first + nr; c++)
-		world->cells[c].stamp = 0;
+	set_range_punched(world, first, nr);
+	count(world, EVENT_host_holes);
 }
 
+static void host_allocate(u64 first, u64 nr)
+{
+	int tries;
+
+	count_op(world, OP_fallocate, first, nr);
+	for (tries = 0; fallocate(gmem_fd, FALLOC_FL_KEEP_SIZE, cell_offset(first),
+				  nr * PAGE_SIZE); tries++) {
+		TEST_ASSERT(errno == ENOSPC && world->few_spares && tries < MAX_UNIT_TRIES,
+			    "fallocate() should succeed, errno %d", errno);
+		count(world, EVENT_retry_enospc);
+		usleep(UNIT_DELAY_US);
+	}
+	set_present(world, first, nr);
+	count(world, EVENT_host_allocations);
+}
+
+/* What vmsplice() has put into a pipe. */
 struct pin {
 	int fds[2];
 	ssize_t len;
@@ -223,20 +369,23 @@ static void unpin_pages(struct pin *pin, void *buf)
 /* System calls see private pages as they see unmapped ones. */
 static void host_syscall(struct actor *a, u64 c)
 {
-	bool works = !world->cells[c].private;
 	int i = pick(&a->rng, NR_WORDS);
 	struct pin pin;
 	ssize_t r;
 	u64 val;
 
+	count_op(world, OP_host_touch, c, 1);
 	make_pipe(&pin);
-	r = write(pin.fds[1], host_word(a, c, i), sizeof(val));
-	if (works) {
-		TEST_ASSERT_EQ(r, sizeof(val));
+	if (!world->cells[c].private) {
+		/* System calls don't wait for huge pages. */
+		TEST_ASSERT(host_access(a, c, i, &val, false),
+			    "Unexpected SIGBUS, %s", describe(c));
+		TEST_ASSERT_EQ(write(pin.fds[1], host_word(a, c, i), sizeof(val)), sizeof(val));
 		TEST_ASSERT_EQ(read(pin.fds[0], &val, sizeof(val)), sizeof(val));
 		TEST_ASSERT_EQ(val, world->cells[c].stamp);
 		count(world, EVENT_host_syscall_on_shared);
 	} else {
+		r = write(pin.fds[1], host_word(a, c, i), sizeof(val));
 		TEST_ASSERT(r == -1 && errno == EFAULT, "write(): %zd, errno %d", r, errno);
 		TEST_ASSERT(!pin_pages(&pin, host_word(a, c, 0), PAGE_SIZE),
 			    "A private page can't be pinned");
@@ -245,72 +394,132 @@ static void host_syscall(struct actor *a, u64 c)
 	close_pipe(&pin);
 }
 
-/* What became of a page that was pinned: the same page, or what was in it. */
-static void unpin_and_check(struct pin *pin, u64 stamp)
+/*
+ * A page that is pinned by who has locked it.  If it leaves the file, it does so with
+ * all that is in it, otherwise it has what the cell has.
+ */
+struct pinned_cell {
+	struct pin pin;
+	u64 c;
+	u64 stamp;
+	bool lost;
+	bool active;
+};
+
+/* Returns false if it's private.  It's not poisoned. */
+static bool host_pin(struct actor *a, struct pinned_cell *p, u64 c)
+{
+	bool private = world->cells[c].private;
+	u64 val;
+
+	count_op(world, OP_pin, c, 1);
+	/* Otherwise there may be no huge page. */
+	if (world->few_spares && !private)
+		host_access(a, c, 0, &val, false);
+
+	make_pipe(&p->pin);
+	p->active = pin_pages(&p->pin, host_word(a, c, 0), PAGE_SIZE);
+	TEST_ASSERT(p->active == !private, "What is shared can be pinned, and nothing else");
+	if (!p->active) {
+		close_pipe(&p->pin);
+		return false;
+	}
+
+	p->c = c;
+	p->lost = false;
+	set_present(world, c, 1);
+	set_isolated(world, c, true);
+	if (world->unit_cells)
+		add(&unit_of(world, c)->nr_pinned, 1);
+	return true;
+}
+
+/* The page is about to leave the file. */
+static void host_lose_pin(struct pinned_cell *p)
+{
+	if (!p->active || p->lost)
+		return;
+
+	p->stamp = world->cells[p->c].stamp;
+	p->lost = true;
+	if (world->unit_cells)
+		add(&unit_of(world, p->c)->nr_pinned, -1);
+}
+
+static void check_pin(struct pinned_cell *p)
 {
 	u64 buf[PAGE_SIZE / sizeof(u64)];
 	int i;
 
-	unpin_pages(pin, buf);
-	close_pipe(pin);
+	unpin_pages(&p->pin, buf);
+	close_pipe(&p->pin);
+	p->active = false;
 	for (i = 0; i < NR_WORDS; i++)
-		TEST_ASSERT_EQ(buf[word_offset(i) / sizeof(u64)], stamp);
+		TEST_ASSERT_EQ(buf[word_offset(i) / sizeof(u64)], p->stamp);
+}
+
+static void host_unpin(struct actor *a, struct pinned_cell *p)
+{
+	if (!p->active)
+		return;
+
+	count_op(world, OP_unpin, p->c, 1);
+	if (!p->lost) {
+		p->stamp = world->cells[p->c].stamp;
+		if (world->unit_cells)
+			add(&unit_of(world, p->c)->nr_pinned, -1);
+	}
+	check_pin(p);
+}
+
+/* It's shared, at most the huge page of a few pages before it is in the way as well. */
+static void host_convert_pinned(struct actor *a, struct pinned_cell *p, u64 first, u64 nr,
+				bool all)
+{
+	u64 start = cell_offset(first), size = nr * PAGE_SIZE, error_offset;
+	int r;
+
+	if (all) {
+		start = unit_offset(first / world->unit_cells);
+		size = world->unit_size;
+	}
+	count_conversion(world, first, nr, all, true);
+	r = __gmem_set_private(gmem_fd, start, size, &error_offset);
+	TEST_ASSERT(r == -1 && errno == EAGAIN && error_offset >= start &&
+		    error_offset <= cell_offset(p->c),
+		    "Converting pinned cell %lu: %d, errno %d, error_offset 0x%lx", p->c, r,
+		    errno, error_offset);
+	if (nr == 1)
+		TEST_ASSERT_EQ(error_offset, cell_offset(p->c));
+	host_check(a, p->c, 1);
+	count(world, EVENT_pinned_page_stays_shared);
 }
 
 /* A page that is pinned stays shared, or leaves the file with all that's in it. */
-static void host_pin(struct actor *a, u64 c)
+static void host_pin_page(struct actor *a, u64 c)
 {
-	u64 stamp = world->cells[c].stamp, error_offset;
-	struct pin pin;
-	int r;
+	struct pinned_cell p;
 
-	make_pipe(&pin);
-	TEST_ASSERT(pin_pages(&pin, host_word(a, c, 0), PAGE_SIZE), "It's shared");
-	r = __gmem_set_private(gmem_fd, cell_offset(c), PAGE_SIZE, &error_offset);
-	TEST_ASSERT(r == -1 && errno == EAGAIN && error_offset == cell_offset(c),
-		    "Converting a pinned page: %d, errno %d, error_offset 0x%lx", r, errno,
-		    error_offset);
-	host_check(a, c, 1);
-	count(world, EVENT_pinned_page_stays_shared);
+	if (!host_pin(a, &p, c))
+		return;
 
+	host_convert_pinned(a, &p, c, 1, false);
+	/* Others find it that way. */
+	usleep(pick(&a->rng, 500));
 	if (pick(&a->rng, 3) == 0) {
+		if (!world->unit_cells)
+			host_lose_pin(&p);
 		punch(c, 1);
 		host_check(a, c, 1);
 		host_write(a, c, 1);
-		if (world->huge) {
-			stamp = world->cells[c].stamp;
-			count(world, EVENT_pinned_page_zeroed);
-		} else {
-			count(world, EVENT_pinned_page_punched);
-		}
+		count(world, world->unit_cells ? EVENT_pinned_page_zeroed :
+						 EVENT_pinned_page_punched);
 	}
 
-	unpin_and_check(&pin, stamp);
+	host_unpin(a, &p);
 	host_convert(a, c, 1, true);
 	if (world->cells[c].private)
 		count(world, EVENT_pinned_page_then_private);
-}
-
-/* A huge page that leaves the file, maybe with a page that is pinned. */
-static void host_punch_unit(struct actor *a, u64 first, u64 c)
-{
-	u64 stamp = world->cells[c].stamp;
-	struct pin pin;
-	bool pinned;
-
-	make_pipe(&pin);
-	pinned = pin_pages(&pin, host_word(a, c, 0), PAGE_SIZE);
-	TEST_ASSERT(pinned != world->cells[c].private, "What's shared can be pinned");
-	punch(first, world->unit_cells);
-	host_check(a, c, 1);
-	host_write(a, c, 1);
-	count(world, EVENT_host_holes_of_unit);
-	if (pinned) {
-		unpin_and_check(&pin, stamp);
-		count(world, EVENT_pinned_page_of_lost_unit);
-	} else {
-		close_pipe(&pin);
-	}
 }
 
 #endif /* SELFTEST_KVM_GUEST_MEMFD_STRESS_HOST_H */

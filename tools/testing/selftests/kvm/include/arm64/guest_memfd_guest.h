@@ -412,7 +412,7 @@ FIXTURE_VARIANT(guest)
 FIXTURE_VARIANT_ADD(guest, 64k)
 {
 	.size_log2 = 16,
-	.nr_units = 144,
+	.nr_units = 80,
 };
 
 FIXTURE_VARIANT_ADD(guest, 2m)

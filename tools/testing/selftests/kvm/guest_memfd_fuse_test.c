@@ -1,0 +1,669 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Pages that are given away to a file system in user space.  FUSE moves a page into its
+ * own page cache, instead of copying what is in it, if it comes out of a pipe and if
+ * nobody else has a reference: SPLICE_F_GIFT, SPLICE_F_MOVE.  A page of a guest_memfd
+ * file that was punched meanwhile looks like that, but it is a part of a HugeTLB page
+ * and has to go back there.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/uio.h>
+
+#include <linux/bitmap.h>
+#include <linux/fuse.h>
+#include <linux/sizes.h>
+
+#include "guest_memfd_hugetlb.h"
+#include "guestmem_units.h"
+#include "kernel_counters.h"
+#include "page_info.h"
+
+/* A file's name and its node have the number of its pages, and what is in these. */
+#define MAX_PAGES	8
+#define COPIED(nr)	"c" #nr
+
+#define TAG(file, page)	(((u64)(file) + 0x7a67) << 40 | (u32)(page) << 12)
+#define TAG_COPIED	0xff
+
+static void fill(void *mem, u64 tag)
+{
+	u64 *word = mem;
+	int i;
+
+	for (i = 0; i < page_size / sizeof(*word); i++)
+		WRITE_ONCE(word[i], tag + i);
+}
+
+static void assert_filled(void *mem, u64 tag)
+{
+	u64 *word = mem;
+	int i;
+
+	for (i = 0; i < page_size / sizeof(*word); i++)
+		TEST_ASSERT(READ_ONCE(word[i]) == tag + i, "Word %d should be 0x%lx, is 0x%lx",
+			    i, tag + i, word[i]);
+}
+
+/*
+ * The file system, a process of its own: all who wait for it are told if it dies.  The
+ * contents of a file either are tags, or are what has been put into a pipe.
+ */
+struct server {
+	int dev;
+	int contents[2];
+	int answer[2];
+};
+
+static u64 node_of(const char *name)
+{
+	u64 nr = strtoul(name + 1, NULL, 10);
+
+	TEST_ASSERT(nr && nr <= MAX_PAGES, "There should be no file '%s'", name);
+	return 2 * nr + (name[0] == 's');
+}
+
+static u64 node_size(u64 node)
+{
+	return node / 2 * page_size;
+}
+
+static void get_attr(struct fuse_attr *attr, u64 node)
+{
+	const bool root = node == FUSE_ROOT_ID;
+
+	*attr = (struct fuse_attr) {
+		.ino = node,
+		.size = root ? 0 : node_size(node),
+		.mode = root ? S_IFDIR | 0700 : S_IFREG | 0600,
+		.nlink = 1,
+	};
+}
+
+static void answer(struct server *s, struct fuse_in_header *in, int error, void *data, int len)
+{
+	struct fuse_out_header out = {
+		.len = sizeof(out) + len,
+		.error = -error,
+		.unique = in->unique,
+	};
+	struct iovec iov[] = {
+		{ .iov_base = &out, .iov_len = sizeof(out) },
+		{ .iov_base = data, .iov_len = len },
+	};
+	ssize_t ret = writev(s->dev, iov, 2);
+
+	/* Nobody may be waiting for it anymore. */
+	TEST_ASSERT(ret == out.len || errno == ENOENT,
+		    "Answering request %u should succeed, errno %d", in->opcode, errno);
+}
+
+static void answer_init(struct server *s, struct fuse_in_header *in)
+{
+	struct fuse_init_out out = {
+		.major = FUSE_KERNEL_VERSION,
+		.minor = FUSE_KERNEL_MINOR_VERSION,
+		.max_readahead = MAX_PAGES * page_size,
+		.max_background = 1,
+		.max_write = page_size,
+	};
+
+	answer(s, in, 0, &out, sizeof(out));
+}
+
+static void answer_lookup(struct server *s, struct fuse_in_header *in)
+{
+	struct fuse_entry_out out = { .nodeid = node_of((char *)(in + 1)) };
+
+	get_attr(&out.attr, out.nodeid);
+	answer(s, in, 0, &out, sizeof(out));
+}
+
+static void answer_getattr(struct server *s, struct fuse_in_header *in)
+{
+	struct fuse_attr_out out = {};
+
+	get_attr(&out.attr, in->nodeid);
+	answer(s, in, 0, &out, sizeof(out));
+}
+
+/* Without FOPEN_KEEP_CACHE: nothing of the file is in the page cache. */
+static void answer_open(struct server *s, struct fuse_in_header *in)
+{
+	struct fuse_open_out out = {};
+
+	answer(s, in, 0, &out, sizeof(out));
+}
+
+static void splice_all(int from, int to, size_t len, unsigned int flags)
+{
+	ssize_t ret = splice(from, NULL, to, NULL, len, flags);
+
+	TEST_ASSERT(ret == len, "splice() should return %zu, got %zd, errno %d", len, ret, errno);
+}
+
+/* Pages move from one pipe to the other as what they are, i.e. as gifts. */
+static void answer_read_spliced(struct server *s, struct fuse_in_header *in, u32 size)
+{
+	struct fuse_out_header out = {
+		.len = sizeof(out) + size,
+		.unique = in->unique,
+	};
+
+	TEST_ASSERT(write(s->answer[1], &out, sizeof(out)) == sizeof(out),
+		    "write() to a pipe should succeed");
+	splice_all(s->contents[0], s->answer[1], size, 0);
+	splice_all(s->answer[0], s->dev, out.len, SPLICE_F_MOVE);
+}
+
+static void answer_read(struct server *s, struct fuse_in_header *in)
+{
+	struct fuse_read_in *arg = (void *)(in + 1);
+	char buf[MAX_PAGES * page_size];
+	int i;
+
+	/* Only what is read ahead is moved, and that is done in one go. */
+	TEST_ASSERT(!arg->offset && arg->size == node_size(in->nodeid),
+		    "All of the file should be read, not 0x%x at 0x%lx", arg->size,
+		    arg->offset);
+
+	if (in->nodeid % 2) {
+		answer_read_spliced(s, in, arg->size);
+		return;
+	}
+
+	for (i = 0; i < arg->size / page_size; i++)
+		fill(buf + i * page_size, TAG(TAG_COPIED, i));
+	answer(s, in, 0, buf, arg->size);
+}
+
+static void answer_request(struct server *s, struct fuse_in_header *in)
+{
+	switch (in->opcode) {
+	case FUSE_INIT:
+		answer_init(s, in);
+		break;
+	case FUSE_LOOKUP:
+		answer_lookup(s, in);
+		break;
+	case FUSE_GETATTR:
+		answer_getattr(s, in);
+		break;
+	case FUSE_OPEN:
+		answer_open(s, in);
+		break;
+	case FUSE_READ:
+		answer_read(s, in);
+		break;
+	case FUSE_FLUSH:
+	case FUSE_RELEASE:
+		answer(s, in, 0, NULL, 0);
+		break;
+	case FUSE_FORGET:
+	case FUSE_BATCH_FORGET:
+	case FUSE_INTERRUPT:
+		break;
+	default:
+		answer(s, in, EOPNOTSUPP, NULL, 0);
+	}
+}
+
+static void serve(struct server *s)
+{
+	char buf[2 * FUSE_MIN_READ_BUFFER] __aligned(8);
+	ssize_t len;
+
+	for (;;) {
+		len = read(s->dev, buf, sizeof(buf));
+		if (len >= (ssize_t)sizeof(struct fuse_in_header))
+			answer_request(s, (void *)buf);
+		else if (len < 0 && (errno == ENODEV || errno == ECONNABORTED))
+			exit(0);
+		else
+			TEST_ASSERT(len < 0 && (errno == EINTR || errno == ENOENT),
+				    "read() of a request should succeed, got %zd, errno %d",
+				    len, errno);
+	}
+}
+
+/* As a mount that is nowhere to be seen. */
+static int mount_fuse(int dev)
+{
+	int fs = fsopen("fuse", 0), mnt;
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", dev);
+	TEST_ASSERT(fs >= 0 &&
+		    !fsconfig(fs, FSCONFIG_SET_STRING, "fd", text, 0) &&
+		    !fsconfig(fs, FSCONFIG_SET_STRING, "rootmode", "40000", 0) &&
+		    !fsconfig(fs, FSCONFIG_SET_STRING, "user_id", "0", 0) &&
+		    !fsconfig(fs, FSCONFIG_SET_STRING, "group_id", "0", 0) &&
+		    !fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0),
+		    "fsconfig() should succeed, errno %d", errno);
+	mnt = fsmount(fs, 0, 0);
+	TEST_ASSERT(mnt >= 0, "fsmount() should succeed, errno %d", errno);
+	close(fs);
+	return mnt;
+}
+
+/* What the harness calls it isn't for others. */
+#define fuse_fixture	_test_data_fuse
+
+FIXTURE(fuse)
+{
+	struct hugetlb_pool pool;
+	struct kernel_counters counters;
+	struct kvm_vm *vm;
+	size_t unit, size;
+	void *mem;
+	int nr;
+	int fd;
+	int mnt;
+	/* To be read from the next file that is opened. */
+	int contents;
+};
+
+FIXTURE_VARIANT(fuse)
+{
+	u8 size_log2;
+	int nr_units;
+};
+
+FIXTURE_VARIANT_ADD(fuse, 2m)
+{
+	.size_log2 = 21,
+	.nr_units = 4,
+};
+
+FIXTURE_VARIANT_ADD(fuse, 1g)
+{
+	.size_log2 = 30,
+	.nr_units = 2,
+};
+
+/* Returns false without CONFIG_FUSE_FS. */
+static bool start_server(struct fuse_fixture *self)
+{
+	struct server s = { .dev = open("/dev/fuse", O_RDWR) };
+	pid_t pid;
+
+	if (s.dev < 0)
+		return false;
+
+	/* There's nothing to be read before it is mounted. */
+	self->mnt = mount_fuse(s.dev);
+	TEST_ASSERT(!pipe(s.contents) && !pipe(s.answer), "pipe() should succeed");
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close(self->mnt);
+		close(s.contents[1]);
+		serve(&s);
+	}
+
+	self->contents = s.contents[1];
+	close(s.contents[0]);
+	close(s.answer[0]);
+	close(s.answer[1]);
+	close(s.dev);
+	return true;
+}
+
+FIXTURE_SETUP(fuse)
+{
+	const char *missing = setup_units();
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	if (!guestmem_has_units())
+		SKIP(return, "needs root, debugfs and CONFIG_DEBUG_GUESTMEM");
+
+	read_kernel_counters(&self->counters);
+	if (!start_server(self))
+		SKIP(return, "needs CONFIG_FUSE_FS");
+
+	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, GUEST_MEMFD_FLAG_MMAP |
+						 GUEST_MEMFD_FLAG_INIT_SHARED,
+						 variant->size_log2);
+	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
+}
+
+FIXTURE_TEARDOWN_PARENT(fuse)
+{
+	struct kernel_counters now;
+	int nr, nr_late = 0;
+	const char *diff;
+
+	EXPECT_POOL_RESTORED(&self->pool);
+	diff = self->vm ? kernel_counters_settle(&self->counters, &now) : NULL;
+	EXPECT_EQ(NULL, diff) {
+		TH_LOG("Left behind: %s", diff);
+	}
+	nr = guestmem_has_units() ? guestmem_nr_units(&nr_late) : 0;
+	EXPECT_EQ(0, nr + nr_late);
+}
+
+/* The number of units in use, all others being reserved. */
+#define assert_nr_allocated(present)						\
+({										\
+	int __present = present;						\
+										\
+	assert_pool(__present, self->nr - __present);				\
+})
+
+/* As above, as soon as who is the last to go has had the time. */
+#define assert_nr_allocated_settles(present)					\
+({										\
+	int __present = present;						\
+										\
+	TEST_ASSERT_POOL_SETTLES(&self->pool, -__present, self->nr - __present); \
+})
+
+static void assert_nr_late(int nr)
+{
+	int nr_late;
+
+	guestmem_nr_units(&nr_late);
+	TEST_ASSERT(nr_late == nr, "%d units should have left their files, not %d:\n%s",
+		    nr, nr_late, guestmem_read_units());
+}
+
+static void *page_of(struct fuse_fixture *self, int unit, long page)
+{
+	return self->mem + unit * self->unit + page * page_size;
+}
+
+static void punch_unit(struct fuse_fixture *self, int unit)
+{
+	kvm_fallocate(self->fd, PUNCH, unit * self->unit, self->unit);
+}
+
+static int open_file(struct fuse_fixture *self, const char *name)
+{
+	int fd = openat(self->mnt, name, O_RDONLY);
+
+	TEST_ASSERT(fd >= 0, "Opening %s should succeed, errno %d", name, errno);
+	return fd;
+}
+
+static void *map_file(int fd, int nr_pages)
+{
+	return kvm_mmap(nr_pages * page_size, PROT_READ, MAP_SHARED, fd);
+}
+
+/* What has been put into the pipe. */
+struct gift {
+	u64 pfn;
+	u64 tag;
+	bool moves;
+};
+
+static struct gift give(struct fuse_fixture *self, void *mem, u64 tag, bool moves)
+{
+	struct iovec iov = { .iov_base = mem, .iov_len = page_size };
+	struct gift gift = { .tag = tag, .moves = moves };
+
+	assert_filled(mem, tag);
+	gift.pfn = read_pagemap_pfn(mem);
+	/* Another reason for not being moved. */
+	TEST_ASSERT(gift.pfn && !(read_kpageflags(gift.pfn) & BIT_ULL(KPF_DIRTY)),
+		    "The page should not be dirty");
+	TEST_ASSERT(vmsplice(self->contents, &iov, 1, SPLICE_F_GIFT) == page_size,
+		    "vmsplice() should succeed, errno %d", errno);
+	return gift;
+}
+
+/*
+ * Write to pages of guest memory.  Splitting the huge page once more is what makes them
+ * clean again, so this is done before any of them is given away.
+ */
+static void fill_pages(struct fuse_fixture *self, int unit, long first, int nr)
+{
+	int i;
+
+	for (i = first; i < first + nr; i++)
+		fill(page_of(self, unit, i), TAG(unit, i));
+	gmem_set_private(self->fd, unit * self->unit, self->unit);
+	gmem_set_shared(self->fd, unit * self->unit, self->unit);
+}
+
+static struct gift give_filled_page(struct fuse_fixture *self, int unit, long page)
+{
+	return give(self, page_of(self, unit, page), TAG(unit, page), false);
+}
+
+static struct gift give_guest_page(struct fuse_fixture *self, int unit, long page)
+{
+	fill_pages(self, unit, page, 1);
+	return give_filled_page(self, unit, page);
+}
+
+/*
+ * A page that is nobody else's afterwards, and that can be moved: that is what shows that
+ * pages are moved at all.  It is one of FUSE itself, which does not want pages that
+ * have been anonymous, or those of tmpfs.
+ */
+static struct gift give_ordinary_page(struct fuse_fixture *self)
+{
+	struct kernel_counters counters;
+	int fd = open_file(self, COPIED(1));
+	struct gift gift;
+	void *mem;
+	char c;
+
+	TEST_ASSERT(read(fd, &c, 1) == 1, "read() should succeed, errno %d", errno);
+	mem = map_file(fd, 1);
+	gift = give(self, mem, TAG(TAG_COPIED, 0), true);
+	kvm_munmap(mem, page_size);
+	close(fd);
+
+	/* Also drains per-CPU batches, which have references. */
+	read_kernel_counters(&counters);
+	/* Opening it once more removes all pages from the page cache. */
+	close(open_file(self, COPIED(1)));
+	return gift;
+}
+
+/* Read a file whose contents are what was given away, and see where that is now. */
+static void *read_gifts(struct fuse_fixture *self, const struct gift *gifts, int nr)
+{
+	char name[8], buf[nr * page_size];
+	void *mem;
+	u64 pfn;
+	int fd, i;
+
+	snprintf(name, sizeof(name), "s%d", nr);
+	fd = open_file(self, name);
+	TEST_ASSERT(read(fd, buf, nr * page_size) == nr * page_size,
+		    "read() should succeed, errno %d", errno);
+	mem = map_file(fd, nr);
+	close(fd);
+
+	for (i = 0; i < nr; i++) {
+		assert_filled(buf + i * page_size, gifts[i].tag);
+		assert_filled(mem + i * page_size, gifts[i].tag);
+		pfn = read_pagemap_pfn(mem + i * page_size);
+		TEST_ASSERT((pfn == gifts[i].pfn) == gifts[i].moves,
+			    "Page %d, pfn 0x%lx, should be %s, pfn 0x%lx", i, gifts[i].pfn,
+			    gifts[i].moves ? "moved" : "copied", pfn);
+	}
+	return mem;
+}
+
+/* Whatever becomes of guest memory, it is no part of the file. */
+static void assert_independent(struct fuse_fixture *self, void *mem,
+			       const struct gift *gifts, int nr)
+{
+	int i;
+
+	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	for (i = 0; i < self->nr; i++)
+		TEST_ASSERT_EQ(*(u64 *)page_of(self, i, 0), 0);
+	for (i = 0; i < nr; i++)
+		assert_filled(mem + i * page_size, gifts[i].tag);
+	kvm_munmap(mem, nr * page_size);
+	kvm_fallocate(self->fd, PUNCH, 0, self->size);
+	assert_nr_allocated_settles(0);
+}
+
+TEST_F(fuse, ordinary_page_is_moved)
+{
+	struct gift gifts[2];
+
+	gifts[0] = give_ordinary_page(self);
+	kvm_munmap(read_gifts(self, gifts, 1), page_size);
+
+	gifts[0] = give_ordinary_page(self);
+	gifts[1] = give_ordinary_page(self);
+	kvm_munmap(read_gifts(self, gifts, 2), 2 * page_size);
+}
+
+TEST_F(fuse, punched)
+{
+	const long pages[] = { 0, self->unit / page_size - 1, 77 };
+	struct gift gift;
+	void *mem;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		gift = give_guest_page(self, 0, pages[i]);
+		punch_unit(self, 0);
+		assert_nr_allocated(1);
+		assert_nr_late(1);
+
+		/* The pipe had the last reference. */
+		mem = read_gifts(self, &gift, 1);
+		assert_nr_allocated_settles(0);
+		assert_nr_late(0);
+		assert_independent(self, mem, &gift, 1);
+	}
+}
+
+/* Someone else has a reference as well: it is not even tried. */
+TEST_F(fuse, still_in_the_file)
+{
+	void *mem, *page = page_of(self, 0, 5);
+	struct gift gifts[2];
+
+	fill_pages(self, 0, 5, 2);
+	gifts[0] = give_filled_page(self, 0, 5);
+	gifts[1] = give_filled_page(self, 0, 6);
+	kvm_munmap(page + page_size, page_size);
+	mem = read_gifts(self, gifts, 2);
+	assert_nr_allocated(1);
+	assert_nr_late(0);
+
+	/* Both are what they were, and the file's. */
+	assert_filled(page, gifts[0].tag);
+	TEST_ASSERT(mmap(page + page_size, page_size, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED, self->fd, 6 * page_size) == page + page_size,
+		    "mmap() should succeed, errno %d", errno);
+	assert_filled(page + page_size, gifts[1].tag);
+	TEST_ASSERT_EQ(read_pagemap_pfn(page), gifts[0].pfn);
+	TEST_ASSERT_EQ(read_pagemap_pfn(page + page_size), gifts[1].pfn);
+	fill(page, 1);
+	fill(page + page_size, 1);
+	assert_filled(mem, gifts[0].tag);
+	assert_filled(mem + page_size, gifts[1].tag);
+
+	/* Nobody has a reference to anything. */
+	punch_unit(self, 0);
+	assert_nr_allocated(0);
+	assert_independent(self, mem, gifts, 2);
+}
+
+/* All kinds of pages at once. */
+TEST_F(fuse, part_of_an_answer)
+{
+	struct gift gifts[6];
+	void *mem;
+
+	fill_pages(self, 0, 0, 1);
+	fill_pages(self, 0, 300, 2);
+	gifts[0] = give_filled_page(self, 0, 0);
+	gifts[1] = give_ordinary_page(self);
+	gifts[2] = give_guest_page(self, 1, 1);
+	gifts[3] = give_filled_page(self, 0, 300);
+	gifts[4] = give_ordinary_page(self);
+	gifts[5] = give_filled_page(self, 0, 301);
+	punch_unit(self, 0);
+	assert_nr_allocated(2);
+	assert_nr_late(1);
+
+	mem = read_gifts(self, gifts, 6);
+	assert_nr_allocated_settles(1);
+	assert_nr_late(0);
+	assert_filled(page_of(self, 1, 1), gifts[2].tag);
+	punch_unit(self, 1);
+	assert_nr_allocated(0);
+	assert_independent(self, mem, gifts, 6);
+}
+
+TEST_F(fuse, closed_and_vm_freed)
+{
+	struct gift gifts[3];
+	void *mem;
+
+	gifts[0] = give_guest_page(self, 0, 13);
+	gifts[1] = give_ordinary_page(self);
+	gifts[2] = give_guest_page(self, 1, 12);
+	kvm_munmap(self->mem, self->size);
+	kvm_close(self->fd);
+	kvm_vm_free(self->vm);
+	assert_nr_late(2);
+
+	mem = read_gifts(self, gifts, 3);
+	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
+	assert_nr_late(0);
+	assert_filled(mem, gifts[0].tag);
+	assert_filled(mem + 2 * page_size, gifts[2].tag);
+}
+
+static void *punch_first_unit(void *data)
+{
+	punch_unit(data, 0);
+	return NULL;
+}
+
+/* Sometimes the page is in the file when the answer is given, sometimes it is not. */
+TEST_F(fuse, punched_meanwhile)
+{
+	const int nr_rounds = self->unit > SZ_2M ? 4 : 30;
+	struct gift gifts[MAX_PAGES];
+	pthread_t thread;
+	int i, first, round;
+	void *mem;
+
+	for (round = 0; round < nr_rounds; round++) {
+		first = round * MAX_PAGES % 500;
+		fill_pages(self, 0, first, MAX_PAGES);
+		for (i = 0; i < MAX_PAGES; i++)
+			gifts[i] = give_filled_page(self, 0, first + i);
+		kvm_pthread_create(&thread, NULL, punch_first_unit, self);
+		mem = read_gifts(self, gifts, MAX_PAGES);
+		kvm_pthread_join(thread, NULL);
+		assert_nr_allocated_settles(0);
+		kvm_munmap(mem, MAX_PAGES * page_size);
+	}
+	assert_nr_late(0);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+
+	page_size = getpagesize();
+
+	return test_harness_run(argc, argv);
+}

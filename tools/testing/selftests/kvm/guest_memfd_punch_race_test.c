@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Holes in guest_memfd files made of HugeTLB pages that race with the host's faults.
+ *
+ * A fault on a shared page splits the page off its huge page.  It is mapped a moment
+ * after that was looked up in the file, and the fault isn't done with it for another
+ * moment after it was mapped, maybe even unmapped again.  A hole that is all of a
+ * huge page merges the huge page and gives it back to the pool, any time.
+ *
+ * One thread punches, all others write to pages that are all over the file and forget
+ * them again.  Each has a word of its own in every page, and so knows what must be
+ * there: zero if there was a hole since, what it has written if there was none, and
+ * nothing but these two if it can't tell.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <sys/mman.h>
+
+#include <asm/barrier.h>
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "guest_memfd_hugetlb.h"
+#include "guestmem_units.h"
+#include "kernel_counters.h"
+
+#define NR_TOUCHERS	3
+/* Pages of a unit that are used; with more of them, threads rarely meet. */
+#define UNIT_CELLS	128
+#define MAX_CELLS	(16 * UNIT_CELLS)
+/* Even if it takes longer than it should. */
+#define MIN_HOLES	8
+
+static int seconds = 5;
+
+/* For functions with the fixture as an argument. */
+#define race_fixture	_test_data_race
+
+FIXTURE(race)
+{
+	struct hugetlb_pool pool;
+	struct kernel_counters counters;
+	long nr_hugetlb;
+	struct kvm_vm *vm;
+	size_t unit, size;
+	int unit_cells, nr_cells;
+	void *mem;
+	int nr;
+	int fd;
+};
+
+FIXTURE_VARIANT(race)
+{
+	u8 size_log2;
+	int nr_units;
+};
+
+#ifdef __aarch64__
+FIXTURE_VARIANT_ADD(race, 64k)
+{
+	.size_log2 = 16,
+	.nr_units = 16,
+};
+
+FIXTURE_VARIANT_ADD(race, 32m)
+{
+	.size_log2 = 25,
+	.nr_units = 2,
+};
+#endif
+
+FIXTURE_VARIANT_ADD(race, 2m)
+{
+	.size_log2 = 21,
+	.nr_units = 2,
+};
+
+FIXTURE_VARIANT_ADD(race, 1g)
+{
+	.size_log2 = 30,
+	.nr_units = 1,
+};
+
+FIXTURE_SETUP(race)
+{
+	const char *missing = setup_units();
+
+	if (missing)
+		SKIP(return, "%s", missing);
+
+	read_kernel_counters(&self->counters);
+	self->nr_hugetlb = read_vmstat("nr_hugetlb");
+	self->unit_cells = min_t(long, (self->unit / page_size), UNIT_CELLS);
+	self->nr_cells = self->nr * self->unit_cells;
+	TEST_ASSERT(self->nr_cells <= MAX_CELLS, "%d cells are too many", self->nr_cells);
+
+	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, GUEST_MEMFD_FLAG_MMAP |
+						 GUEST_MEMFD_FLAG_INIT_SHARED,
+						 variant->size_log2);
+	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
+}
+
+FIXTURE_TEARDOWN_PARENT(race)
+{
+	struct kernel_counters now;
+	int nr, nr_late = 0;
+	const char *diff;
+
+	EXPECT_POOL_RESTORED(&self->pool);
+	if (!self->vm)
+		return;
+
+	diff = kernel_counters_settle(&self->counters, &now);
+	EXPECT_EQ(NULL, diff) {
+		TH_LOG("Left behind: %s", diff);
+	}
+	EXPECT_EQ(self->nr_hugetlb, read_vmstat("nr_hugetlb"));
+	nr = guestmem_has_units() ? guestmem_nr_units(&nr_late) : 0;
+	EXPECT_EQ(0, nr + nr_late);
+}
+
+/* Holes that have been begun and done, per page: what is in between is not known. */
+struct holes {
+	u32 begun, done;
+};
+
+static struct holes holes[MAX_CELLS];
+
+static u32 read_holes(u32 *count)
+{
+	u32 val;
+
+	/* What was done to the page before is seen by all who count after that ... */
+	smp_mb();
+	val = READ_ONCE(*count);
+	/* ... and what was done to it before it was counted is seen from here on. */
+	smp_mb();
+	return val;
+}
+
+static void count_holes(u32 *count)
+{
+	/* Pairs with the above: what is done is, and what isn't begun isn't. */
+	smp_mb();
+	WRITE_ONCE(*count, *count + 1);
+	smp_mb();	/* As above. */
+}
+
+/* A word, and what had become of the page when it was written. */
+struct word {
+	u64 val;
+	struct holes holes;
+};
+
+struct toucher {
+	struct race_fixture *self;
+	struct word words[MAX_CELLS];
+	u32 seed;
+	u32 nr;
+	int id;
+	/* What it has met with: a page with a hole, without one, while there was one. */
+	long nr_zero, nr_kept, nr_raced;
+};
+
+static struct toucher touchers[NR_TOUCHERS];
+static bool stop;
+
+/* Nobody else ever writes the same. */
+#define STAMP(cell, id, nr)	(((u64)(cell) + 1) << 40 | ((u64)(id) + 1) << 32 | (u32)(nr))
+
+/* Pages that are spread all over a unit, each at another place of its block. */
+static off_t cell_offset(struct race_fixture *self, int cell)
+{
+	const int nr = cell % self->unit_cells, unit = cell / self->unit_cells;
+	const long stride = self->unit / page_size / self->unit_cells;
+
+	return unit * self->unit + (nr * stride + nr % stride) * page_size;
+}
+
+/* Words are spread as well, all over their page. */
+static u64 *cell_word(struct race_fixture *self, int cell, int id)
+{
+	const size_t distance = align_down(page_size / NR_TOUCHERS, sizeof(u64));
+
+	return self->mem + cell_offset(self, cell) + id * distance;
+}
+
+/* One's own word: the others can't have written to it. */
+static void check_word(struct toucher *t, int cell)
+{
+	struct word *w = &t->words[cell];
+	u32 done, begun;
+	u64 val;
+
+	done = read_holes(&holes[cell].done);
+	val = READ_ONCE(*cell_word(t->self, cell, t->id));
+	begun = read_holes(&holes[cell].begun);
+
+	if (!w->val) {
+		TEST_ASSERT(!val, "Cell %d, word %d should still be zero, is 0x%lx", cell,
+			    t->id, val);
+		return;
+	}
+
+	TEST_ASSERT(!val || val == w->val, "Cell %d, word %d should be zero or 0x%lx, is 0x%lx",
+		    cell, t->id, w->val, val);
+	/* Holes are counted one by one, i.e. those that are done may be behind. */
+	if ((s32)(done - w->holes.begun) > 0) {
+		TEST_ASSERT(!val, "Cell %d, word %d should be zero after a hole, is 0x%lx", cell,
+			    t->id, val);
+		t->nr_zero++;
+	} else if (begun == w->holes.done) {
+		TEST_ASSERT(val, "Cell %d, word %d should be 0x%lx, there was no hole", cell,
+			    t->id, w->val);
+		t->nr_kept++;
+	} else {
+		t->nr_raced++;
+	}
+	w->val = val;
+}
+
+static void write_word(struct toucher *t, int cell)
+{
+	struct word *w = &t->words[cell];
+
+	w->val = STAMP(cell, t->id, ++t->nr);
+	w->holes.done = read_holes(&holes[cell].done);
+	WRITE_ONCE(*cell_word(t->self, cell, t->id), w->val);
+	w->holes.begun = read_holes(&holes[cell].begun);
+}
+
+static void check_foreign_word(struct toucher *t, int cell, int id)
+{
+	u64 val = READ_ONCE(*cell_word(t->self, cell, id));
+
+	TEST_ASSERT(!val || val >> 32 == STAMP(cell, id, 0) >> 32,
+		    "Cell %d, word %d has 0x%lx", cell, id, val);
+}
+
+static void *touch(void *data)
+{
+	struct toucher *t = data;
+	int cell, id;
+
+	while (!READ_ONCE(stop)) {
+		cell = rand_r(&t->seed) % t->self->nr_cells;
+		id = rand_r(&t->seed) % NR_TOUCHERS;
+
+		/* The first one is a fault, for reading or for writing. */
+		if (t->nr % 2)
+			check_word(t, cell);
+		write_word(t, cell);
+		check_foreign_word(t, cell, id);
+		if (t->nr % 4)
+			continue;
+		TEST_ASSERT(!madvise(t->self->mem + cell_offset(t->self, cell), page_size,
+				     MADV_DONTNEED), "madvise() should succeed, errno %d", errno);
+		check_word(t, cell);
+	}
+	return NULL;
+}
+
+static void punch_cells(struct race_fixture *self, int first, int nr, off_t start, off_t end)
+{
+	int i;
+
+	for (i = first; i < first + nr; i++)
+		count_holes(&holes[i].begun);
+	kvm_fallocate(self->fd, PUNCH, start, end - start);
+	for (i = first; i < first + nr; i++)
+		count_holes(&holes[i].done);
+}
+
+static void punch_units(struct race_fixture *self, int first, int nr)
+{
+	punch_cells(self, first * self->unit_cells, nr * self->unit_cells, first * self->unit,
+		    (first + nr) * self->unit);
+}
+
+/* Any pages, i.e. parts of units and maybe units in between. */
+static void punch_pages(struct race_fixture *self, int first, int nr)
+{
+	punch_cells(self, first, nr, cell_offset(self, first),
+		    cell_offset(self, first + nr - 1) + page_size);
+}
+
+static u32 nr_touches(void)
+{
+	u32 nr = 0;
+	int i;
+
+	for (i = 0; i < NR_TOUCHERS; i++)
+		nr += READ_ONCE(touchers[i].nr);
+	return nr;
+}
+
+/* Let there be something to punch again. */
+static void wait_for_touches(u32 nr)
+{
+	const u32 start = nr_touches();
+
+	while (nr_touches() - start < nr)
+		sched_yield();
+}
+
+/* @parts: in percent, the holes that are not just of whole units. */
+static void punch_for_some_time(struct race_fixture *self, u32 *seed, u32 parts, long *nr_holes)
+{
+	/* Zeroing takes its time, have something done as well. */
+	const u32 max_touches = self->unit > SZ_32M ? 500 : 16;
+	const time_t end = time(NULL) + seconds;
+	int first, nr;
+
+	for (; time(NULL) < end || *nr_holes < MIN_HOLES; (*nr_holes)++) {
+		wait_for_touches(rand_r(seed) % max_touches);
+		/* Who wakes up interrupts somebody else, wherever that is. */
+		if (rand_r(seed) % 2)
+			usleep(rand_r(seed) % 500);
+		if (rand_r(seed) % 100 < parts) {
+			first = rand_r(seed) % self->nr_cells;
+			nr = 1 + rand_r(seed) % min(self->nr_cells - first, 2 * UNIT_CELLS);
+			punch_pages(self, first, rand_r(seed) % 2 ? nr : 1);
+		} else {
+			first = rand_r(seed) % self->nr;
+			punch_units(self, first, 1 + rand_r(seed) % (self->nr - first));
+		}
+	}
+}
+
+static void race(struct race_fixture *self, struct __test_metadata *_metadata, u32 parts)
+{
+	long nr_holes = 0, nr_zero = 0, nr_kept = 0, nr_raced = 0;
+	pthread_t threads[NR_TOUCHERS];
+	u32 seed = kvm_random_seed;
+	int i, id;
+
+	for (i = 0; i < NR_TOUCHERS; i++) {
+		touchers[i].self = self;
+		touchers[i].seed = seed + 1 + i;
+		touchers[i].id = i;
+		kvm_pthread_create(&threads[i], NULL, touch, &touchers[i]);
+	}
+	punch_for_some_time(self, &seed, parts, &nr_holes);
+	WRITE_ONCE(stop, true);
+	for (i = 0; i < NR_TOUCHERS; i++)
+		kvm_pthread_join(threads[i], NULL);
+
+	/* Now everything is known. */
+	for (id = 0; id < NR_TOUCHERS; id++) {
+		for (i = 0; i < self->nr_cells; i++)
+			check_word(&touchers[id], i);
+		nr_zero += touchers[id].nr_zero;
+		nr_kept += touchers[id].nr_kept;
+		nr_raced += touchers[id].nr_raced;
+	}
+	TH_LOG("seed %#x: %ld holes, %ld words gone, %ld kept, %ld either", kvm_random_seed,
+	       nr_holes, nr_zero, nr_kept, nr_raced);
+	TEST_ASSERT(nr_zero, "There should be words that were in a hole");
+
+	punch_units(self, 0, self->nr);
+	assert_pool(0, self->nr);
+	for (id = 0; id < NR_TOUCHERS; id++)
+		for (i = 0; i < self->nr_cells; i++)
+			check_word(&touchers[id], i);
+	assert_pool(self->nr, 0);
+}
+
+TEST_F(race, whole_units)
+{
+	race(self, _metadata, 0);
+}
+
+TEST_F(race, units_and_parts)
+{
+	race(self, _metadata, 75);
+}
+
+/* As all others, but with an option of its own in front: seconds per test. */
+int main(int argc, char *argv[])
+{
+	const char *seed = getenv("SEED");
+
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+
+	page_size = getpagesize();
+	/* To repeat what a run has found. */
+	if (seed)
+		kvm_random_seed = strtoul(seed, NULL, 0);
+
+	if (argc > 2 && !strcmp(argv[1], "-s")) {
+		seconds = atoi_positive("seconds", argv[2]);
+		argv[2] = argv[0];
+		argc -= 2;
+		argv += 2;
+	}
+	return test_harness_run(argc, argv);
+}

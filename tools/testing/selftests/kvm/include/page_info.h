@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What /proc says about pages, to those who may know.
+ */
+#ifndef SELFTEST_KVM_PAGE_INFO_H
+#define SELFTEST_KVM_PAGE_INFO_H
+
+#include <fcntl.h>
+#include <stdint.h>
+#include <unistd.h>
+
+#include <linux/bitmap.h>
+#include <linux/kernel-page-flags.h>
+
+#include "test_util.h"
+
+static inline u64 read_entry(int fd, u64 nr)
+{
+	u64 entry = 0;
+
+	return pread(fd, &entry, sizeof(entry), nr * sizeof(entry)) == sizeof(entry) ? entry : 0;
+}
+
+static inline u64 read_kpageflags(u64 pfn)
+{
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	u64 flags;
+
+	TEST_ASSERT(fd >= 0, "Cannot open /proc/kpageflags");
+	flags = read_entry(fd, pfn);
+	close(fd);
+	return flags;
+}
+
+/* What is mapped at @mem, 0 if there is nothing. */
+static inline u64 read_pagemap_pfn(void *mem)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	u64 entry;
+
+	TEST_ASSERT(fd >= 0, "Cannot open pagemap");
+	entry = read_entry(fd, (uintptr_t)mem / getpagesize());
+	close(fd);
+	return entry & BIT_ULL(63) ? entry & GENMASK_ULL(54, 0) : 0;
+}
+
+#endif /* SELFTEST_KVM_PAGE_INFO_H */

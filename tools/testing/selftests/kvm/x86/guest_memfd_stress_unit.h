@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the host of guest_memfd_conversions_stress_test does to a huge page that it
+ * has locked all cells of: any operation in any state, and poison.
+ */
+#ifndef SELFTEST_KVM_GUEST_MEMFD_STRESS_UNIT_H
+#define SELFTEST_KVM_GUEST_MEMFD_STRESS_UNIT_H
+
+#include <linux/kernel-page-flags.h>
+
+#include "guest_memfd_stress_host.h"
+
+#define CORRUPT_PFN		"/sys/kernel/debug/hwpoison/corrupt-pfn"
+
+/* Locks are held for as long as it takes to clear or merge a huge page. */
+#define HOST_LOCK_TRIES		10000
+
+struct session {
+	u64 unit;
+	u64 first;		/* cell */
+	struct pinned_cell pin;
+};
+
+static void host_wait(int tries)
+{
+	if (tries < 10)
+		sched_yield();
+	else
+		usleep(200);
+}
+
+static u64 pick_cell(struct actor *a, struct session *s)
+{
+	return s->first + pick(&a->rng, world->unit_cells);
+}
+
+/* Any page, but not one that's poisoned.  Falls back to what is. */
+static u64 pick_sound_cell(struct actor *a, struct session *s)
+{
+	u64 c = pick_cell(a, s);
+	int tries;
+
+	for (tries = 0; tries < 16 && world->cells[c].poison; tries++)
+		c = pick_cell(a, s);
+	return c;
+}
+
+/* Returns false if it's as it was, for what reason ever. */
+static bool convert_cells(struct actor *a, struct session *s, u64 first, u64 nr, bool all,
+			  bool private)
+{
+	struct pinned_cell *p = &s->pin;
+
+	if (private && p->active && !p->lost && p->c >= first && p->c < first + nr) {
+		host_convert_pinned(a, p, first, nr, all);
+		return false;
+	}
+	return __host_convert(a, first, nr, all, private);
+}
+
+static bool convert_unit(struct actor *a, struct session *s, bool private)
+{
+	return convert_cells(a, s, s->first, world->unit_cells, true, private);
+}
+
+static void punch_unit(struct actor *a, struct session *s)
+{
+	/* There's not much poison, keep some of it. */
+	if (world->units[s->unit].nr_poisoned && !stopped(world) &&
+	    world->hits.ops[OP_punch_unit][STATE_poisoned] && pick(&a->rng, 16))
+		return;
+
+	/* It may take all the huge pages that are to spare. */
+	if (world->few_spares && s->pin.active && s->pin.lost)
+		host_unpin(a, &s->pin);
+
+	count_op_unit(world, OP_punch_unit, s->unit);
+	kvm_fallocate(gmem_fd, PUNCH, unit_offset(s->unit), world->unit_size);
+	if (s->pin.active && !s->pin.lost) {
+		host_lose_pin(&s->pin);
+		count(world, EVENT_pinned_page_of_lost_unit);
+	}
+	set_unit_lost(world, s->unit);
+}
+
+static u64 read_entry(const char *path, u64 nr)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	u64 entry = 0;
+
+	TEST_ASSERT(fd >= 0 && pread(fd, &entry, sizeof(entry), nr * sizeof(entry)) ==
+		    sizeof(entry), "Reading %s should succeed, errno %d", path, errno);
+	kvm_close(fd);
+	return entry;
+}
+
+/* Returns false if there is no page that the host could find it by. */
+static bool find_pfn(struct actor *a, struct session *s)
+{
+	struct unit *u = &world->units[s->unit];
+	u64 c = pick_sound_cell(a, s), entry, val;
+
+	if (u->pfn)
+		return true;
+	if (world->cells[c].poison ||
+	    (world->cells[c].private && !convert_cells(a, s, c, 1, false, false)))
+		return false;
+
+	TEST_ASSERT(host_access(a, c, 0, &val, false), "Cell %lu is shared", c);
+	entry = read_entry("/proc/self/pagemap", (uintptr_t)host_word(a, c, 0) / PAGE_SIZE);
+	/* Others may have unmapped it already. */
+	if (!(entry & BIT_ULL(63)))
+		return false;
+	u->pfn = (entry & GENMASK_ULL(54, 0)) & -(world->unit_size / PAGE_SIZE);
+	return true;
+}
+
+static void corrupt_pfn(u64 pfn)
+{
+	int fd = open(CORRUPT_PFN, O_WRONLY | O_CLOEXEC), len;
+	char buf[32];
+
+	TEST_ASSERT(fd >= 0, "Opening %s should succeed, errno %d", CORRUPT_PFN, errno);
+	len = snprintf(buf, sizeof(buf), "%#lx", pfn);
+	/* What it says about pages of which the kernel knows nothing but the owner. */
+	if (write(fd, buf, len) != len)
+		TEST_ASSERT(errno == EBUSY || errno == EHWPOISON,
+			    "Poisoning pfn 0x%lx: errno %d", pfn, errno);
+	kvm_close(fd);
+}
+
+/* A huge page that's poisoned as a whole is neither split nor mapped any more. */
+static void set_whole_poisoned(struct session *s)
+{
+	struct unit *u = &world->units[s->unit];
+	u64 c;
+
+	for (c = s->first; c < s->first + world->unit_cells; c++)
+		world->cells[c].poison = POISONED_NOBODY;
+	u->whole_poisoned = 1;
+	u->nr_poisoned = world->unit_cells;
+	count(world, EVENT_poison_in_whole);
+}
+
+static void set_page_poisoned(struct session *s, u64 c)
+{
+	struct cell *cell = &world->cells[c];
+
+	cell->poison = cell->private ? POISONED | POISONED_NO_HOST : POISONED;
+	world->units[s->unit].nr_poisoned++;
+	count(world, cell->private ? EVENT_poison_in_private : EVENT_poison_in_shared);
+}
+
+/* Returns whether there's poison in the huge page, which it is lost with. */
+static bool poison_unit(struct actor *a, struct session *s)
+{
+	struct unit *u = &world->units[s->unit];
+	u64 c, pfn, flags;
+
+	if (u->whole_poisoned || u->nr_poisoned > world->unit_cells / 8)
+		return true;
+	if (a->child || !READ_ONCE(world->may_poison) || !find_pfn(a, s))
+		return u->nr_poisoned;
+	if (!u->nr_poisoned && !take_poison(world))
+		return false;
+
+	/* As often as not the first page of a folio, which is more than a page. */
+	c = pick_sound_cell(a, s) & -(1ull << pick(&a->rng, 10));
+	if (!u->nr_poisoned && pick(&a->rng, 3) == 0)
+		convert_unit(a, s, true);
+	if (s->pin.active && !s->pin.lost && s->pin.c == c)
+		c = c > s->first ? c - 1 : c + 1;
+	if (world->cells[c].poison)
+		return true;
+
+	pfn = u->pfn + (cell_offset(c) - unit_offset(s->unit)) / PAGE_SIZE;
+	corrupt_pfn(pfn);
+
+	flags = read_entry("/proc/kpageflags", pfn);
+	if (!(flags & BIT_ULL(KPF_HUGE)) && flags & BIT_ULL(KPF_HWPOISON)) {
+		set_page_poisoned(s, c);
+	} else if (flags & BIT_ULL(KPF_HUGE) &&
+		   read_entry("/proc/kpageflags", u->pfn) & BIT_ULL(KPF_HWPOISON)) {
+		set_whole_poisoned(s);
+	} else {
+		/* A page that changes right now is none that memory_failure() knows. */
+		count(world, EVENT_poison_missed);
+		if (!u->nr_poisoned)
+			add(&world->poisons_left, 1);
+	}
+	return u->nr_poisoned;
+}
+
+/* Have a page that the host has pinned. */
+static bool pin_unit(struct actor *a, struct session *s)
+{
+	u64 c = pick_sound_cell(a, s);
+
+	if (s->pin.active && !s->pin.lost)
+		return true;
+	if (s->pin.active || world->cells[c].poison)
+		return false;
+	if (world->cells[c].private && !convert_cells(a, s, c, 1, false, false))
+		return false;
+	return host_pin(a, &s->pin, c);
+}
+
+static void reach_state(struct actor *a, struct session *s, enum unit_state state, enum unit_op op)
+{
+	u64 c = pick_sound_cell(a, s);
+
+	/* Who wants to unpin a page has to have one. */
+	if (op == OP_unpin && !s->pin.active && !pin_unit(a, s))
+		return;
+
+	switch (state) {
+	case STATE_whole_private:
+		if (s->pin.active && !s->pin.lost) {
+			if (op == OP_unpin)
+				punch_unit(a, s);
+			else
+				host_unpin(a, &s->pin);
+		}
+		convert_unit(a, s, true);
+		break;
+	case STATE_whole_shared:
+		convert_unit(a, s, false);
+		break;
+	case STATE_mixed:
+		if (pick(&a->rng, 2))
+			convert_unit(a, s, pick(&a->rng, 2));
+		convert_cells(a, s, c, 1, false, !world->cells[c].private);
+		break;
+	case STATE_hole:
+		punch_unit(a, s);
+		break;
+	case STATE_isolated:
+		if (world->cells[c].private)
+			convert_cells(a, s, c, 1, false, false);
+		host_check(a, c, 1);
+		break;
+	case STATE_pinned:
+		pin_unit(a, s);
+		break;
+	case STATE_poisoned:
+		poison_unit(a, s);
+		break;
+	default:
+		break;
+	}
+}
+
+static void do_op(struct actor *a, struct session *s, enum unit_op op)
+{
+	u64 c = pick_cell(a, s), nr = 1 + pick(&a->rng, world->unit_cells - (c - s->first));
+	bool private = op <= OP_to_private_unit;
+	struct pinned_cell other = {};
+
+	switch (op) {
+	case OP_to_private_page:
+	case OP_to_shared_page:
+		convert_cells(a, s, c, 1, false, private);
+		break;
+	case OP_to_private_range:
+	case OP_to_shared_range:
+		convert_cells(a, s, c, nr, false, private);
+		break;
+	case OP_to_private_unit:
+	case OP_to_shared_unit:
+		convert_unit(a, s, private);
+		break;
+	case OP_punch_part:
+		/* What is pinned stays in the file. */
+		punch(c, min(nr, world->unit_cells - 1));
+		break;
+	case OP_punch_unit:
+		punch_unit(a, s);
+		break;
+	case OP_fallocate:
+		host_allocate(c, nr);
+		break;
+	case OP_host_touch:
+		host_check(a, c, min(nr, 4ul));
+		host_write(a, c, 1);
+		break;
+	case OP_host_mmap_touch:
+		host_mmap_check(a, c, nr);
+		break;
+	case OP_pin:
+		c = pick_sound_cell(a, s);
+		/* One stays as it is. */
+		if (!world->cells[c].poison &&
+		    host_pin(a, s->pin.active ? &other : &s->pin, c))
+			host_unpin(a, &other);
+		break;
+	case OP_unpin:
+		host_unpin(a, &s->pin);
+		break;
+	default:
+		break;
+	}
+}
+
+/* What the host can do here and what has happened least, or anything. */
+static void pick_pair(struct actor *a, struct session *s, enum unit_op *op,
+		      enum unit_state *state)
+{
+	bool poisoned = world->units[s->unit].nr_poisoned;
+	int i, j, nr_states = READ_ONCE(world->may_poison) ? NR_STATES : STATE_poisoned;
+	u64 least = ~0ull, hits;
+
+	*op = pick(&a->rng, NR_OPS);
+	*state = pick(&a->rng, nr_states);
+	if (pick(&a->rng, 2))
+		return;
+
+	for (i = 0; i < NR_OPS; i++) {
+		if (i == OP_guest_access || i == OP_close)
+			continue;
+		for (j = 0; j < nr_states; j++) {
+			/* There's not always poison to be had, make use of it. */
+			hits = world->hits.ops[i][j] * 2 + (poisoned != (j == STATE_poisoned));
+			if (hits < least) {
+				least = hits;
+				*op = i;
+				*state = j;
+			}
+		}
+	}
+}
+
+/*
+ * Whoever is interested in all of a huge page is, for a while, alone with it, but for
+ * those who don't care about locks.
+ */
+static void host_step_unit(struct actor *a, u64 c)
+{
+	struct session s = { .unit = c / world->unit_cells };
+	enum unit_state state;
+	enum unit_op op;
+	int i;
+
+	s.first = s.unit * world->unit_cells;
+	if (!lock_unit(world, s.unit, host_wait, HOST_LOCK_TRIES))
+		return;
+
+	/* Poison lasts, i.e. the sooner the better. */
+	if (READ_ONCE(world->poisons_left) && !pick(&a->rng, 8))
+		poison_unit(a, &s);
+	for (i = pick(&a->rng, 4); i >= 0 && !stopped(world); i--) {
+		pick_pair(a, &s, &op, &state);
+		reach_state(a, &s, state, op);
+		do_op(a, &s, op);
+	}
+
+	/* Others find it pinned. */
+	if (s.pin.active && !s.pin.lost) {
+		c = s.pin.c;
+		unlock_range(world, s.first, c - s.first);
+		unlock_range(world, c + 1, s.first + world->unit_cells - c - 1);
+		usleep(pick(&a->rng, 3000));
+		host_unpin(a, &s.pin);
+		unlock_range(world, c, 1);
+	} else {
+		host_unpin(a, &s.pin);
+		unlock_unit(world, s.unit);
+	}
+}
+
+#endif /* SELFTEST_KVM_GUEST_MEMFD_STRESS_UNIT_H */
