@@ -699,16 +699,18 @@ static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio)
 	/* A fault that is about to find out that the unit is gone may have a reference. */
 	hidden = guestmem_hide_folio(folio);
 	for (tries = 0; !folio_ref_freeze(folio, 1); tries++) {
-		if (guestmem_wait_for_reference(tries))
+		if (!guestmem_wait_for_reference(tries))
 			goto out_show;
 	}
 
-	origin->optimized = true;
 	guestmem_origin_take(origin, folio);
 	guestmem_free_folio(folio);
 	return;
 
 out_show:
+	/* As it was about to be freed nobody has looked since. */
+	if (gmh_cut_if_poisoned(gh, folio))
+		hidden = false;
 	guestmem_show_folio(folio, hidden);
 	guestmem_origin_free(origin);
 out_put:

@@ -30,7 +30,8 @@
  * @h_cg: hugetlb cgroup that is charged for the usage, under hugetlb_lock
  * @h_cg_rsvd: hugetlb cgroup that is charged for the reservation
  * @memcg_data: memcg that is charged, or 0
- * @optimized: the vmemmap was optimized, i.e. tails had no struct pages
+ * @optimized: the vmemmap was optimized, i.e. tails had no struct pages, and is going to
+ *	be so again if the unit isn't split after all
  *
  * As long as there is an origin, the counters of hugetlb, of its cgroup and of
  * the memcg count one huge page in use.
@@ -82,7 +83,7 @@ void guestmem_origin_sync(void);
 /* guestmem_reshape.c */
 void guestmem_scrub_head(struct folio *folio);
 bool guestmem_prep_folio(struct page *page, unsigned int order);
-int guestmem_wait_for_reference(int tries);
+bool guestmem_wait_for_reference(int tries);
 bool guestmem_try_detach(struct folio *folio);
 void guestmem_attach(struct folio *folio, struct address_space *mapping, int nr_refs);
 int guestmem_add_split(struct address_space *mapping, struct folio *folio,

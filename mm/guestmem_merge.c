@@ -75,6 +75,13 @@ static bool guestmem_freeze_folio(struct folio *folio)
 }
 
 /*
+ * All folios of a block are frozen with a lock held and interrupts disabled, which
+ * limits their number: begin with those that are small.
+ */
+#define GUESTMEM_MERGE_ORDER	9U
+#define GUESTMEM_MERGE_FOLIOS	(2U << GUESTMEM_MERGE_ORDER)
+
+/*
  * Freeze all folios of a block, or none: there may be a hole, i.e. a folio that
  * somebody else is about to change, and somebody may have a reference.
  */
@@ -83,13 +90,14 @@ static bool guestmem_freeze_block(struct address_space *mapping, pgoff_t index,
 {
 	pgoff_t end = index + (1UL << order), next = index;
 	XA_STATE(xas, &mapping->i_pages, index);
+	unsigned int nr_folios = 0;
 	struct folio *folio;
 
 	lockdep_assert_held(&mapping->i_pages.xa_lock);
 
 	xas_for_each(&xas, folio, end - 1) {
-		if (xa_is_value(folio) || folio->index != next ||
-		    !guestmem_freeze_folio(folio))
+		if (nr_folios++ == GUESTMEM_MERGE_FOLIOS || xa_is_value(folio) ||
+		    folio->index != next || !guestmem_freeze_folio(folio))
 			break;
 
 		next = folio_next_index(folio);
@@ -107,13 +115,18 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 				 unsigned int order)
 {
 	XA_STATE_ORDER(xas, &mapping->i_pages, index, order);
-	unsigned long nr_failures = guestmem_nr_failures();
+	unsigned long nr_failures = 0;
 	struct guestmem_origin *origin;
 	bool frozen, poisoned, whole;
 	struct folio *folio;
 
 	/* All of it is there, and nobody else splits or removes anything. */
 	folio = xa_load(&mapping->i_pages, index);
+	origin = guestmem_origin_find(folio_pfn(folio));
+	whole = huge_page_order(origin->h) == order;
+	if (whole)
+		nr_failures = guestmem_nr_failures();
+
 	if (guestmem_has_poison(&folio->page, 1UL << order))
 		return false;
 
@@ -144,8 +157,6 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 	__folio_mark_uptodate(folio);
 
 	/* What has failed just now is a piece that is as large as the unit. */
-	origin = guestmem_origin_find(folio_pfn(folio));
-	whole = huge_page_order(origin->h) == order;
 	if (whole && !poisoned)
 		poisoned = !guestmem_origin_give(origin, folio, nr_failures);
 
@@ -159,12 +170,6 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 	guestmem_show_folio(folio, true);
 	return true;
 }
-
-/*
- * All folios of a block are frozen with a lock held and interrupts disabled, which
- * limits their number: begin with those that are small.
- */
-#define GUESTMEM_MERGE_ORDER	9U
 
 static unsigned int guestmem_order_at(struct address_space *mapping, pgoff_t index)
 {
@@ -191,8 +196,9 @@ static bool guestmem_merge_blocks(struct address_space *mapping, pgoff_t index,
 	return false;
 }
 
+/* What can't be merged is of no use to the caller unless it wants it @partly merged. */
 static bool guestmem_merge(struct address_space *mapping, pgoff_t index,
-			   unsigned int order)
+			   unsigned int order, bool partly)
 {
 	unsigned int lower = min(order, GUESTMEM_MERGE_ORDER), present;
 	pgoff_t next = index, end = index + (1UL << order);
@@ -200,14 +206,17 @@ static bool guestmem_merge(struct address_space *mapping, pgoff_t index,
 
 	/* A unit is there as a whole. */
 	while (next < end) {
-		merged &= guestmem_merge_blocks(mapping, next, lower, 0);
+		merged &= guestmem_merge_blocks(mapping, next, lower, partly ? 0 : lower);
+		if (!merged && !partly)
+			return false;
+
 		present = max(lower, guestmem_order_at(mapping, next));
 		next += 1UL << present;
 		cond_resched();
 	}
 
 	if (order > lower)
-		merged = guestmem_merge_blocks(mapping, index, order, lower);
+		merged = guestmem_merge_blocks(mapping, index, order, partly ? lower : order);
 
 	return merged;
 }
@@ -253,7 +262,7 @@ bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *m
 		folio_put(folio);
 
 		if (present < order)
-			merged &= guestmem_merge(mapping, index, order);
+			merged &= guestmem_merge(mapping, index, order, true);
 
 		index += 1UL << order;
 		cond_resched();
@@ -400,8 +409,12 @@ bool guestmem_merge_unit(struct address_space *mapping, pgoff_t index,
 {
 	struct folio *folio = xa_load(&mapping->i_pages, index);
 
-	if (guestmem_origin_find(folio_pfn(folio))->optimized)
+	if (hugetlb_vmemmap_optimize_enabled(guestmem_origin_find(folio_pfn(folio))->h))
 		return false;
 
-	return guestmem_merge(mapping, index, order);
+	if (!guestmem_merge(mapping, index, order, false))
+		return false;
+
+	/* With a poisoned page it may be one piece. */
+	return folio_test_hugetlb(xa_load(&mapping->i_pages, index));
 }

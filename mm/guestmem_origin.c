@@ -164,7 +164,7 @@ int guestmem_test_set_hwpoison(struct page *page)
 	if (folio_test_hugetlb(page_folio(page)))
 		return -EAGAIN;
 
-	guestmem_failures++;
+	WRITE_ONCE(guestmem_failures, guestmem_failures + 1);
 	return TestSetPageHWPoison(page);
 }
 #endif
@@ -344,8 +344,7 @@ void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
  * @page: the first page, none of the range is a hugetlb folio with optimized vmemmap
  * @nr_pages: number of pages
  *
- * Takes no time if there never was a memory failure.  Misses one that is being handled
- * right now.
+ * Takes no time if there never was a memory failure.
  *
  * Context: any.
  * Return: true if there is a poisoned page.
@@ -353,7 +352,7 @@ void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
 bool guestmem_has_poison(struct page *page, unsigned long nr_pages)
 {
 	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE) ||
-	    likely(!atomic_long_read(&num_poisoned_pages)))
+	    likely(!atomic_long_read(&num_poisoned_pages) && !READ_ONCE(guestmem_failures)))
 		return false;
 
 	return guestmem_scan_poison(page, nr_pages);
@@ -383,7 +382,7 @@ static void guestmem_keep_poisoned(struct guestmem_origin *origin, struct folio 
 }
 
 /* All pages are back and nobody can have a reference: free the huge page. */
-static void guestmem_free_unit(struct guestmem_origin *origin)
+static void guestmem_free_unit(struct guestmem_origin *origin, bool may_optimize)
 {
 	struct page *page = pfn_to_page(origin->pfn);
 	struct folio *folio = (struct folio *)page;
@@ -396,7 +395,8 @@ static void guestmem_free_unit(struct guestmem_origin *origin)
 		return;
 	}
 
-	if (origin->optimized)
+	/* It may have been split, and merged, and split again since it was optimized. */
+	if (may_optimize && hugetlb_vmemmap_optimize_enabled(origin->h))
 		guestmem_optimize_folio(origin->h, folio);
 	guestmem_origin_free(origin);
 	free_huge_folio(folio);
@@ -406,17 +406,17 @@ static void guestmem_free_workfn(struct work_struct *work)
 {
 	struct llist_node *list = llist_del_all(&guestmem_free_list);
 	struct guestmem_origin *origin, *next;
-	bool optimized = false;
+	bool optimize = false;
 
 	llist_for_each_entry(origin, list, free_node)
-		optimized |= origin->optimized;
+		optimize |= hugetlb_vmemmap_optimize_enabled(origin->h);
 
 	/* See guestmem_reshape_barrier(). */
-	if (optimized)
+	if (optimize)
 		synchronize_rcu_tasks();
 
 	llist_for_each_entry_safe(origin, next, list, free_node) {
-		guestmem_free_unit(origin);
+		guestmem_free_unit(origin, optimize);
 		cond_resched();
 	}
 }

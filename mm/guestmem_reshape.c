@@ -102,8 +102,8 @@ static bool guestmem_set_tails(struct page *page, struct page *end, unsigned lon
 
 /*
  * Make a folio of pages that nobody else knows.  The reference count stays 0.  Returns
- * true if one of them is poisoned: memory_failure() sets the flag before it looks at
- * what sort of page it is.
+ * true if one of them is poisoned, see guestmem_origin_give() for those that are so just
+ * a moment later.
  */
 bool guestmem_prep_folio(struct page *page, unsigned int order)
 {
@@ -357,36 +357,34 @@ bool guestmem_try_detach(struct folio *folio)
  * @tries: how often the caller has waited already
  *
  * Context: may sleep, for a few milliseconds all in all.
- * Return: -EAGAIN if that's enough, -EINTR if the task is being killed.
+ * Return: false if that's enough.
  */
-int guestmem_wait_for_reference(int tries)
+bool guestmem_wait_for_reference(int tries)
 {
 	if (tries == GUESTMEM_MAX_TRIES)
-		return -EAGAIN;
-
-	if (fatal_signal_pending(current))
-		return -EINTR;
+		return false;
 
 	if (tries < GUESTMEM_BUSY_TRIES)
 		cpu_relax();
 	else
-		usleep_range_state(GUESTMEM_SLEEP_MIN_US, GUESTMEM_SLEEP_MAX_US,
-				   TASK_KILLABLE);
+		usleep_range(GUESTMEM_SLEEP_MIN_US, GUESTMEM_SLEEP_MAX_US);
 
-	return 0;
+	return true;
 }
 
 static int guestmem_detach_folio(struct folio *folio, struct guestmem_split_state *s)
 {
-	int tries, r;
+	int tries;
 
 	for (tries = 0; !__guestmem_try_detach(folio, s); tries++) {
 		if (folio_test_hugetlb(folio) && folio_test_hwpoison(folio))
 			return -EHWPOISON;
 
-		r = guestmem_wait_for_reference(tries);
-		if (r)
-			return r;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+
+		if (!guestmem_wait_for_reference(tries))
+			return -EAGAIN;
 	}
 
 	return 0;

@@ -452,8 +452,17 @@ static void test_late(struct kunit *test)
 	struct reshape_test *t = test->priv;
 	unsigned long nr_free;
 	struct folio *folio;
+	struct page *page;
+	bool optimized;
 
+	/* It comes back as it was, i.e. with no more struct pages than before. */
 	get_unit(test, 0);
+	folio = filemap_get_folio(t->mapping, 0);
+	optimized = folio_test_hugetlb_vmemmap_optimized(folio);
+	page = &folio->page;
+	folio_put(folio);
+	convert(test, 3, 4, true);
+	convert(test, 3, 4, false);
 	convert(test, 5, 6, true);
 	nr_free = t->h->free_huge_pages;
 
@@ -468,6 +477,9 @@ static void test_late(struct kunit *test)
 	folio_put(folio);
 	guestmem_origin_sync();
 	KUNIT_EXPECT_EQ(test, t->h->free_huge_pages, nr_free + 1);
+	folio = page_folio(page);
+	KUNIT_EXPECT_TRUE(test, folio_test_hugetlb(folio));
+	KUNIT_EXPECT_EQ(test, folio_test_hugetlb_vmemmap_optimized(folio), optimized);
 	check_layout(test, "late");
 }
 
@@ -645,6 +657,7 @@ static void test_poison(struct kunit *test)
 	int nr_merged = 0, nr_failed = 0;
 	unsigned long timeout;
 	struct folio *folio;
+	bool is_piece;
 
 	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE))
 		kunit_skip(test, "needs MEMORY_FAILURE");
@@ -668,24 +681,36 @@ static void test_poison(struct kunit *test)
 			nr_failed++;
 
 		/* With struct pages of its own, the poisoner doesn't have the unit trimmed. */
-		folio = (struct folio *)t->page;
 		if (folio_test_hugetlb(folio))
 			KUNIT_ASSERT_FALSE(test, any_poison(t->page, nr));
 		cond_resched();
 	}
 
-	kthread_stop(t->readers[0]);
-	t->readers[0] = NULL;
 	kunit_info(test, "%lu failures, %d merged, %d not", t->nr_poisoned, nr_merged,
 		   nr_failed);
 	KUNIT_ASSERT_GT(test, nr_merged, 0);
 	KUNIT_ASSERT_GT(test, nr_failed, 0);
 
+	/* What has failed after all of it was merged: a piece, and not a hugetlb folio. */
+	timeout = jiffies + 5 * HZ;
+	do {
+		flip_page(test, prandom_u32_state(&t->rnd) % nr);
+		is_piece = !folio_test_hugetlb(folio) && folio_order(folio) == t->unit_order;
+		cond_resched();
+	} while (!is_piece && time_before(jiffies, timeout));
+
+	kthread_stop(t->readers[0]);
+	t->readers[0] = NULL;
+
 	/* A flag may have been lost or found, page flags aren't changed atomically. */
 	for (i = 0; i < nr; i++)
 		ClearPageHWPoison(t->page + i);
-	flip_page(test, 0);
-	check_layout(test, "without poison");
+
+	/* Goes where it came from. */
+	kunit_info(test, "it's %s piece", is_piece ? "one" : "more than one");
+	remove_unit(test, 0);
+	KUNIT_EXPECT_TRUE(test, folio_test_hugetlb(folio));
+	check_layout(test, "removed");
 }
 
 static void test_size_desc(const struct test_size *size, char *desc)

@@ -12,6 +12,8 @@ struct kernel_counters {
 	/* Those two are influenced by everything and everybody. */
 	long free;
 	long slab;
+	/* For struct pages. */
+	long memmap;
 	int vms;
 };
 
