@@ -3,8 +3,9 @@
  * DOC: Merge
  *
  * All folios of a block that may be one folio again are replaced by it, unless
- * somebody has a reference to one of them.  That's nothing that a caller has to deal
- * with, it may try again later.
+ * somebody has a reference to one of them, or a page is poisoned.  Then what is next
+ * to that is merged as far as possible.  That's nothing that a caller has to deal with,
+ * it may try again later.
  *
  * What was the first struct page of a piece has had a reference count, and becomes
  * that of a tail.  It remains an ordinary, writable struct page until nobody can have

@@ -19,6 +19,7 @@
 #include <linux/sizes.h>
 
 #include "guest_memfd_reshape.h"
+#include "memory_holder.h"
 
 FIXTURE_SETUP(reshape)
 {
@@ -331,6 +332,61 @@ TEST_F(reshape, all_shared_then_all_private)
 		__convert(self, i, 1, true);
 	assert_model();
 	guest_check_all();
+}
+
+/*
+ * Everything could be converted but for one page of the last unit: nothing is, and
+ * nobody can tell that somebody has tried.
+ */
+TEST_F(reshape, pinned_in_the_last_unit)
+{
+	const u64 nr = self->unit_pages, all = self->nr_pages, pinned = all - 3;
+	const u64 pinned_offset = pinned * PAGE_SIZE;
+	u64 error_offset, page;
+	struct mappings before;
+	char *units, *now;
+	struct holder h;
+	int r;
+
+	guest_write(self, 0, all);
+	set_shared(7, all - 7);
+	for (page = 9; page < all; page += nr / 2 + 1)
+		host_check(self, page);
+	set_private(nr / 4, 5);
+	guest_check(self, 0, all);
+	host_check(self, pinned);
+	TEST_ASSERT(vmsplice_open(&h) && vmsplice_hold(&h, word_of(self, pinned), 1),
+		    "Holding a page should succeed, errno %d", errno);
+	assert_model();
+
+	before = read_mappings(self->vcpu);
+	units = guestmem_read_units();
+	r = __gmem_set_memory_attributes(self->fd, 3 * PAGE_SIZE, (all - 4) * PAGE_SIZE,
+					 KVM_MEMORY_ATTRIBUTE_PRIVATE, &error_offset);
+	TEST_ASSERT(r && errno == EAGAIN && error_offset == pinned_offset,
+		    "Expected EAGAIN for 0x%lx, got %d errno %d for 0x%lx", pinned_offset,
+		    r, errno, error_offset);
+
+	now = guestmem_read_units();
+	TEST_ASSERT(!strcmp(now, units), "Units should be\n%s\nare\n%s", units, now);
+	assert_model();
+	guest_check(self, 0, all);
+	assert_mappings(self->vcpu, before, (struct mappings) {}, "after it has failed");
+	for (page = 9; page < all; page += nr / 2 + 1)
+		host_check(self, page);
+	host_check(self, pinned);
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, 6)));
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, nr / 4)));
+	assert_model();
+
+	vmsplice_release(&h);
+	set_private(3, all - 4);
+	set_private(all - 1, 1);
+	for (page = 0; page < self->nr; page++)
+		assert_nr_folios(page, 1);
+	guest_check(self, 0, all);
+	free(units);
+	free(now);
 }
 
 /* How a unit comes into being doesn't matter, it has its layout from the beginning. */

@@ -48,7 +48,7 @@ FIXTURE_VARIANT(reshape)
 FIXTURE_VARIANT_ADD(reshape, 2m)
 {
 	.size_log2 = 21,
-	.nr_units = 5,
+	.nr_units = 10,
 };
 
 FIXTURE_VARIANT_ADD(reshape, 1g)
