@@ -18,8 +18,7 @@
 #include <linux/sizes.h>
 
 #include "guest_memfd_hugetlb.h"
-#include "guestmem_units.h"
-#include "kernel_counters.h"
+#include "guest_memfd_left_behind.h"
 #include "memory_holder.h"
 
 #define MAX_HOLDERS	8
@@ -122,42 +121,7 @@ FIXTURE_SETUP(late)
 
 FIXTURE_TEARDOWN_PARENT(late)
 {
-	struct kernel_counters now;
-	int nr, nr_late = 0;
-	const char *diff;
-
-	EXPECT_POOL_RESTORED(&self->pool);
-	diff = self->vm ? kernel_counters_settle(&self->counters, &now) : NULL;
-	EXPECT_EQ(NULL, diff) {
-		TH_LOG("Left behind: %s", diff);
-	}
-	nr = guestmem_has_units() ? guestmem_nr_units(&nr_late) : 0;
-	EXPECT_EQ(0, nr + nr_late);
-}
-
-/* The number of units in use, all others being reserved. */
-#define assert_nr_allocated(present)						\
-({										\
-	int __present = present;						\
-										\
-	assert_pool(__present, self->nr - __present);				\
-})
-
-/* As above, as soon as who is the last to go has had the time. */
-#define assert_nr_allocated_settles(present)					\
-({										\
-	int __present = present;						\
-										\
-	TEST_ASSERT_POOL_SETTLES(&self->pool, -__present, self->nr - __present); \
-})
-
-static void assert_nr_late(int nr)
-{
-	int nr_late;
-
-	guestmem_nr_units(&nr_late);
-	TEST_ASSERT(nr_late == nr, "%d units should have left their files, not %d:\n%s",
-		    nr, nr_late, guestmem_read_units());
+	EXPECT_NOTHING_LEFT(0);
 }
 
 static void *page_of(struct late_fixture *self, int unit, long page)

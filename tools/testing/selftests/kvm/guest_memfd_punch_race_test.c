@@ -27,8 +27,7 @@
 #include <linux/sizes.h>
 
 #include "guest_memfd_hugetlb.h"
-#include "guestmem_units.h"
-#include "kernel_counters.h"
+#include "guest_memfd_left_behind.h"
 
 #define NR_TOUCHERS	3
 /* Pages of a unit that are used; with more of them, threads rarely meet. */
@@ -109,21 +108,9 @@ FIXTURE_SETUP(race)
 
 FIXTURE_TEARDOWN_PARENT(race)
 {
-	struct kernel_counters now;
-	int nr, nr_late = 0;
-	const char *diff;
-
-	EXPECT_POOL_RESTORED(&self->pool);
-	if (!self->vm)
-		return;
-
-	diff = kernel_counters_settle(&self->counters, &now);
-	EXPECT_EQ(NULL, diff) {
-		TH_LOG("Left behind: %s", diff);
-	}
-	EXPECT_EQ(self->nr_hugetlb, read_vmstat("nr_hugetlb"));
-	nr = guestmem_has_units() ? guestmem_nr_units(&nr_late) : 0;
-	EXPECT_EQ(0, nr + nr_late);
+	EXPECT_NOTHING_LEFT(0);
+	if (self->vm)
+		EXPECT_EQ(self->nr_hugetlb, read_vmstat("nr_hugetlb"));
 }
 
 /* Holes that have been begun and done, per page: what is in between is not known. */

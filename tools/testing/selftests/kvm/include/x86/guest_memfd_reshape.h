@@ -13,8 +13,7 @@
 #include <unistd.h>
 
 #include "guest_memfd_guest.h"
-#include "guestmem_units.h"
-#include "kernel_counters.h"
+#include "guest_memfd_left_behind.h"
 
 /* What the harness calls it isn't for others. */
 #define reshape_fixture	_test_data_reshape
@@ -71,21 +70,7 @@ FIXTURE_VARIANT_ADD(reshape, 1g)
 
 FIXTURE_TEARDOWN_PARENT(reshape)
 {
-	struct kernel_counters now;
-	int nr, nr_late = 0;
-	const char *diff;
-
-	diff = hugetlb_pool_settle(&self->pool, -self->nr_lost, 0);
-	EXPECT_EQ(NULL, diff) {
-		TH_LOG("Pool not restored: %s", diff);
-	}
-	diff = kernel_counters_settle(&self->counters, &now);
-	EXPECT_EQ(NULL, diff) {
-		TH_LOG("Left behind: %s", diff);
-	}
-	/* That's where the kernel looks at what was split, too. */
-	nr = guestmem_has_units() ? guestmem_nr_units(&nr_late) : 0;
-	EXPECT_EQ(0, nr + nr_late);
+	EXPECT_NOTHING_LEFT(self->nr_lost);
 }
 
 static inline u64 gpa_of(u64 page)
@@ -128,14 +113,6 @@ static inline void create_reshape(struct reshape_fixture *self, u64 flags, u8 si
 	self->vcpu = self->vcpus[0];
 	open_reshape_file(self, flags, size_log2);
 }
-
-/* The number of units in use, all others being reserved. */
-#define assert_nr_allocated(present)						\
-({										\
-	int __present = present;						\
-										\
-	assert_pool(__present, self->nr - __present);				\
-})
 
 /* Layout and pool are what the model says. */
 #define assert_model()								\
