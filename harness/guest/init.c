@@ -47,6 +47,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef __aarch64__
+#include <linux/kvm.h>
+#endif
+
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 #define POOL_TEXT	8192
 
@@ -235,6 +239,27 @@ static void load_modules(void)
 		}
 	}
 	free(list);
+}
+
+/*
+ * Keep a VM, because KVM patches the scheduler with the first and the last one: that's
+ * how vCPUs are told that they are scheduled (preempt_notifier_key). QEMU before 8.1
+ * emulates code that is translated while it is patched as it was before, for ever, and
+ * then a vCPU runs and KVM says that none does: a WARNING in mark_page_dirty_in_slot().
+ * Only arm64, the other kernel has no JUMP_LABEL.
+ */
+static void keep_vm(void)
+{
+#ifdef __aarch64__
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+	/* No KVM, no VM. */
+	if (kvm < 0)
+		return;
+	if (ioctl(kvm, KVM_CREATE_VM, 0UL) < 0)
+		fprintf(stderr, "init: /dev/kvm: %s\n", strerror(errno));
+	close(kvm);
+#endif
 }
 
 static int open_port(const char *want)
@@ -604,6 +629,7 @@ int main(void)
 
 	open_ports();
 	load_modules();
+	keep_vm();
 	check_reserved();
 	read_pools(before);
 	report_pools("before", before);

@@ -26,6 +26,7 @@
 #include "guest_memfd_hugetlb.h"
 #include "guest_memfd_left_behind.h"
 #include "page_info.h"
+#include "page_tags.h"
 
 /* A file's name and its node have the number of its pages, and what is in these. */
 #define MAX_PAGES	8
@@ -33,25 +34,6 @@
 
 #define TAG(file, page)	(((u64)(file) + 0x7a67) << 40 | (u32)(page) << 12)
 #define TAG_COPIED	0xff
-
-static void fill(void *mem, u64 tag)
-{
-	u64 *word = mem;
-	int i;
-
-	for (i = 0; i < page_size / sizeof(*word); i++)
-		WRITE_ONCE(word[i], tag + i);
-}
-
-static void assert_filled(void *mem, u64 tag)
-{
-	u64 *word = mem;
-	int i;
-
-	for (i = 0; i < page_size / sizeof(*word); i++)
-		TEST_ASSERT(READ_ONCE(word[i]) == tag + i, "Word %d should be 0x%lx, is 0x%lx",
-			    i, tag + i, word[i]);
-}
 
 /*
  * The file system, a process of its own: all who wait for it are told if it dies.  The

@@ -20,6 +20,7 @@
 #include "guest_memfd_hugetlb.h"
 #include "guest_memfd_left_behind.h"
 #include "memory_holder.h"
+#include "page_tags.h"
 
 #define MAX_HOLDERS	8
 
@@ -129,25 +130,6 @@ static void *page_of(struct late_fixture *self, int unit, long page)
 	const long unit_pages = self->unit / page_size;
 
 	return self->mem + unit * self->unit + (page + unit_pages) % unit_pages * page_size;
-}
-
-static void fill(void *mem, u64 tag)
-{
-	u64 *word = mem;
-	int i;
-
-	for (i = 0; i < page_size / sizeof(*word); i++)
-		WRITE_ONCE(word[i], tag + i);
-}
-
-static void assert_filled(void *mem, u64 tag)
-{
-	u64 *word = mem;
-	int i;
-
-	for (i = 0; i < page_size / sizeof(*word); i++)
-		TEST_ASSERT(READ_ONCE(word[i]) == tag + i, "Word %d should be 0x%lx, is 0x%lx",
-			    i, tag + i, word[i]);
 }
 
 #define hold(h, mem)								\
