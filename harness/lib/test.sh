@@ -91,6 +91,12 @@ run_host_test() {
 		tree_ready "$vanilla" && kernel_build "$2" "$3" "$vanilla" || return
 	fi
 	limit=$(scaled "$timeout")
+	if [[ $GMEM_DRY ]]; then
+		quote cd "$GMEM_TOP"
+		quote env GMEM_ARCH="$2" GMEM_VARIANT="$3" \
+			timeout -k 10 "$limit" "${host_cmd[@]}"
+		return
+	fi
 	(cd "$GMEM_TOP" && GMEM_ARCH=$2 GMEM_VARIANT=$3 \
 		timeout -k 10 "$limit" "${host_cmd[@]}") || status=$?
 	((status != 124)) || note "$1 took longer than $limit s"
