@@ -243,10 +243,10 @@ static void load_modules(void)
 
 /*
  * Keep a VM, because KVM patches the scheduler with the first and the last one: that's
- * how vCPUs are told that they are scheduled (preempt_notifier_key). QEMU before 8.1
- * emulates code that is translated while it is patched as it was before, for ever, and
- * then a vCPU runs and KVM says that none does: a WARNING in mark_page_dirty_in_slot().
- * Only arm64, the other kernel has no JUMP_LABEL.
+ * how vCPUs are told that they are scheduled (preempt_notifier_key). QEMU 7.2 doesn't
+ * keep code from being changed while it translates it (8.1 does), and may go on with what
+ * there was before. Then a vCPU runs and KVM thinks that none does, which is a WARNING in
+ * mark_page_dirty_in_slot(). Only arm64, the other kernel has no JUMP_LABEL.
  */
 static void keep_vm(void)
 {
