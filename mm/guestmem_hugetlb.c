@@ -682,7 +682,8 @@ static void gmh_unmap_pieces(struct guestmem_hugetlb *gh, struct address_space *
  * Drop the last reference to a unit, in general.  If it was split lately then it has
  * more struct pages than it needs, and it takes a while until they may be freed.
  */
-static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio)
+static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio,
+			 bool may_replace)
 {
 	struct guestmem_origin *origin;
 	bool hidden;
@@ -709,8 +710,11 @@ static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio)
 
 out_show:
 	/* As it was about to be freed nobody has looked since. */
-	if (gmh_cut_if_poisoned(gh, folio))
+	if (gmh_cut_if_poisoned(gh, folio)) {
 		hidden = false;
+		if (may_replace)
+			gmh_replace_poisoned(gh);
+	}
 	guestmem_show_folio(folio, hidden);
 	guestmem_origin_free(origin);
 out_put:
@@ -748,7 +752,7 @@ static void gmh_remove_unit(struct guestmem_hugetlb *gh,
 	if (gmh_cut_if_poisoned(gh, folio) && may_replace)
 		gmh_replace_poisoned(gh);
 
-	gmh_put_unit(gh, folio);
+	gmh_put_unit(gh, folio, may_replace);
 }
 
 static void gmh_unmap(struct guestmem_hugetlb *gh, struct address_space *mapping,

@@ -128,7 +128,7 @@ static bool guestmem_scan_poison(struct page *page, unsigned long nr_pages)
 	return false;
 }
 
-/* Memory failures in what isn't a hugetlb folio, under hugetlb_lock. */
+/* Poisoned pages that units had or got while they were split, under hugetlb_lock. */
 static unsigned long guestmem_failures;
 
 /**
@@ -164,8 +164,14 @@ int guestmem_test_set_hwpoison(struct page *page)
 	if (folio_test_hugetlb(page_folio(page)))
 		return -EAGAIN;
 
-	WRITE_ONCE(guestmem_failures, guestmem_failures + 1);
-	return TestSetPageHWPoison(page);
+	if (TestSetPageHWPoison(page))
+		return 1;
+
+	/* A unit has an origin until it's a hugetlb folio again. */
+	if (guestmem_origin_find(page_to_pfn(page)))
+		WRITE_ONCE(guestmem_failures, guestmem_failures + 1);
+
+	return 0;
 }
 #endif
 
@@ -192,6 +198,8 @@ void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio)
 #endif
 
 	/* Nobody can miss what is poisoned from here on. */
+	if (folio_test_hwpoison(folio))
+		WRITE_ONCE(guestmem_failures, guestmem_failures + 1);
 	folio_clear_hugetlb_hwpoison(folio);
 
 	list_del_init(&folio->lru);
@@ -344,7 +352,7 @@ void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
  * @page: the first page, none of the range is a hugetlb folio with optimized vmemmap
  * @nr_pages: number of pages
  *
- * Takes no time if there never was a memory failure.
+ * Takes no time if there is no poisoned page, and never was one in a split unit.
  *
  * Context: any.
  * Return: true if there is a poisoned page.

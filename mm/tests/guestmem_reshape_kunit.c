@@ -781,15 +781,15 @@ static int reshape_test_init(struct kunit *test)
 static void reshape_test_exit(struct kunit *test)
 {
 	struct reshape_test *t = test->priv;
-	bool locked;
+	bool locked = false;
 	int i;
 
 	if (!t)
 		return;
 
 	kvfree(t->pages);
-	if (!t->gh)
-		return;
+	if (IS_ERR_OR_NULL(t->gh))
+		goto out_inode;
 
 	/* Those of a test that has failed. */
 	for (i = 0; i < NR_READERS; i++) {
@@ -797,14 +797,26 @@ static void reshape_test_exit(struct kunit *test)
 			kthread_stop(t->readers[i]);
 	}
 
-	/* An assertion that failed has left it locked, and its thread is gone. */
-	locked = down_write_trylock(&t->mapping->invalidate_lock);
+	/*
+	 * An assertion that failed has left it locked, and its thread is gone.  Readers of
+	 * debugfs go on.
+	 */
+	for (i = 0; i < 100 && !locked; i++) {
+		locked = down_write_trylock(&t->mapping->invalidate_lock);
+		if (!locked)
+			msleep(20);
+	}
 	guestmem_hugetlb_remove(t->gh, t->mapping, 0, ULONG_MAX);
 	if (locked)
 		filemap_invalidate_unlock(t->mapping);
 	guestmem_hugetlb_sync();
 	guestmem_hugetlb_destroy(t->gh);
-	iput(t->inode);
+
+out_inode:
+	if (!IS_ERR_OR_NULL(t->inode))
+		iput(t->inode);
+	if (IS_ERR_OR_NULL(t->mnt))
+		return;
 	kern_unmount(t->mnt);
 
 	KUNIT_EXPECT_EQ(test, t->h->free_huge_pages, t->nr_free);

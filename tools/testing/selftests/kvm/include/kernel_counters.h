@@ -20,9 +20,10 @@ struct kernel_counters {
 void read_kernel_counters(struct kernel_counters *counters);
 
 /*
- * Wait for VMs, unevictable and mlocked pages to become what they were @before,
- * what was last may be slow to go.  Returns a description, in a static buffer, of
- * what didn't, or NULL, and in @after what there is now.
+ * Wait for VMs, unevictable and mlocked pages to become what they were @before, and
+ * struct pages to become no more than that, what was last may be slow to go.  Returns a
+ * description, in a static buffer, of what didn't, or NULL, and in @after what there is
+ * now.
  */
 const char *kernel_counters_settle(const struct kernel_counters *before,
 				   struct kernel_counters *after);

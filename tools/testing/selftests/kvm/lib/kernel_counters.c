@@ -82,14 +82,15 @@ const char *kernel_counters_settle(const struct kernel_counters *before,
 	for (tries = 0; tries < SETTLE_TRIES; tries++) {
 		read_kernel_counters(after);
 		if (after->unevictable == before->unevictable &&
-		    after->mlocked == before->mlocked && after->vms == before->vms)
+		    after->mlocked == before->mlocked &&
+		    after->memmap <= before->memmap && after->vms == before->vms)
 			return NULL;
 		usleep(SETTLE_DELAY_US);
 	}
 
 	snprintf(text, sizeof(text),
-		 "unevictable pages %ld -> %ld, mlocked pages %ld -> %ld, VMs %d -> %d",
+		 "unevictable pages %ld -> %ld, mlocked pages %ld -> %ld, memmap pages %ld -> %ld, VMs %d -> %d",
 		 before->unevictable, after->unevictable, before->mlocked, after->mlocked,
-		 before->vms, after->vms);
+		 before->memmap, after->memmap, before->vms, after->vms);
 	return text;
 }

@@ -514,6 +514,12 @@ static void run_round(struct round *r)
 	TEST_ASSERT_EQ(nr_open_fds(), fds);
 }
 
+/* Vmemmap that isn't shared as it is where nothing is poisoned. */
+static long lost_vmemmap(const struct round *r)
+{
+	return r->totals->nr_lost * (r->v->unit / PAGE_SIZE / 64);
+}
+
 /* In a process of its own, so that all that is left is the kernel's fault. */
 static void fork_round(struct round *r, struct kernel_counters *after)
 {
@@ -543,6 +549,7 @@ static void fork_round(struct round *r, struct kernel_counters *after)
 		TEST_ASSERT_POOL_SETTLES(&r->pool, -(long)r->totals->nr_lost, 0);
 	if (guestmem_has_units())
 		guestmem_settle();
+	before.memmap += lost_vmemmap(r);
 	leak = kernel_counters_settle(&before, after);
 	TEST_ASSERT(!leak, "%s", leak);
 }
@@ -674,12 +681,14 @@ static void run(int seconds)
 	s64 start = now_ms(), end = start + seconds * 1000LL;
 	struct kernel_counters first = {}, last;
 	struct totals *totals;
-	long lost_vmemmap = 0;
+	int nr_warm_ups;
+	long lost = 0;
 
 	totals = kvm_mmap(sizeof(*totals), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
 	for (i = 0; i < ARRAY_SIZE(variants); i++)
 		nr_wanted += sizes[size_index(&variants[i])].wanted;
 	nr_rounds = max(seconds / ROUND_SECONDS, nr_wanted);
+	nr_warm_ups = min(nr_wanted, nr_rounds - 1);
 	for (i = 0; i < nr_rounds; i++)
 		sizes[size_index(nth_variant(i))].nr_rounds++;
 
@@ -703,18 +712,17 @@ static void run(int seconds)
 
 		size->nr_done++;
 		size->nr_lost += totals->nr_lost;
-		/* Vmemmap that isn't shared as it is where nothing is poisoned. */
-		lost_vmemmap += totals->nr_lost * (r.v->unit / PAGE_SIZE / 64);
+		lost += lost_vmemmap(&r);
 		size->extra_ms = max(size->extra_ms, (int)(now_ms() - round_start) - r.ms);
-		if (i == nr_wanted - 1 || !first.free) {
+		if (i == nr_warm_ups - 1 || !first.free) {
 			first = last;
-			lost_vmemmap = 0;
+			lost = 0;
 		}
 		ksft_test_result_pass("%s\n", r.v->name);
 		kvm_random_seed++;
 	}
 
-	check_trend(&first, &last, lost_vmemmap);
+	check_trend(&first, &last, lost);
 	ksft_test_result(print_totals(totals, seconds, nr_rounds), "everything_happened\n");
 }
 
