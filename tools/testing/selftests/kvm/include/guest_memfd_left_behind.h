@@ -48,7 +48,8 @@ static inline void assert_nr_late(int nr)
  */
 #define EXPECT_NOTHING_LEFT(nr_lost)						\
 do {										\
-	const char *__diff = hugetlb_pool_settle(&self->pool, -(nr_lost), 0);	\
+	const long __nr_lost = nr_lost;						\
+	const char *__diff = hugetlb_pool_settle(&self->pool, -__nr_lost, 0);	\
 	struct kernel_counters __now;						\
 	int __nr, __nr_late = 0;						\
 										\
@@ -56,7 +57,7 @@ do {										\
 		TH_LOG("Pool not restored: %s", __diff);			\
 	}									\
 	/* The vmemmap of what is poisoned isn't shared. */			\
-	self->counters.memmap += (nr_lost) * (long)self->pool.size / 4096 / 64;	\
+	self->counters.memmap += __nr_lost * (long)self->pool.size / 4096 / 64;	\
 	__diff = self->vm ? kernel_counters_settle(&self->counters, &__now) : NULL; \
 	EXPECT_EQ(NULL, __diff) {						\
 		TH_LOG("Left behind: %s", __diff);				\
