@@ -676,6 +676,8 @@ TEST_F(reshape, whole)
 	/* It is the first page that is marked, and that has the list of those that failed. */
 	TEST_ASSERT(!write_pfn(UNPOISON_PFN, pfn - A_PAGE), "It should be possible to mend it");
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
+	/* It keeps its struct pages until it's split and merged the next time. */
+	self->counters.memmap += nr / 64;
 	free(before);
 	free(after);
 }
