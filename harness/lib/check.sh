@@ -90,23 +90,49 @@ wanted_variants() {
 	fi
 }
 
-# What a user names: a level, an item, or a test.
-select_items() {
-	local wanted=$1 how=$2 all=() item words
+# list_items HOW: of all levels. "" is what CI runs, "name" what there is beside it as well, in
+# one variant, and "all" in every variant.
+list_items() {
 	items=()
-	items_style "$how"; items_series "$how"; items_build "$how"
-	items_harness "$how"; items_unit "$how"; items_selftest "$how"
-	for item in ${items[@]+"${items[@]}"}; do
+	items_style "$1"; items_series "$1"; items_build "$1"
+	items_harness "$1"; items_unit "$1"; items_selftest "$1"
+}
+
+# mark_items NAME ITEM...: what a user calls that, a level, an item, or a test.
+mark_items() {
+	local wanted=$1 item words name found=1
+	shift
+	for item; do
 		read -ra words <<<"$item"
-		case " $wanted " in
-		*" ${words[0]} "* | *" ${words[1]} "* | *" ${words[1]%.*.*} "*) all+=("$item") ;;
-		*)	# selftest.NAME.arch.variant by its NAME alone
-			name=${words[1]#*.}
-			[[ " $wanted " != *" ${name%.*.*} "* ]] || all+=("$item")
-			;;
+		name=${words[1]#*.}
+		case $wanted in
+		"${words[0]}" | "${words[1]}" | "${words[1]%.*.*}" | "${name%.*.*}")
+			marked[${words[1]}]=1 found=0 ;;
 		esac
 	done
-	items=(${all[@]+"${all[@]}"})
+	return "$found"
+}
+
+# select_items NAME...: a level has what CI runs of it, all else is found by its own name.
+# $unknown is the first one that isn't found at all.
+select_items() {
+	local name item words short=() all=()
+	local -A marked=()
+	unknown=""
+	list_items ""
+	short=(${items[@]+"${items[@]}"})
+	list_items name
+	all=(${items[@]+"${items[@]}"})
+	items=()
+	for name; do
+		mark_items "$name" ${short[@]+"${short[@]}"} ||
+			mark_items "$name" ${all[@]+"${all[@]}"} ||
+			{ unknown=$name; return 1; }
+	done
+	for item in ${all[@]+"${all[@]}"}; do
+		read -ra words <<<"$item"
+		[[ ! ${marked[${words[1]}]-} ]] || items+=("$item")
+	done
 }
 
 # run_item NR: in a process of its own, everything it says and its status in out/check/NR.*.
