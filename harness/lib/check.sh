@@ -3,6 +3,7 @@
 # What ./gmem check runs: a list of items, each a name, the command that repeats it and a
 # function. They run cheapest first, the ones that boot machines several at a time.
 
+restarts=0	# machines that hung before init
 items=()	# "level name again function args..."
 
 add_item() {
@@ -137,12 +138,43 @@ select_items() {
 
 # run_item NR: in a process of its own, everything it says and its status in out/check/NR.*.
 run_item() {
-	local nr=$1 words status=0 start=$SECONDS base=$check_dir/$1
+	local nr=$1 words status=0 start=$SECONDS base=$check_dir/$1 deps
 	read -ra words <<<"${items[nr]}"
+	deps=$(item_deps "$nr" 2>/dev/null) || deps=""
+	if [[ $resume ]] && kept_find "$nr" "$deps" 2>/dev/null; then
+		echo 0 >"$base.status"
+		return
+	fi
+	: >"$base.restarts"
 	# In a shell of its own: what exits, or gives up by die, has a status, too.
-	("${words[@]:3}") >"$base.out" 2>"$base.err" </dev/null || status=$?
-	echo "$((SECONDS - start))" >"$base.time"
+	(export GMEM_RESTARTS=$base.restarts; "${words[@]:3}") >"$base.out" 2>"$base.err" </dev/null ||
+		status=$?
+	times >"$base.times"
+	echo "$((SECONDS - start)) $(cpu_seconds "$base.times")" >"$base.time"
+	item_text "$nr" "$status" >"$base.text"
+	if ((status)); then
+		kept_drop "$nr"
+	else
+		kept_save "$nr" "$deps" 2>/dev/null
+	fi
 	echo "$status" >"$base.status"
+}
+
+# cpu_seconds FILE: of what `times` has printed, how much of a processor the processes have used that
+# the shell has waited for. Unlike the time that has passed, it hardly depends on other work.
+cpu_seconds() {
+	awk -F '[ms ]+' 'NR == 2 { printf "%d\n", $1 * 60 + $2 + $3 * 60 + $4 }' "$1"
+}
+
+# slowest_items N: those that took the most of a processor, with the time that passed as well.
+slowest_items() {
+	local nr words seconds cpu
+	for ((nr = 0; nr < ${#items[@]}; nr++)); do
+		read -ra words <<<"${items[nr]}"
+		read -r seconds cpu <"$check_dir/$nr.time"
+		echo "$cpu $seconds ${words[1]}"
+	done | sort -rn | head -n "$1" |
+		while read -r cpu seconds nr; do echo "# $nr: $seconds s, $cpu s of a processor"; done
 }
 
 # Text of an item as what KTAP allows inside: results as they are, the rest as diagnostics.
@@ -150,33 +182,47 @@ nested() {
 	sed -E '/^ *(KTAP version|TAP version|1\.\.[0-9]|(not )?ok |#)/!s/^/# /;s/^/    /' "$1"
 }
 
-# print_item NR: the outer line is the verdict.
-print_item() {
-	local base=$check_dir/$1 words status reason="" run_dir word
+# item_text NR STATUS: all that is to be said about it, but for the outer line.
+item_text() {
+	local base=$check_dir/$1 status=$2 words run_dir seconds cpu
 	read -ra words <<<"${items[$1]}"
-	status=$(cat "$base.status" 2>/dev/null || echo 1)
 	if grep -qsE '^(KTAP|TAP) version' "$base.out"; then
 		nested "$base.out"
 	elif ((status != 0 && status != EXIT_SKIP)); then
 		tail -n 40 "$base.out" | sed 's/^/# /'
 	fi
 	run_dir=$GMEM_OUT/runs/check-${words[4]-}-${words[5]-}-${words[6]-}
-	if ((status == EXIT_SKIP)); then
-		reason=$(cat "$base.err" "$base.out" | grep -m1 -ioE '(SKIP|skipping).*' || tail -n 1 "$base.out")
-	elif ((status)); then
+	if ((status != 0 && status != EXIT_SKIP)); then
 		tail -n 40 "$base.err" | sed 's/^/# /'
 		[[ ${words[3]} != run_test || ! -f $run_dir/console ]] || echo "# console: $run_dir/console"
 		echo "# again: ./gmem check ${words[2]//:/ }"
-	elif [[ ${words[3]} == run_test && -f $run_dir/summary ]]; then
+	elif ((!status)) && [[ ${words[3]} == run_test && -f $run_dir/summary ]]; then
 		sed 's/^/# /' "$run_dir/summary"
 	fi
+	sed 's/^/# hung before init, and started once more: /' "$base.restarts"
+	read -r seconds cpu <"$base.time"
+	echo "# seconds: $seconds, of a processor: $cpu"
+}
+
+# print_item NR: the outer line is the verdict.
+print_item() {
+	local base=$check_dir/$1 words status reason="" word
+	read -ra words <<<"${items[$1]}"
+	status=$(cat "$base.status")
+	cat "$base.text"
+	[[ ! -f $base.when ]] || echo "# passed on $(cat "$base.when"); nothing it depends on has changed"
+	if ((status == EXIT_SKIP)); then
+		reason=$(cat "$base.err" "$base.out" | grep -m1 -ioE '(SKIP|skipping).*' || tail -n 1 "$base.out")
+	fi
+	restarts=$((restarts + $(wc -l <"$base.restarts")))
 	ktap_result "$status" "${words[1]}" "$reason"
 	case $status in
 	0) word=passed ;;
 	"$EXIT_SKIP") word=skipped ;;
 	*) word=FAILED ;;
 	esac
-	note "$word ${words[1]} ($(cat "$base.time" 2>/dev/null || echo 0) s)"
+	[[ ! -f $base.when ]] || word="has passed"
+	note "$word ${words[1]} ($(cut -d' ' -f1 "$base.time") s)"
 }
 
 # Those that boot machines may share the time, the rest has it alone.
@@ -201,12 +247,38 @@ run_items() {
 	wait || :
 	# Whatever ended without leaving a status, e.g. because it was killed, has failed.
 	for ((nr = 0; nr < ${#items[@]}; nr++)); do
-		[[ -f $check_dir/$nr.status ]] || {
-			echo "ended without a status" >>"$check_dir/$nr.err"
-			echo "$EXIT_FAIL" >"$check_dir/$nr.status"
-		}
+		[[ -f $check_dir/$nr.status ]] || item_lost "$nr"
 	done
 	print_ready
+}
+
+item_lost() {
+	local base=$check_dir/$1
+	echo "ended without a status" >>"$base.err"
+	touch "$base.out" "$base.restarts"
+	[[ -f $base.time ]] || echo 0 0 >"$base.time"
+	item_text "$1" "$EXIT_FAIL" >"$base.text"
+	echo "$EXIT_FAIL" >"$base.status"
+}
+
+# end_items: end what is under way, each process by its number, parents first: they shall not go on
+# with the next thing. (A shell's jobs ignore the terminal's interrupt.)
+end_items() {
+	local pid pids=()
+	for pid in $(jobs -p); do
+		add_descendants "$pid"
+	done
+	((!${#pids[@]})) || kill "${pids[@]}" 2>/dev/null || :
+	wait || :
+}
+
+# add_descendants PID: to pids, with PID itself.
+add_descendants() {
+	local child
+	pids+=("$1")
+	for child in $(ps -o pid= --ppid "$1" || :); do
+		add_descendants "$child"
+	done
 }
 
 # A level of which everything was skipped has tested nothing: that is no pass.

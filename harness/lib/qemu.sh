@@ -25,6 +25,8 @@ machine_memory() {
 boot_line() {
 	local line="console=$console printk.devkmsg=on panic=-1 oops=panic" entry
 	[[ -z $cmdline ]] || line+=" $cmdline"
+	# Where instructions are counted there is one thread, and it loses nothing.
+	[[ -z $tick || $opt_icount ]] || line+=" $tick"
 	for entry in ${opt_hugepages//,/ }; do
 		line+=" hugepagesz=${entry%=*} hugepages=${entry#*=}"
 	done
@@ -108,6 +110,25 @@ end_helpers() {
 	helpers=()
 }
 
+# The input of the machine, input_fd: a pipe that we keep an end of, so that what is in it when a
+# machine hangs is there for the next one. Nothing is read before init has opened its port.
+open_input() {
+	local feed=/dev/null pipe=$run/stdin both write_fd
+	# A terminal belongs to the user (./gmem shell is for that); all else is the
+	# command's input.
+	[[ -t 0 ]] || feed=/dev/stdin
+	mkfifo "$pipe"
+	# Opened for both, opening one end does not wait for the other.
+	exec {both}<>"$pipe"
+	exec {write_fd}>"$pipe"
+	exec {input_fd}<"$pipe"
+	exec {both}>&-
+	rm -f "$pipe"
+	cat <"$feed" >&"$write_fd" 2>/dev/null {write_fd}>&- {input_fd}<&- &
+	helpers+=($!)
+	exec {write_fd}>&-
+}
+
 # follow FILE FD: copy what is appended to FILE, until the machine is gone.
 follow() {
 	: >>"$1"	# it may not be there yet
@@ -116,22 +137,16 @@ follow() {
 }
 
 start_machine() {
-	local feed=/dev/null
-	mkfifo "$run"/{stdin,tty.in,tty.out,monitor.in,monitor.out,report.fifo}
+	mkfifo "$run"/{tty.in,tty.out,monitor.in,monitor.out,report.fifo}
 	# Held open at both ends: opening never waits for the other side.
 	exec {report_fd}<>"$run/report.fifo" {console_fd}<>"$run/tty.in" \
 		{monitor_fd}<>"$run/monitor.in"
-	# A terminal belongs to the user (./gmem shell is for that); all else is the
-	# command's input.
-	[[ -t 0 ]] || feed=/dev/stdin
-	cat <"$feed" >"$run/stdin" 2>/dev/null &
-	helpers+=($!)
 	cat "$run/monitor.out" >"$run/monitor" 2>/dev/null &
 	helpers+=($!)
 	cat "$run/tty.out" >"$run/console" &
 	followers=($!)
 	helpers+=($!)
-	"${qemu_args[@]}" <"$run/stdin" >"$run/qemu.log" 2>&1 &
+	"${qemu_args[@]}" <&"$input_fd" >"$run/qemu.log" 2>&1 &
 	qemu_pid=$!
 	helpers+=("$qemu_pid")
 	follow "$run/stdout" 1
@@ -153,12 +168,43 @@ ask_for_traces() {
 	sleep 2
 }
 
-# Read the report to its end. Sets outcome to ended, died, timeout, noboot or error, and
+# reached_init: init is the first to speak on the report, and before that on the console.
+reached_init() {
+	[[ -s $run/report ]] || grep -qs "gmem: init has started" "$run/console"
+}
+
+# lost_interrupt: whether a boot that takes too long may have lost one. The kernel then has nothing
+# to say, or that nothing moves on; whatever else it complains about is a result.
+lost_interrupt() {
+	! reached_init && [[ ! $(splats "$run/console" "rcu: INFO: rcu_" "self-detected stall" \
+		"detected stalls" "starved for .* jiffies") ]]
+}
+
+# too_long: the phase has passed its deadline. Sets outcome, or the next deadline.
+too_long() {
+	outcome=stuck
+	case $phase in
+	first)
+		if lost_interrupt; then
+			outcome=hung
+		else
+			phase=boot outcome=died
+			deadline=$((deadline + 1000 * (boot_limit - init_limit)))
+		fi
+		;;
+	command) outcome=timeout ;;
+	esac
+	[[ $outcome != died ]]
+}
+
+# follow_report INIT_LIMIT: read the report to its end. Sets outcome to ended, died, timeout, stuck
+# or error, or to hung if INIT_LIMIT (if there is one) passes without a word from init; and
 # status to what the command returned.
 follow_report() {
-	local line part="" deadline phase="boot"
+	local line part="" deadline phase=boot init_limit=${1:-$boot_limit}
+	[[ ! $1 ]] || phase=first
 	outcome=died status=
-	deadline=$(($(now_ms) + 1000 * boot_limit))
+	deadline=$(($(now_ms) + 1000 * init_limit))
 	while :; do
 		if read -r -t 0.2 line <&"$report_fd"; then
 			line=$part$line part=""
@@ -185,8 +231,7 @@ follow_report() {
 			return 0
 		fi
 		if [[ $phase != command || $opt_timeout != 0 ]] &&
-		   (($(now_ms) > deadline)); then
-			[[ $phase == command ]] && outcome=timeout || outcome=stuck
+		   (($(now_ms) > deadline)) && too_long; then
 			ask_for_traces
 			return
 		fi
@@ -227,5 +272,5 @@ stop_machine() {
 	# They end by themselves, once they have copied the last byte.
 	wait "${followers[@]}" 2>/dev/null || :
 	exec {report_fd}>&- {console_fd}>&- {monitor_fd}>&-
-	rm -f "$run"/{stdin,tty.in,tty.out,monitor.in,monitor.out,report.fifo}
+	rm -f "$run"/{tty.in,tty.out,monitor.in,monitor.out,report.fifo}
 }

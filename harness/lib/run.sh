@@ -5,7 +5,7 @@
 run_defaults() {
 	opt_arch=x86_64 opt_variant=default opt_vanilla="" opt_icount="" opt_smp=2 opt_mem=""
 	opt_numa=1 opt_hugepages="" opt_timeout=600 opt_taint="" opt_pools="" opt_plan=""
-	opt_tap="" opt_id=""
+	opt_tap="" opt_id="" opt_boot_once=""
 	opt_append=() opt_files=() opt_splats=() opt_required=() run_cmd=()
 }
 
@@ -38,6 +38,7 @@ verdict_option() {
 	--plan) opt_plan=1 opt_tap=1 shift_by=1 ;;
 	--tap) opt_tap=1 shift_by=1 ;;
 	--id) opt_id=$2 ;;
+	--boot-once) opt_boot_once=1 shift_by=1 ;;
 	*) return 1 ;;
 	esac
 }
@@ -111,8 +112,8 @@ prepare_machine() {
 }
 
 run_machine() {
-	local outcome status reason="" boot_limit qemu_pid followers=() console_end=
-	local report_fd console_fd monitor_fd
+	local outcome status reason="" boot_limit qemu_pid followers=() console_end="" hung="" limit
+	local input_fd report_fd console_fd monitor_fd
 	prepare_machine "$@" || die "no machine to run '$1' in"
 	machine_args "$(machine_memory)"
 	talk_args paste
@@ -123,26 +124,50 @@ run_machine() {
 	fi
 	machine_args "$(machine_memory)"
 	talk_args
-	boot_limit=$(scaled "$boot_seconds")
+	boot_limit=${GMEM_BOOT_SECONDS:-$(scaled "$boot_seconds")}
 	trap end_helpers EXIT
 	trap 'exit 130' INT TERM
+	open_input
 	start_machine
-	follow_report
+	limit=$(init_limit)
+	if [[ $opt_boot_once ]] || ((limit > boot_limit)); then limit=; fi
+	follow_report "$limit"
+	if [[ $outcome == hung ]]; then
+		start_again
+		follow_report ""
+	fi
 	stop_machine
 	end_helpers
 	judge
 }
 
+# The machine hung before init: one more try, aloud. Its console is kept. ./gmem check, which counts
+# such machines, says in GMEM_RESTARTS where to note them down.
+start_again() {
+	stop_machine
+	helpers=("${helpers[0]}")	# what feeds the input goes on
+	hung=$run/console.hung
+	mv "$run/console" "$hung"
+	: >"$run/console"
+	rm -f "$run"/{report,stdout,stderr}
+	console_end=""
+	note "the machine hung before init: started once more (console: $hung)"
+	[[ ! ${GMEM_RESTARTS:-} ]] || echo "$hung" >>"$GMEM_RESTARTS"
+	start_machine
+}
+
 # What the exit status is, and why, in the order of what matters most.
 judge() {
-	local problems
+	local problems where="outside the command"
+	reached_init || where="before init${hung:+, twice}"
 	problems=$(find_problems)
-	printf '%s\n' "outcome ${outcome}" "status ${status}" "${problems:-clean}" >"$run/verdict"
+	printf '%s\n' "outcome ${outcome}" "status ${status}" ${hung:+"hung before init, and started once more"} \
+		"${problems:-clean}" >"$run/verdict"
 	[[ $problems ]] || echo "console: clean; taint: $(sed -n 's/^taint //p' "$run/report" 2>/dev/null)$(
 		[[ ! $opt_pools ]] || echo "; huge pages: as before")" >"$run/summary"
 	case $outcome in
 	timeout) note "'${run_cmd[0]-}' took longer than $opt_timeout s" ;;
-	stuck) note "the machine hung outside the command" ;;
+	stuck) note "the machine hung $where" ;;
 	error) note "$reason" ;;
 	died) note "the machine went away without a status" ;;
 	esac

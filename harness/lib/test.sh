@@ -14,6 +14,7 @@
 #   kernel_needed no: it boots nothing, so nothing has to be built before it
 #   hugepages, smp, numa, mem, vanilla, icount, append=()   the machine (as ./gmem run)
 #   timeout       seconds (120); scaled by architecture and variant
+#   boot_once     yes: something is tested before init, so a boot that hangs is a result
 #   plan          required, or checked if there is one (optional), or none
 #   pools         yes: the huge page counters must come back (no: it does not care)
 #   expect_splat=() require_splat=() expect_taint   what the console may, must show
@@ -32,6 +33,7 @@ test_file() {
 load_test() {
 	DESCRIPTION="" level=short archs=x86_64 variants="default debug" selftests=""
 	hugepages="" smp=2 numa=1 mem="" vanilla="" icount="" timeout=120 kernel_needed=yes plan=optional pools=yes
+	boot_once=no
 	expect_taint="" files=() cmd=() host_cmd=() append=() expect_splat=() require_splat=()
 	# shellcheck source=/dev/null
 	. "$(test_file "$1")"
@@ -61,6 +63,7 @@ test_args() {
 	for f in ${expect_splat[@]+"${expect_splat[@]}"}; do run_args+=(--expect-splat "$f"); done
 	for f in ${require_splat[@]+"${require_splat[@]}"}; do run_args+=(--require-splat "$f"); done
 	[[ ! $expect_taint ]] || run_args+=(--expect-taint "$expect_taint")
+	[[ $boot_once != yes ]] || run_args+=(--boot-once)
 	[[ $pools != yes ]] || run_args+=(--pools)
 	case $plan in
 	required) run_args+=(--plan) ;;

@@ -21,3 +21,18 @@ scale() {
 scaled() {
 	echo $(($1 * $(scale "$opt_arch" "$opt_variant" "$opt_icount") / 100))
 }
+
+# load_percent: how much longer everything takes because of what else runs on this machine:
+# tasks per processor, at least 100 and at most 400.
+load_percent() {
+	local load percent
+	read -r load _ </proc/loadavg
+	percent=$((10#${load/./} / $(nproc)))
+	echo $((percent < 100 ? 100 : percent > 400 ? 400 : percent))
+}
+
+# init_limit: seconds a boot has to reach init. One that takes longer has hung, and it is
+# better to know early: that is much less than boot_seconds, which is for a machine that moves.
+init_limit() {
+	echo "${GMEM_INIT_SECONDS:-$(($(scaled "$init_seconds") * $(load_percent) / 100))}"
+}
