@@ -143,12 +143,19 @@ kept_drop() {
 	rm -rf "${kept_dir:?}/${words[1]}"
 }
 
-# kept_totals ARGUMENTS: what several sittings add up to.
+# all_content: what is in both trees.
+all_content() {
+	content_of "$tree" && content_of "$GMEM_TOP" && ktree rev-parse HEAD
+}
+
+# kept_totals CONTENT ARGUMENTS: what several sittings add up to, if all_content was CONTENT when
+# this one began.
 kept_totals() {
 	local oldest text="complete: each item passed, or was skipped, as it is now"
 	oldest=$(find "$check_dir" -name '*.when' -exec cat {} + | sort)
 	oldest=${oldest%%$'\n'*}
+	[[ $1 && $1 == "$(all_content)" ]] || text="not complete: there were changes meanwhile (again: the same command)"
 	((!ktap_fail)) || text="not complete: $ktap_fail failed"
-	echo "./gmem check $1: $(find "$check_dir" -name '*.when' | wc -l) of ${#items[@]} items from" \
+	echo "./gmem check $2: $(find "$check_dir" -name '*.when' | wc -l) of ${#items[@]} items from" \
 		"earlier runs${oldest:+, the oldest of $oldest}; $text"
 }
