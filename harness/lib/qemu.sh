@@ -25,8 +25,6 @@ machine_memory() {
 boot_line() {
 	local line="console=$console printk.devkmsg=on panic=-1 oops=panic" entry
 	[[ -z $cmdline ]] || line+=" $cmdline"
-	# Where instructions are counted there is one thread, and it loses nothing.
-	[[ -z $tick || $opt_icount ]] || line+=" $tick"
 	for entry in ${opt_hugepages//,/ }; do
 		line+=" hugepagesz=${entry%=*} hugepages=${entry#*=}"
 	done
