@@ -82,6 +82,8 @@ static void guestmem_check_tail(struct guestmem_check *c, struct folio *folio,
 		guestmem_bad(c, page, "tail of another folio");
 	if (page->flags.f & PAGE_FLAGS_CHECK_AT_PREP && i > 1)
 		guestmem_bad(c, page, "tail with flags 0x%lx", page->flags.f);
+	if (PageHWPoison(page))
+		guestmem_bad(c, page, "tail with poison");
 	if (page_ref_count(page))
 		guestmem_bad(c, page, "tail with refcount %d", page_ref_count(page));
 	/* Pages 1 to 3 have other uses. */
@@ -91,6 +93,19 @@ static void guestmem_check_tail(struct guestmem_check *c, struct folio *folio,
 		guestmem_bad(c, page, "tail with private 0x%lx", page->private);
 	if (page_to_nid(page) != folio_nid(folio) || page_zonenum(page) != folio_zonenum(folio))
 		guestmem_bad(c, page, "tail in another zone");
+}
+
+/* The flag says that the list has a page of the folio. */
+static bool guestmem_poison_is_consistent(struct folio *folio)
+{
+	unsigned long pfn = folio_pfn(folio);
+	struct guestmem_origin *origin;
+
+	guard(spinlock_irq)(&hugetlb_lock);
+
+	origin = guestmem_origin_find(pfn);
+	return folio_test_hwpoison(folio) ==
+	       guestmem_origin_is_poisoned(origin, pfn, folio_nr_pages(folio));
 }
 
 /* A folio of the page cache. */
@@ -113,6 +128,8 @@ static void guestmem_check_piece(struct guestmem_check *c, struct folio *folio,
 		guestmem_bad(c, page, "large and mapped");
 	if (!folio_test_uptodate(folio))
 		guestmem_bad(c, page, "not up to date");
+	if (!guestmem_poison_is_consistent(folio))
+		guestmem_bad(c, page, "poison");
 	if (folio_test_lru(folio) || folio_test_private(folio) || folio->private)
 		guestmem_bad(c, page, "on the LRU or private");
 #ifdef CONFIG_MEMCG

@@ -61,7 +61,6 @@
 #include <linux/slab.h>
 #include <linux/swap.h>
 #include <linux/wait_bit.h>
-#include <linux/workqueue.h>
 
 #include "guestmem_internal.h"
 #include "hugetlb_internal.h"
@@ -73,10 +72,8 @@
  * @spool: the reservation
  * @h_cg_rsvd: hugetlb cgroup that is charged for the reservation
  * @nr_units: size of the file, and of @busy
- * @nr_late: number of units that were removed while somebody had a reference to a
- *	piece, and still has
+ * @late: units that have left the file in pieces
  * @files: entry in guestmem_hugetlb_files
- * @release_work: used when the file is gone but a unit isn't
  * @busy: a bit per unit, set by the task that is allocating the unit
  */
 struct guestmem_hugetlb {
@@ -84,9 +81,8 @@ struct guestmem_hugetlb {
 	struct hugepage_subpool *spool;
 	struct hugetlb_cgroup *h_cg_rsvd;
 	unsigned long nr_units;
-	atomic_long_t nr_late;
+	struct guestmem_late *late;
 	struct list_head files;
-	struct delayed_work release_work;
 	unsigned long *busy;
 };
 
@@ -97,10 +93,19 @@ static DEFINE_MUTEX(guestmem_hugetlb_files_lock);
 /* How long to wait for a unit that somebody has a reference to a piece of. */
 #define GMH_LATE_TIMEOUT	(HZ / 10)
 
+/* How long to wait for any unit that has left the file. */
+#define GMH_UNIT_TIMEOUT	(30 * HZ)
+
 static unsigned long gmh_rsvd_base_pages(const struct guestmem_hugetlb *gh)
 {
 	return gh->nr_units << huge_page_order(gh->h);
 }
+
+/* How long a file that is gone waits for a page that is half way back to the pool. */
+#define GMH_SETTLE_TICKS	10
+
+/* How many free pages to look at with interrupts disabled. */
+#define GMH_FREE_BATCH		256UL
 
 /* Is there any memory that FOLL_LONGTERM refuses? */
 static bool gmh_has_unpinnable_memory(void)
@@ -119,18 +124,44 @@ static bool gmh_has_unpinnable_memory(void)
 }
 
 /*
+ * Look at the first free pages of a node, and let them change places with the others.
+ * Returns how many there are that units can be made of.
+ */
+static unsigned long gmh_count_pinnable(struct hstate *h, int nid, unsigned long nr)
+{
+	struct list_head *head = &h->hugepage_freelists[nid], *last = NULL;
+	unsigned long nr_found = 0;
+	struct folio *folio;
+
+	guard(spinlock_irq)(&hugetlb_lock);
+
+	list_for_each_entry(folio, head, lru) {
+		if (!nr--)
+			break;
+		if (folio_is_longterm_pinnable(folio) && !folio_test_hwpoison(folio))
+			nr_found++;
+		last = &folio->lru;
+	}
+	if (last)
+		list_rotate_to_front(last->next == head ? head->next : last->next, head);
+
+	return nr_found;
+}
+
+/*
  * The global reservation counts pages of any kind, units are of one kind only.
  * Check that there are enough of those for all that files have yet to allocate.
  * Users of hugetlbfs may take them nevertheless, nothing can be done about that
  * here, but a file that can't ever get its units is refused when it is created.
- * The list is as long as the pool is large, so don't look at it without reason,
- * and no further than necessary.
+ * The lists are as long as the pool is large, so don't look at them without reason,
+ * no further than necessary, and at a few pages at a time.  The number is an estimate
+ * if pages come and go meanwhile.
  */
 static bool gmh_pool_is_pinnable(struct hstate *h)
 {
 	unsigned long nr_needed = 0, nr_found = 0;
+	unsigned long nr_left, nr;
 	struct guestmem_hugetlb *gh;
-	struct folio *folio;
 	int nid;
 
 	lockdep_assert_held(&guestmem_hugetlb_files_lock);
@@ -144,16 +175,12 @@ static bool gmh_pool_is_pinnable(struct hstate *h)
 	}
 
 	for_each_node_state(nid, N_MEMORY) {
-		spin_lock_irq(&hugetlb_lock);
-		list_for_each_entry(folio, &h->hugepage_freelists[nid], lru) {
-			if (nr_found >= nr_needed)
-				break;
-			if (folio_is_longterm_pinnable(folio) &&
-			    !folio_test_hwpoison(folio))
-				nr_found++;
+		nr_left = READ_ONCE(h->free_huge_pages_node[nid]);
+		for (; nr_left && nr_found < nr_needed; nr_left -= nr) {
+			nr = min(nr_left, GMH_FREE_BATCH);
+			nr_found += gmh_count_pinnable(h, nid, nr);
+			cond_resched();
 		}
-		spin_unlock_irq(&hugetlb_lock);
-		cond_resched();
 	}
 
 	return nr_found >= nr_needed;
@@ -195,52 +222,45 @@ err_uncharge:
 	return -ENOMEM;
 }
 
+/*
+ * free_huge_folio() returns a page to the subpool first and to the global reservation a
+ * moment later, and no lock is held in between.  Subtracting the former from the latter
+ * must not make it negative.
+ */
+static void gmh_wait_for_reservation(struct hstate *h, unsigned long nr)
+{
+	int i;
+
+	for (i = 0; i < GMH_SETTLE_TICKS && READ_ONCE(h->resv_huge_pages) < nr; i++)
+		schedule_timeout_uninterruptible(1);
+}
+
+/*
+ * Give up the reservation and its charge, no matter whether units are still in use:
+ * these are taken from the pool, and no reservation has them when they return.  From here
+ * on, the subpool has nothing but their number, and is freed with the last of them.
+ */
 static void gmh_unreserve(struct guestmem_hugetlb *gh)
 {
+	struct hugepage_subpool *spool = gh->spool;
+	long nr;
+
 	mutex_lock(&guestmem_hugetlb_files_lock);
 	list_del(&gh->files);
 	mutex_unlock(&guestmem_hugetlb_files_lock);
 
-	hugepage_put_subpool(gh->spool);
+	spin_lock_irq(&spool->lock);
+	nr = spool->rsv_hpages;
+	spool->rsv_hpages = 0;
+	spool->min_hpages = -1;
+	spin_unlock_irq(&spool->lock);
+
+	gmh_wait_for_reservation(gh->h, nr);
+	hugetlb_acct_memory(gh->h, -nr);
+	hugepage_put_subpool(spool);
 	hugetlb_cgroup_uncharge_cgroup_rsvd(hstate_index(gh->h),
 					    gmh_rsvd_base_pages(gh),
 					    gh->h_cg_rsvd);
-}
-
-/* Give back what is left of a file.  Returns false if a unit is still in use. */
-static bool gmh_try_release(struct guestmem_hugetlb *gh)
-{
-	struct hugepage_subpool *spool = gh->spool;
-	bool settled;
-
-	/*
-	 * The last page would release the subpool in free_huge_folio(), which
-	 * may be called in any context, whereas giving up a reservation may
-	 * sleep.  So hold on to the subpool until all pages are back.  The page
-	 * returns to the subpool first, and to the global reservation, which
-	 * this is going to be subtracted from, a moment later.
-	 */
-	spin_lock_irq(&hugetlb_lock);
-	settled = !READ_ONCE(spool->used_hpages) &&
-		  gh->h->resv_huge_pages >= READ_ONCE(spool->rsv_hpages);
-	spin_unlock_irq(&hugetlb_lock);
-	if (!settled)
-		return false;
-
-	gmh_unreserve(gh);
-	kvfree(gh->busy);
-	kfree(gh);
-	return true;
-}
-
-static void gmh_release_work(struct work_struct *work)
-{
-	struct guestmem_hugetlb *gh = container_of(to_delayed_work(work),
-						   struct guestmem_hugetlb,
-						   release_work);
-
-	if (!gmh_try_release(gh))
-		schedule_delayed_work(&gh->release_work, HZ);
 }
 
 /**
@@ -280,11 +300,15 @@ struct guestmem_hugetlb *guestmem_hugetlb_create(loff_t size, unsigned int size_
 
 	gh->h = h;
 	gh->nr_units = size >> huge_page_shift(h);
-	INIT_DELAYED_WORK(&gh->release_work, gmh_release_work);
+	gh->late = guestmem_late_alloc();
+	if (!gh->late) {
+		ret = -ENOMEM;
+		goto err_free;
+	}
 
 	ret = gmh_reserve(gh);
 	if (ret)
-		goto err_free;
+		goto err_late;
 
 	/* Only now is the size known to be sane. */
 	gh->busy = kvcalloc(BITS_TO_LONGS(gh->nr_units), sizeof(*gh->busy),
@@ -298,6 +322,8 @@ struct guestmem_hugetlb *guestmem_hugetlb_create(loff_t size, unsigned int size_
 
 err_unreserve:
 	gmh_unreserve(gh);
+err_late:
+	guestmem_late_put(gh->late);
 err_free:
 	kfree(gh);
 	return ERR_PTR(ret);
@@ -308,16 +334,18 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_create);
  * guestmem_hugetlb_destroy - give up the reservation of a file
  * @gh: the reservation
  *
- * The file is gone, or doesn't exist yet, and so are all of its units, except
- * for those that somebody else, e.g. memory_failure(), has a reference to: the
- * reservation outlives the file until these are back.
+ * The file is gone, or doesn't exist yet, and so are all of its units.  A unit that is
+ * still in use, e.g. because a piece of it is pinned, doesn't keep any other unit, nor
+ * the charge for the reservation: it is the only page that the pool lacks.
  *
  * Context: may sleep.
  */
 void guestmem_hugetlb_destroy(struct guestmem_hugetlb *gh)
 {
-	if (!gmh_try_release(gh))
-		schedule_delayed_work(&gh->release_work, 1);
+	gmh_unreserve(gh);
+	guestmem_late_put(gh->late);
+	kvfree(gh->busy);
+	kfree(gh);
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_destroy);
 
@@ -383,6 +411,62 @@ static struct folio *gmh_alloc_hugetlb_folio(struct guestmem_hugetlb *gh,
 	return folio;
 }
 
+/* Reserve a page more, up to a limit, if the pool has one and the file isn't gone. */
+static bool gmh_reserve_page(struct hugepage_subpool *spool, long limit)
+{
+	unsigned int pin_flags;
+	bool missing;
+	int ret;
+
+	pin_flags = memalloc_pin_save();
+	ret = hugetlb_acct_memory(spool->hstate, 1);
+	memalloc_pin_restore(pin_flags);
+	if (ret)
+		return false;
+
+	spin_lock_irq(&spool->lock);
+	missing = spool->min_hpages != -1 && spool->max_hpages < limit;
+	if (missing) {
+		spool->max_hpages++;
+		spool->min_hpages++;
+		spool->rsv_hpages++;
+	}
+	spin_unlock_irq(&spool->lock);
+
+	if (!missing)
+		hugetlb_acct_memory(spool->hstate, -1);
+	return true;
+}
+
+/*
+ * Try to get a reservation for another page in place of a poisoned one.  Returns true if
+ * there is a page more than before, or if there's none missing.
+ */
+static bool gmh_replace_poisoned(struct guestmem_hugetlb *gh)
+{
+	return gmh_reserve_page(gh->spool, gh->nr_units);
+}
+
+/* Whether to wait for a page that isn't in the reservation to return to it. */
+static bool gmh_page_may_return(struct guestmem_hugetlb *gh, struct address_space *mapping,
+				unsigned long start)
+{
+	struct hugepage_subpool *spool = gh->spool;
+	long nr_late = 0;
+
+	/* A reference that lasts that long is no fault's. */
+	if (time_after(jiffies, start + GMH_UNIT_TIMEOUT))
+		return false;
+
+	if (time_after(jiffies, start + GMH_LATE_TIMEOUT))
+		nr_late = atomic_long_read(&gh->late->nr_held);
+
+	/* Only if it's still exhausted, a page may have returned by now. */
+	guard(spinlock_irq)(&spool->lock);
+	return spool->used_hpages < spool->max_hpages ||
+	       spool->used_hpages - nr_late > mapping->nrpages >> huge_page_order(gh->h);
+}
+
 /*
  * Take a page out of the reservation.  That covers all units, i.e. if nothing is
  * left then a unit that was removed from the file is still in use.  In general,
@@ -397,23 +481,16 @@ static int gmh_get_reserved_page(struct guestmem_hugetlb *gh,
 				 struct address_space *mapping)
 {
 	struct hugepage_subpool *spool = gh->spool;
-	unsigned int order = huge_page_order(gh->h);
-	unsigned long timeout = jiffies + GMH_LATE_TIMEOUT;
-	long nr_late;
-	bool lost;
+	unsigned long start = jiffies;
 
 	while (hugepage_subpool_get_pages(spool, 1)) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
-		nr_late = time_after(jiffies, timeout) ? atomic_long_read(&gh->nr_late) : 0;
-
-		/* Only if it's still exhausted, a page may have returned by now. */
-		spin_lock_irq(&spool->lock);
-		lost = spool->used_hpages == spool->max_hpages &&
-		       spool->used_hpages - nr_late <= mapping->nrpages >> order;
-		spin_unlock_irq(&spool->lock);
-		if (lost)
+		/* A page that was cut out of the reservation can be had from others now. */
+		if (!gmh_page_may_return(gh, mapping, start) &&
+		    (READ_ONCE(spool->max_hpages) == gh->nr_units ||
+		     !gmh_replace_poisoned(gh)))
 			return -ENOSPC;
 
 		schedule_timeout_killable(1);
@@ -450,7 +527,8 @@ static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
 	folio_clear_hugetlb_restore_reserve(folio);
 
 	folio_zero_user(folio, 0);
-	__folio_mark_uptodate(folio);
+	/* Not without atomicity, memory_failure() may poison any hugetlb folio. */
+	folio_mark_uptodate(folio);
 
 	if (wanted(mapping, start) < huge_page_order(gh->h)) {
 		ret = guestmem_add_split(mapping, folio, start, wanted);
@@ -463,19 +541,16 @@ static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
 		return filemap_get_folio(mapping, index);
 	}
 
-	__folio_set_locked(folio);
+	folio_lock(folio);
 	ret = __filemap_add_folio(mapping, folio, start, GFP_KERNEL, NULL);
 	if (ret) {
-		__folio_clear_locked(folio);
+		folio_unlock(folio);
 		folio_put(folio);
 		return ERR_PTR(ret);
 	}
 
-	/*
-	 * Lets memory_failure() take a reference.  Migration itself fails, it
-	 * refuses all inaccessible mappings.
-	 */
-	folio_set_hugetlb_migratable(folio);
+	/* From here on memory_failure() leaves it to guestmem_poison_page(). */
+	folio_set_hugetlb_guestmem(folio);
 	inode_add_bytes(mapping->host, huge_page_size(gh->h));
 	folio_unlock(folio);
 
@@ -555,23 +630,41 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_zero_folio);
 
 /**
  * guestmem_cut_reservation - give up a unit that is lost
- * @spool: the file's reservation
+ * @spool: the file's reservation, that has one page in use for the unit
  *
  * Context: any that interrupts can be enabled in.
  */
 void guestmem_cut_reservation(struct hugepage_subpool *spool)
 {
 	spin_lock_irq(&spool->lock);
+	/* The file is gone, and all that is left is the number of pages in use. */
+	if (spool->min_hpages == -1) {
+		spin_unlock_irq(&spool->lock);
+		hugepage_subpool_put_pages(spool, 1);
+		return;
+	}
+
 	spool->used_hpages--;
 	spool->max_hpages--;
 	spool->min_hpages--;
 	spin_unlock_irq(&spool->lock);
 }
 
+/**
+ * guestmem_replace_unit - give up a unit that is lost, and get another one if possible
+ * @spool: the file's reservation, that has one page in use for the unit
+ *
+ * Context: may sleep.
+ */
+void guestmem_replace_unit(struct hugepage_subpool *spool)
+{
+	gmh_reserve_page(spool, LONG_MAX);
+	guestmem_cut_reservation(spool);
+}
+
 /*
- * A poisoned page doesn't come back, in general memory_failure() keeps a
- * reference to it, and if it does nevertheless then nobody can use it.  Cut it
- * out of the reservation.
+ * From here on the folio isn't a unit of guest memory anymore.  But if it's poisoned then
+ * it's going to be dissolved, and stays one until then: cut it out of the reservation.
  */
 static bool gmh_cut_if_poisoned(struct guestmem_hugetlb *gh, struct folio *folio)
 {
@@ -582,32 +675,14 @@ static bool gmh_cut_if_poisoned(struct guestmem_hugetlb *gh, struct folio *folio
 	poisoned = folio_test_hwpoison(folio);
 	if (poisoned)
 		hugetlb_set_folio_subpool(folio, NULL);
+	else
+		folio_clear_hugetlb_guestmem(folio);
 	spin_unlock_irq(&hugetlb_lock);
 
 	if (poisoned)
 		guestmem_cut_reservation(gh->spool);
 
 	return poisoned;
-}
-
-/* Try to get a reservation for another page in place of a poisoned one. */
-static void gmh_replace_poisoned(struct guestmem_hugetlb *gh)
-{
-	struct hugepage_subpool *spool = gh->spool;
-	unsigned int pin_flags;
-	int ret;
-
-	pin_flags = memalloc_pin_save();
-	ret = hugetlb_acct_memory(gh->h, 1);
-	memalloc_pin_restore(pin_flags);
-	if (ret)
-		return;
-
-	spin_lock_irq(&spool->lock);
-	spool->max_hpages++;
-	spool->min_hpages++;
-	spool->rsv_hpages++;
-	spin_unlock_irq(&spool->lock);
 }
 
 static void gmh_remove_folio(struct guestmem_hugetlb *gh,
@@ -633,14 +708,14 @@ static void gmh_remove_pieces(struct guestmem_hugetlb *gh,
 
 	/* Has to be there before the last piece is gone. */
 	origin = guestmem_origin_find(folio_pfn(folio));
-	if (guestmem_has_poison(&folio->page, pages_per_huge_page(gh->h))) {
+	if (guestmem_origin_is_poisoned(origin, origin->pfn, pages_per_huge_page(gh->h))) {
 		origin->spool = NULL;
 		guestmem_cut_reservation(gh->spool);
 		if (may_replace)
 			gmh_replace_poisoned(gh);
+		guestmem_late_add(gh->late, origin, false);
 	} else {
-		origin->nr_late = &gh->nr_late;
-		atomic_long_inc(&gh->nr_late);
+		guestmem_late_add(gh->late, origin, true);
 	}
 	folio_put(folio);
 
@@ -678,49 +753,6 @@ static void gmh_unmap_pieces(struct guestmem_hugetlb *gh, struct address_space *
 	}
 }
 
-/*
- * Drop the last reference to a unit, in general.  If it was split lately then it has
- * more struct pages than it needs, and it takes a while until they may be freed.
- */
-static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio,
-			 bool may_replace)
-{
-	struct guestmem_origin *origin;
-	bool hidden;
-	int tries;
-
-	if (folio_test_hugetlb_vmemmap_optimized(folio) || folio_test_hwpoison(folio) ||
-	    !guestmem_reshape_needs_trim(gh))
-		goto out_put;
-
-	origin = guestmem_origin_alloc(gh->h, folio_pfn(folio));
-	if (!origin)
-		goto out_put;
-
-	/* A fault that is about to find out that the unit is gone may have a reference. */
-	hidden = guestmem_hide_folio(folio);
-	for (tries = 0; !folio_ref_freeze(folio, 1); tries++) {
-		if (!guestmem_wait_for_reference(tries))
-			goto out_show;
-	}
-
-	guestmem_origin_take(origin, folio);
-	guestmem_free_folio(folio);
-	return;
-
-out_show:
-	/* As it was about to be freed nobody has looked since. */
-	if (gmh_cut_if_poisoned(gh, folio)) {
-		hidden = false;
-		if (may_replace)
-			gmh_replace_poisoned(gh);
-	}
-	guestmem_show_folio(folio, hidden);
-	guestmem_origin_free(origin);
-out_put:
-	folio_put(folio);
-}
-
 static void gmh_remove_unit(struct guestmem_hugetlb *gh,
 			    struct address_space *mapping, pgoff_t index,
 			    bool may_replace)
@@ -745,14 +777,20 @@ static void gmh_remove_unit(struct guestmem_hugetlb *gh,
 	gmh_remove_folio(gh, mapping, folio);
 	inode_sub_bytes(mapping->host, huge_page_size(gh->h));
 
+	if (!gmh_cut_if_poisoned(gh, folio)) {
+		/* If a fault still has a reference then the unit keeps its struct pages. */
+		guestmem_trim_later(gh->h, folio);
+		folio_put(folio);
+		return;
+	}
+
 	/*
 	 * No use if the file is on its way out.  Otherwise do it before the page
 	 * can become a free one.
 	 */
-	if (gmh_cut_if_poisoned(gh, folio) && may_replace)
+	if (may_replace)
 		gmh_replace_poisoned(gh);
-
-	gmh_put_unit(gh, folio, may_replace);
+	guestmem_lose_folio(folio);
 }
 
 static void gmh_unmap(struct guestmem_hugetlb *gh, struct address_space *mapping,
@@ -760,26 +798,19 @@ static void gmh_unmap(struct guestmem_hugetlb *gh, struct address_space *mapping
 {
 	unsigned long index = start;
 	struct folio *folio;
-	bool split = false;
 
 	unmap_mapping_pages(mapping, start, end - start, false);
 
 	while (xa_find(&mapping->i_pages, &index, end - 1, XA_PRESENT)) {
 		index = round_down(index, pages_per_huge_page(gh->h));
 		folio = xa_load(&mapping->i_pages, index);
-		if (!folio_test_hugetlb(folio)) {
+		if (!folio_test_hugetlb(folio))
 			gmh_unmap_pieces(gh, mapping, index);
-			split = true;
-		}
 
 		index += pages_per_huge_page(gh->h);
 		if (!index || index >= end)
 			break;
 	}
-
-	/* What was mlocked may be in a per-CPU batch. */
-	if (split)
-		lru_add_drain_all();
 }
 
 /**
@@ -842,11 +873,15 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_remove);
 
 /**
  * guestmem_hugetlb_sync - wait for units that were removed
+ * @gh: the file's reservation
  *
- * Context: may sleep for long, the caller doesn't hold any lock.
+ * Units that others have a reference to aren't waited for, nor are other files' units.
+ *
+ * Context: may sleep, the caller doesn't hold any lock.  Returns early if the task is
+ *	killed.
  */
-void guestmem_hugetlb_sync(void)
+void guestmem_hugetlb_sync(struct guestmem_hugetlb *gh)
 {
-	guestmem_origin_sync();
+	guestmem_late_sync(gh->late);
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_sync);

@@ -2,10 +2,9 @@
 /**
  * DOC: Merge
  *
- * All folios of a block that may be one folio again are replaced by it, unless
- * somebody has a reference to one of them, or a page is poisoned.  Then what is next
- * to that is merged as far as possible.  That's nothing that a caller has to deal with,
- * it may try again later.
+ * All folios of a block that may be one folio again are replaced by it, unless one of
+ * them has a reference beside those of the page cache, or has a poisoned page.  Then the
+ * blocks next to that folio are merged as far as possible.
  *
  * What was the first struct page of a piece has had a reference count, and becomes
  * that of a tail.  It remains an ordinary, writable struct page until nobody can have
@@ -14,7 +13,6 @@
 #include <linux/hugetlb.h>
 #include <linux/kvm_types.h>
 #include <linux/pagemap.h>
-#include <linux/rcupdate.h>
 
 #include "guestmem_internal.h"
 #include "hugetlb_vmemmap.h"
@@ -26,9 +24,8 @@
  * @order: order of what becomes of them
  *
  * Context: may sleep.
- * Return: true if one of the pages is poisoned.
  */
-bool guestmem_join_pages(struct page *page, unsigned int order)
+void guestmem_join_pages(struct page *page, unsigned int order)
 {
 	unsigned long nr_pages = 1UL << order, i, nr;
 
@@ -43,7 +40,7 @@ bool guestmem_join_pages(struct page *page, unsigned int order)
 			cond_resched();
 	}
 
-	return guestmem_prep_folio(page, order);
+	guestmem_prep_folio(page, order);
 }
 
 static void guestmem_unfreeze_range(struct address_space *mapping, pgoff_t start,
@@ -61,14 +58,16 @@ static void guestmem_unfreeze_range(struct address_space *mapping, pgoff_t start
 
 static bool guestmem_freeze_folio(struct folio *folio)
 {
-	if (folio_mapped(folio) || !folio_ref_freeze(folio, folio_nr_pages(folio)))
+	if (folio_mapped(folio) || folio_test_hwpoison(folio) ||
+	    !folio_ref_freeze(folio, folio_nr_pages(folio)))
 		return false;
 
 	/*
 	 * A fault that has mapped a page gave its reference away, and it's gone if the
-	 * page was unmapped since.  But the fault still has the folio lock.
+	 * page was unmapped since.  But the fault still has the folio lock.  Poison is
+	 * there before memory_failure() drops its reference.
 	 */
-	if (likely(!folio_test_locked(folio)))
+	if (likely(!folio_test_locked(folio) && !folio_test_hwpoison(folio)))
 		return true;
 
 	folio_ref_unfreeze(folio, folio_nr_pages(folio));
@@ -116,20 +115,13 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 				 unsigned int order)
 {
 	XA_STATE_ORDER(xas, &mapping->i_pages, index, order);
-	unsigned long nr_failures = 0;
 	struct guestmem_origin *origin;
-	bool frozen, poisoned, whole;
 	struct folio *folio;
+	bool frozen;
 
 	/* All of it is there, and nobody else splits or removes anything. */
 	folio = xa_load(&mapping->i_pages, index);
 	origin = guestmem_origin_find(folio_pfn(folio));
-	whole = huge_page_order(origin->h) == order;
-	if (whole)
-		nr_failures = guestmem_nr_failures();
-
-	if (guestmem_has_poison(&folio->page, 1UL << order))
-		return false;
 
 	do {
 		xas_lock_irq(&xas);
@@ -152,23 +144,17 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 	if (!frozen)
 		return false;
 
-	poisoned = guestmem_join_pages(&folio->page, order);
+	guestmem_join_pages(&folio->page, order);
 	folio->mapping = mapping;
 	folio->index = index;
 	__folio_mark_uptodate(folio);
 
-	/* What has failed just now is a piece that is as large as the unit. */
-	if (whole && !poisoned)
-		poisoned = !guestmem_origin_give(origin, folio, nr_failures);
-
-	if (!whole || poisoned) {
-		guestmem_attach(folio, mapping, folio_nr_pages(folio));
-		return !poisoned;
+	if (huge_page_order(origin->h) == order) {
+		guestmem_origin_give(origin, folio);
+		guestmem_origin_free(origin);
 	}
 
-	guestmem_origin_free(origin);
 	guestmem_attach(folio, mapping, folio_nr_pages(folio));
-	guestmem_show_folio(folio, true);
 	return true;
 }
 
@@ -177,24 +163,40 @@ static unsigned int guestmem_order_at(struct address_space *mapping, pgoff_t ind
 	return folio_order(xa_load(&mapping->i_pages, index));
 }
 
+/* Whether memory has failed in a block of a unit that is split. */
+static bool guestmem_block_is_poisoned(struct address_space *mapping, pgoff_t index,
+				       unsigned int order)
+{
+	unsigned long pfn = folio_pfn(xa_load(&mapping->i_pages, index));
+
+	return guestmem_origin_is_poisoned(guestmem_origin_find(pfn), pfn, 1UL << order);
+}
+
 /*
  * Merge a block or, if there's something in it that can't be merged, what's next to
  * that: try both halves unless they are of @min_order, i.e. have been tried before.
+ * Poison stays, i.e. returns true if nothing is left that may be merged later.
  */
 static bool guestmem_merge_blocks(struct address_space *mapping, pgoff_t index,
 				  unsigned int order, unsigned int min_order)
 {
-	if (guestmem_order_at(mapping, index) >= order ||
-	    guestmem_merge_block(mapping, index, order))
+	bool merged;
+
+	if (guestmem_order_at(mapping, index) >= order)
+		return true;
+
+	merged = guestmem_block_is_poisoned(mapping, index, order);
+	if (!merged && guestmem_merge_block(mapping, index, order))
 		return true;
 
 	cond_resched();
 	if (--order > min_order) {
-		guestmem_merge_blocks(mapping, index, order, min_order);
-		guestmem_merge_blocks(mapping, index + (1UL << order), order, min_order);
+		merged &= guestmem_merge_blocks(mapping, index, order, min_order);
+		merged &= guestmem_merge_blocks(mapping, index + (1UL << order), order,
+						min_order);
 	}
 
-	return false;
+	return merged;
 }
 
 /* What can't be merged is of no use to the caller unless it wants it @partly merged. */
@@ -233,9 +235,9 @@ static bool guestmem_merge(struct address_space *mapping, pgoff_t index,
  *
  * Context: may sleep.  The caller holds invalidate_lock for write, and nothing of
  *	[@lo, @hi) is mapped by user space.
- * Return: false if somebody has a reference to a folio, if there's no memory, or
- *	if a page is poisoned.  The folios in question stay as they are, and all
- *	others are merged nevertheless.
+ * Return: false if a folio that should be merged has a reference, or if there's no
+ *	memory.  Such folios stay as they are, and all others are merged.  A folio with
+ *	a poisoned page never should be merged.
  */
 bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *mapping,
 			    pgoff_t start, pgoff_t end, pgoff_t lo, pgoff_t hi)
@@ -313,23 +315,6 @@ bool guestmem_reshape_mark(struct guestmem_hugetlb *gh, struct address_space *ma
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_mark);
 
 /**
- * guestmem_reshape_barrier - wait for those who see pieces that were merged
- *
- * Turning the struct pages of tails into read-only ones must not hit somebody who
- * has found out that one of them has a reference count, when it was the head of a
- * piece, and is about to increment it: the increment is an atomic write even if
- * it finds that the count is 0 by now.  Wait until all tasks have been elsewhere.
- * It isn't enough to wait for RCU readers, as one may be preempted in between.
- *
- * Context: may sleep for long, the caller doesn't hold any lock.
- */
-void guestmem_reshape_barrier(void)
-{
-	synchronize_rcu_tasks();
-}
-EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_barrier);
-
-/**
  * guestmem_reshape_needs_trim - whether guestmem_reshape_trim() does anything
  * @gh: the file's reservation
  *
@@ -346,7 +331,7 @@ static bool guestmem_trim_unit(struct hstate *h, struct address_space *mapping,
 			       pgoff_t index)
 {
 	struct folio *folio = filemap_get_folio(mapping, index);
-	bool hidden, detached;
+	bool detached;
 
 	if (IS_ERR(folio))
 		return true;
@@ -356,13 +341,11 @@ static bool guestmem_trim_unit(struct hstate *h, struct address_space *mapping,
 		return true;
 	}
 
-	hidden = guestmem_hide_folio(folio);
 	detached = guestmem_try_detach(folio);
 	if (detached) {
 		guestmem_optimize_folio(h, folio);
 		guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
 	}
-	guestmem_show_folio(folio, hidden);
 	folio_put(folio);
 
 	return detached;
@@ -401,21 +384,12 @@ bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *ma
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_trim);
 
-/*
- * Make a hugetlb folio of a unit that is about to be removed from the file, unless
- * that takes a grace period, which is up to the one who gets the pieces.
- */
+/* Make a hugetlb folio of a unit that is about to be removed from the file. */
 bool guestmem_merge_unit(struct address_space *mapping, pgoff_t index,
 			 unsigned int order)
 {
-	struct folio *folio = xa_load(&mapping->i_pages, index);
-
-	if (hugetlb_vmemmap_optimize_enabled(guestmem_origin_find(folio_pfn(folio))->h))
+	if (guestmem_block_is_poisoned(mapping, index, order))
 		return false;
 
-	if (!guestmem_merge(mapping, index, order, false))
-		return false;
-
-	/* With a poisoned page it may be one piece. */
-	return folio_test_hugetlb(xa_load(&mapping->i_pages, index));
+	return guestmem_merge(mapping, index, order, false);
 }

@@ -13,26 +13,26 @@
  * of giving the piece to the buddy allocator.  The piece keeps type and contents
  * and waits, with a reference count of 0, until all of the unit is back.
  */
+#define pr_fmt(fmt) "guestmem: " fmt
+
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
 #include <linux/kvm_types.h>
+#include <linux/sched/signal.h>
+#include <linux/set_memory.h>
 #include <linux/slab.h>
-#include <linux/workqueue.h>
 
 #include "guestmem_internal.h"
+#include "hugetlb_internal.h"
 #include "hugetlb_vmemmap.h"
 #include "internal.h"
+#include "page_alloc.h"
 
 /* All origins by pfn, each as one entry of the unit's order.  Read under RCU. */
 static DEFINE_XARRAY(guestmem_origins);
 
 /* All origins, under hugetlb_lock. */
 static LIST_HEAD(guestmem_origin_list);
-
-/* Those whose pages are all back. */
-static LLIST_HEAD(guestmem_free_list);
-static void guestmem_free_workfn(struct work_struct *work);
-static DECLARE_WORK(guestmem_free_work, guestmem_free_workfn);
 
 static int guestmem_origin_store(struct guestmem_origin *origin, void *entry)
 {
@@ -115,65 +115,80 @@ struct guestmem_origin *guestmem_origin_next(unsigned long *pfn)
 	return xa_find(&guestmem_origins, pfn, ULONG_MAX, XA_PRESENT);
 }
 
-/* None of the range is a hugetlb folio with optimized vmemmap. */
-static bool guestmem_scan_poison(struct page *page, unsigned long nr_pages)
+/**
+ * guestmem_find_poison - look for a page that has failed
+ * @poison: list of struct raw_hwp_page, of a hugetlb folio or of an origin
+ * @pfn: the first page of a range
+ * @nr_pages: number of pages
+ *
+ * Context: any.  The caller keeps the list from being moved.
+ * Return: a page of the range, or NULL.
+ */
+struct page *guestmem_find_poison(struct llist_head *poison, unsigned long pfn,
+				  unsigned long nr_pages)
 {
-	unsigned long i;
+	struct raw_hwp_page *p;
 
-	for (i = 0; IS_ENABLED(CONFIG_MEMORY_FAILURE) && i < nr_pages; i++) {
-		if (PageHWPoison(page + i))
-			return true;
+	llist_for_each_entry(p, READ_ONCE(poison->first), node) {
+		if (page_to_pfn(p->page) - pfn < nr_pages)
+			return p->page;
 	}
 
-	return false;
+	return NULL;
 }
 
-/* Poisoned pages that units had or got while they were split, under hugetlb_lock. */
-static unsigned long guestmem_failures;
+/* The list of failed pages was lost, i.e. each page of the unit may be one. */
+static bool guestmem_is_unreliable(const struct guestmem_origin *origin)
+{
+	return test_bit(HPG_raw_hwp_unreliable, &origin->hpg_flags);
+}
 
 /**
- * guestmem_nr_failures - how many memory failures there have been
+ * guestmem_origin_is_poisoned - whether memory has failed in a part of a split unit
+ * @origin: the origin
+ * @pfn: the first page
+ * @nr_pages: how many
  *
- * Context: any that interrupts can be enabled in.
- * Return: a number for guestmem_origin_give().
+ * Context: any.  The answer is stable as long as all folios of the range are frozen.
+ * Return: true if there is a page that has failed.
  */
-unsigned long guestmem_nr_failures(void)
+bool guestmem_origin_is_poisoned(struct guestmem_origin *origin, unsigned long pfn,
+				 unsigned long nr_pages)
 {
-	guard(spinlock_irq)(&hugetlb_lock);
-
-	return guestmem_failures;
+	return guestmem_is_unreliable(origin) ||
+	       guestmem_find_poison(&origin->poison, pfn, nr_pages);
 }
 
-#ifdef CONFIG_MEMORY_FAILURE
 /**
- * guestmem_test_set_hwpoison - poison a page that isn't part of a hugetlb folio
- * @page: the page
+ * guestmem_origin_mark_poison - set PG_hwpoison of folios that have failed pages
+ * @origin: the origin
+ * @pfn: the first page of the range that has the folios
+ * @nr_pages: how many
  *
- * It may have become part of one since memory_failure() looked, by way of a merge.
- * The poison of a hugetlb folio is kept elsewhere, nobody would see the page's flag,
- * and if it's a tail it may not even be writable.
+ * As for hugetlb folios, the flag of a large piece says that there is a poisoned page,
+ * and the list says which.
  *
- * Context: any that interrupts can be enabled in.
- * Return: 1 if the page has been poisoned before, 0 if not.
- *	-EAGAIN: it's part of a hugetlb folio.
+ * Context: any.  The folios are frozen.
  */
-int guestmem_test_set_hwpoison(struct page *page)
+void guestmem_origin_mark_poison(struct guestmem_origin *origin, unsigned long pfn,
+				 unsigned long nr_pages)
 {
-	guard(spinlock_irq)(&hugetlb_lock);
+	struct raw_hwp_page *p;
+	struct folio *folio;
+	unsigned long i;
 
-	if (folio_test_hugetlb(page_folio(page)))
-		return -EAGAIN;
+	llist_for_each_entry(p, READ_ONCE(origin->poison.first), node) {
+		if (page_to_pfn(p->page) - pfn < nr_pages)
+			folio_set_hwpoison(page_folio(p->page));
+	}
 
-	if (TestSetPageHWPoison(page))
-		return 1;
-
-	/* A unit has an origin until it's a hugetlb folio again. */
-	if (guestmem_origin_find(page_to_pfn(page)))
-		WRITE_ONCE(guestmem_failures, guestmem_failures + 1);
-
-	return 0;
+	for (i = 0; guestmem_is_unreliable(origin) && i < nr_pages;
+	     i += folio_nr_pages(folio)) {
+		folio = pfn_folio(pfn + i);
+		folio_set_hwpoison(folio);
+		cond_resched();
+	}
 }
-#endif
 
 /**
  * guestmem_origin_take - move what a hugetlb folio knows to its origin
@@ -197,10 +212,9 @@ void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio)
 	folio->memcg_data = 0;
 #endif
 
-	/* Nobody can miss what is poisoned from here on. */
-	if (folio_test_hwpoison(folio))
-		WRITE_ONCE(guestmem_failures, guestmem_failures + 1);
-	folio_clear_hugetlb_hwpoison(folio);
+	/* The pieces are going to be marked one by one. */
+	origin->poison.first = __llist_del_all(raw_hwp_list_head(folio));
+	folio_clear_hwpoison(folio);
 
 	list_del_init(&folio->lru);
 	list_add(&origin->list, &guestmem_origin_list);
@@ -216,7 +230,6 @@ static void __guestmem_origin_give(struct guestmem_origin *origin, struct folio 
 
 	__folio_set_hugetlb(folio);
 	folio->private = (void *)origin->hpg_flags;
-	folio_clear_hugetlb_migratable(folio);
 	hugetlb_set_folio_subpool(folio, origin->spool);
 	set_hugetlb_cgroup(folio, origin->h_cg);
 	set_hugetlb_cgroup_rsvd(folio, origin->h_cg_rsvd);
@@ -231,79 +244,22 @@ static void __guestmem_origin_give(struct guestmem_origin *origin, struct folio 
 /**
  * guestmem_origin_give - turn a folio into the hugetlb folio that it once was
  * @origin: the origin, to be freed by the caller
- * @folio: a folio as large as that, with a reference count of 0
- * @nr_failures: guestmem_nr_failures() from before the caller looked for poison
+ * @folio: a folio as large as that, with a reference count of 0 and without poison
  *
- * Nobody else gets a reference until guestmem_show_folio() is called.
- *
- * Context: may sleep.
- * Return: false if there's a poisoned page, and the folio is what it was.
+ * Context: any that interrupts can be enabled in.
  */
-bool guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio,
-			  unsigned long nr_failures)
+void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
 {
 	spin_lock_irq(&hugetlb_lock);
-
-	/* See guestmem_test_set_hwpoison(). */
-	while (nr_failures != guestmem_failures) {
-		nr_failures = guestmem_failures;
-		spin_unlock_irq(&hugetlb_lock);
-
-		if (guestmem_scan_poison(&folio->page, folio_nr_pages(folio)))
-			return false;
-
-		spin_lock_irq(&hugetlb_lock);
-	}
-
+	VM_WARN_ON_ONCE(!llist_empty(&origin->poison));
 	__guestmem_origin_give(origin, folio);
-	spin_unlock_irq(&hugetlb_lock);
-
-	return true;
-}
-
-/**
- * guestmem_hide_folio - keep others away from a hugetlb folio
- * @folio: the folio
- *
- * memory_failure() takes a reference if the folio can be migrated.  If that fails it
- * takes the folio for a free one, and so it must not see one that is frozen.
- *
- * Context: any that interrupts can be enabled in.
- * Return: for guestmem_show_folio().  False as well if somebody else does the same.
- */
-bool guestmem_hide_folio(struct folio *folio)
-{
-	bool hidden;
-
-	spin_lock_irq(&hugetlb_lock);
-	hidden = folio_test_hugetlb_migratable(folio);
-	folio_clear_hugetlb_migratable(folio);
-	spin_unlock_irq(&hugetlb_lock);
-
-	return hidden;
-}
-
-/**
- * guestmem_show_folio - let others have a hugetlb folio again
- * @folio: the folio, not frozen
- * @hidden: what guestmem_hide_folio() has returned
- *
- * Context: any that interrupts can be enabled in.
- */
-void guestmem_show_folio(struct folio *folio, bool hidden)
-{
-	if (!hidden)
-		return;
-
-	spin_lock_irq(&hugetlb_lock);
-	folio_set_hugetlb_migratable(folio);
 	spin_unlock_irq(&hugetlb_lock);
 }
 
 /**
  * guestmem_optimize_folio - free struct pages of a hugetlb folio
  * @h: where it comes from
- * @folio: the folio, hidden and with a reference count of 0
+ * @folio: the folio, with a reference count of 0
  *
  * The first of its struct pages is copied, and must not change meanwhile.  Hence take
  * it off the list, others would write to it when they add or remove what is next to it.
@@ -347,86 +303,327 @@ void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
 }
 #endif
 
+#ifdef CONFIG_MEMORY_FAILURE
 /**
- * guestmem_has_poison - whether memory has failed in a range
- * @page: the first page, none of the range is a hugetlb folio with optimized vmemmap
- * @nr_pages: number of pages
- *
- * Takes no time if there is no poisoned page, and never was one in a split unit.
- *
- * Context: any.
- * Return: true if there is a poisoned page.
+ * struct guestmem_lost - a huge page with poison on its way out of the pool
+ * @list: entry of guestmem_lost_list
+ * @folio: the huge page, which has a reference until it has been freed
+ * @pages: the pages that have failed, once it has been freed
+ * @nr_pages: how many
+ * @unmapped: they were taken out of the direct map, see set_mce_nospec()
  */
-bool guestmem_has_poison(struct page *page, unsigned long nr_pages)
+struct guestmem_lost {
+	struct list_head list;
+	struct folio *folio;
+	struct page **pages;
+	unsigned int nr_pages;
+	bool unmapped;
+};
+
+static LIST_HEAD(guestmem_lost_list);
+static DEFINE_SPINLOCK(guestmem_lost_lock);
+static void guestmem_lost_workfn(struct work_struct *work);
+static DECLARE_DELAYED_WORK(guestmem_lost_work, guestmem_lost_workfn);
+
+/* What can't be dissolved yet lacks memory for struct pages, or has a reference. */
+#define GUESTMEM_LOST_DELAY	(HZ / 10 + 1)
+
+/* Keep the failed pages of a frozen folio in mind, hugetlb forgets them. */
+static bool guestmem_note_poison(struct guestmem_lost *lost)
 {
-	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE) ||
-	    likely(!atomic_long_read(&num_poisoned_pages) && !READ_ONCE(guestmem_failures)))
+	struct llist_head *poison = raw_hwp_list_head(lost->folio);
+	struct raw_hwp_page *p;
+	unsigned int nr = 0;
+
+	llist_for_each_entry(p, poison->first, node)
+		nr++;
+
+	lost->pages = kmalloc_objs(*lost->pages, nr);
+	if (!lost->pages)
 		return false;
 
-	return guestmem_scan_poison(page, nr_pages);
+	llist_for_each_entry(p, poison->first, node) {
+		lost->pages[lost->nr_pages++] = p->page;
+		lost->unmapped |= !kernel_page_present(p->page);
+	}
+
+	return true;
 }
-EXPORT_SYMBOL_FOR_KVM(guestmem_has_poison);
+
+/* The page allocator may write to all that is freed. */
+static void guestmem_map_poison(struct guestmem_lost *lost, bool map)
+{
+	unsigned int i;
+
+	for (i = 0; lost->unmapped && i < lost->nr_pages; i++) {
+		if (map)
+			clear_mce_nospec(page_to_pfn(lost->pages[i]));
+		else
+			set_mce_nospec(page_to_pfn(lost->pages[i]));
+	}
+}
 
 /*
- * What has a poisoned page doesn't return to the pool.  It ends as what it would be
- * if it hadn't been split: a hugetlb folio in use that memory_failure() has got a
- * reference to.
+ * Free a huge page to the pool, which doesn't allocate poisoned ones.  All that may lack
+ * memory comes first, for the free page to be dissolved at once.
  */
-static void guestmem_keep_poisoned(struct guestmem_origin *origin, struct folio *folio)
+static bool guestmem_free_lost(struct guestmem_lost *lost)
 {
-	struct hugepage_subpool *spool = origin->spool;
+	struct folio *folio = lost->folio;
 
+	if (!folio_ref_freeze(folio, 1))
+		return false;
+
+	if (hugetlb_vmemmap_restore_folio(folio_hstate(folio), folio) ||
+	    !guestmem_note_poison(lost)) {
+		folio_ref_unfreeze(folio, 1);
+		return false;
+	}
+
+	/* Until now memory_failure() has waited, and others have left it alone. */
 	spin_lock_irq(&hugetlb_lock);
-	__guestmem_origin_give(origin, folio);
-	hugetlb_set_folio_subpool(folio, NULL);
-	folio_set_hwpoison(folio);
-	folio_set_hugetlb_raw_hwp_unreliable(folio);
+	folio_clear_hugetlb_guestmem(folio);
 	spin_unlock_irq(&hugetlb_lock);
 
-	folio_ref_unfreeze(folio, 1);
-
-	if (spool)
-		guestmem_cut_reservation(spool);
+	guestmem_map_poison(lost, true);
+	free_huge_folio(folio);
+	return true;
 }
 
-/* All pages are back and nobody can have a reference: free the huge page. */
-static void guestmem_free_unit(struct guestmem_origin *origin, bool may_optimize)
+/* Dissolve a free huge page, and take a page that has failed off the buddy lists. */
+static bool guestmem_dissolve(struct guestmem_lost *lost)
 {
-	struct page *page = pfn_to_page(origin->pfn);
-	struct folio *folio = (struct folio *)page;
-	unsigned long nr_failures = guestmem_nr_failures();
+	unsigned int i;
 
-	if (guestmem_join_pages(page, huge_page_order(origin->h)) ||
-	    !guestmem_origin_give(origin, folio, nr_failures)) {
-		guestmem_keep_poisoned(origin, folio);
-		guestmem_origin_free(origin);
+	if (dissolve_free_hugetlb_folio(lost->folio))
+		return false;
+
+	for (i = 0; i < lost->nr_pages; i++) {
+		if (take_page_off_buddy(lost->pages[i]))
+			page_ref_inc(lost->pages[i]);
+		else
+			pr_err("%#lx: poisoned page has been allocated again\n",
+			       page_to_pfn(lost->pages[i]));
+	}
+	guestmem_map_poison(lost, false);
+
+	return true;
+}
+
+/*
+ * Take a huge page out of the pool, and those of its pages that have failed off the
+ * buddy lists.  Returns false if that isn't possible yet.
+ */
+static bool guestmem_try_lose(struct guestmem_lost *lost)
+{
+	struct zone *zone = folio_zone(lost->folio);
+	bool done;
+
+	if (!lost->pages && folio_ref_count(lost->folio) != 1)
+		return false;
+
+	/*
+	 * Pages go to the buddy lists right away, and not to those of a CPU.  Before the
+	 * folio is frozen: memory offlining holds the same lock, and waits for folios
+	 * that are frozen.
+	 */
+	zone_pcp_disable(zone);
+	done = (lost->pages || guestmem_free_lost(lost)) && guestmem_dissolve(lost);
+	zone_pcp_enable(zone);
+
+	return done;
+}
+
+static void guestmem_lost_workfn(struct work_struct *work)
+{
+	struct guestmem_lost *lost, *next;
+	LIST_HEAD(list);
+	LIST_HEAD(again);
+
+	spin_lock(&guestmem_lost_lock);
+	list_splice_init(&guestmem_lost_list, &list);
+	spin_unlock(&guestmem_lost_lock);
+
+	list_for_each_entry_safe(lost, next, &list, list) {
+		list_del(&lost->list);
+		if (guestmem_try_lose(lost)) {
+			kfree(lost->pages);
+			kfree(lost);
+		} else {
+			list_add(&lost->list, &again);
+		}
+		cond_resched();
+	}
+
+	if (list_empty(&again))
+		return;
+
+	spin_lock(&guestmem_lost_lock);
+	list_splice(&again, &guestmem_lost_list);
+	spin_unlock(&guestmem_lost_lock);
+	queue_delayed_work(system_dfl_wq, &guestmem_lost_work, GUESTMEM_LOST_DELAY);
+}
+
+/**
+ * guestmem_lose_folio - take a huge page with poison out of the pool
+ * @folio: the hugetlb folio, not part of a file, without a subpool, and still marked as
+ *	a unit, i.e. the failed pages don't change without memory_failure()'s reference
+ *
+ * Consumes the caller's reference.  A worker frees the huge page, dissolves it and takes
+ * the pages that have failed off the buddy lists, i.e. the number of huge pages falls by
+ * one.  If that's impossible for good then the huge page stays in use, for ever.
+ *
+ * Context: may sleep.
+ */
+void guestmem_lose_folio(struct folio *folio)
+{
+	struct guestmem_lost *lost;
+
+	if (folio_test_hugetlb_raw_hwp_unreliable(folio) ||
+	    hstate_is_gigantic_no_runtime(folio_hstate(folio))) {
+		pr_err("%#lx: huge page with a poisoned page is lost\n", folio_pfn(folio));
 		return;
 	}
 
-	/* It may have been split, and merged, and split again since it was optimized. */
-	if (may_optimize && hugetlb_vmemmap_optimize_enabled(origin->h))
-		guestmem_optimize_folio(origin->h, folio);
+	lost = kzalloc_obj(*lost, GFP_KERNEL | __GFP_NOFAIL);
+	lost->folio = folio;
+
+	spin_lock(&guestmem_lost_lock);
+	list_add(&lost->list, &guestmem_lost_list);
+	spin_unlock(&guestmem_lost_lock);
+	mod_delayed_work(system_dfl_wq, &guestmem_lost_work, 0);
+}
+#else
+void guestmem_lose_folio(struct folio *folio)
+{
+}
+#endif
+
+/*
+ * All pages are back, without references: free the huge page.  It has more struct pages
+ * than a huge page needs, and is of use to others nevertheless.
+ */
+static void guestmem_free_unit(struct guestmem_origin *origin)
+{
+	struct folio *folio = pfn_folio(origin->pfn);
+	struct hugepage_subpool *spool = NULL;
+	bool poisoned;
+
+	guestmem_join_pages(&folio->page, huge_page_order(origin->h));
+
+	/* From here on memory_failure() has another look at what the page is. */
+	spin_lock_irq(&hugetlb_lock);
+	__guestmem_origin_give(origin, folio);
+	poisoned = guestmem_origin_is_poisoned(origin, origin->pfn,
+					       pages_per_huge_page(origin->h));
+	if (poisoned) {
+		raw_hwp_list_head(folio)->first = __llist_del_all(&origin->poison);
+		folio_set_hwpoison(folio);
+		spool = origin->spool;
+		hugetlb_set_folio_subpool(folio, NULL);
+	} else {
+		folio_clear_hugetlb_guestmem(folio);
+	}
+	spin_unlock_irq(&hugetlb_lock);
+
+	if (!poisoned) {
+		guestmem_trim_later(origin->h, folio);
+		guestmem_origin_free(origin);
+		free_huge_folio(folio);
+		return;
+	}
+
 	guestmem_origin_free(origin);
-	free_huge_folio(folio);
+	/* Unless it has been done when the unit left the file. */
+	if (spool)
+		guestmem_replace_unit(spool);
+	folio_ref_unfreeze(folio, 1);
+	guestmem_lose_folio(folio);
 }
 
-static void guestmem_free_workfn(struct work_struct *work)
+static void guestmem_late_workfn(struct work_struct *work)
 {
-	struct llist_node *list = llist_del_all(&guestmem_free_list);
+	struct guestmem_late *late = container_of(work, struct guestmem_late, work);
+	struct llist_node *list = llist_del_all(&late->list);
 	struct guestmem_origin *origin, *next;
-	bool optimize = false;
-
-	llist_for_each_entry(origin, list, free_node)
-		optimize |= hugetlb_vmemmap_optimize_enabled(origin->h);
-
-	/* See guestmem_reshape_barrier(). */
-	if (optimize)
-		synchronize_rcu_tasks();
 
 	llist_for_each_entry_safe(origin, next, list, free_node) {
-		guestmem_free_unit(origin, optimize);
+		guestmem_free_unit(origin);
+		if (atomic_long_dec_and_test(&late->nr_back))
+			wake_up_all(&late->wait);
+		guestmem_late_put(late);
 		cond_resched();
 	}
+
+	guestmem_late_put(late);
+}
+
+/**
+ * guestmem_late_alloc - prepare for units that leave a file in pieces
+ *
+ * Context: may sleep.
+ * Return: what guestmem_late_add() needs, to be released with guestmem_late_put(), or
+ *	NULL.
+ */
+struct guestmem_late *guestmem_late_alloc(void)
+{
+	struct guestmem_late *late = kzalloc_obj(*late, GFP_KERNEL_ACCOUNT);
+
+	if (!late)
+		return NULL;
+
+	refcount_set(&late->refs, 1);
+	init_llist_head(&late->list);
+	INIT_WORK(&late->work, guestmem_late_workfn);
+	init_waitqueue_head(&late->wait);
+	return late;
+}
+
+/**
+ * guestmem_late_put - drop a reference to a file's units that have left it in pieces
+ * @late: the units
+ *
+ * Context: any but NMI.
+ */
+void guestmem_late_put(struct guestmem_late *late)
+{
+	if (refcount_dec_and_test(&late->refs))
+		kfree(late);
+}
+
+/**
+ * guestmem_late_add - a unit is about to leave its file in pieces
+ * @late: the file's units that have done so
+ * @origin: what the unit was, with all of its pieces in the page cache
+ * @held: count it until all pieces are back
+ *
+ * Context: any.
+ */
+void guestmem_late_add(struct guestmem_late *late, struct guestmem_origin *origin,
+		       bool held)
+{
+	refcount_inc(&late->refs);
+	origin->late = late;
+	origin->held = held;
+	if (held)
+		atomic_long_inc(&late->nr_held);
+}
+
+/**
+ * guestmem_late_sync - wait until units that are complete are in the pool
+ * @late: units of one file that have left it in pieces
+ *
+ * Returns early if the task is killed, unless it is exiting.  Doesn't wait for units
+ * that others have a reference to a piece of, nor for those of other files.
+ *
+ * Context: may sleep.
+ */
+void guestmem_late_sync(struct guestmem_late *late)
+{
+	if (current->flags & PF_EXITING)
+		wait_event(late->wait, !atomic_long_read(&late->nr_back));
+	else
+		wait_event_killable(late->wait, !atomic_long_read(&late->nr_back));
 }
 
 /**
@@ -439,6 +636,7 @@ void guestmem_free_folio(struct folio *folio)
 {
 	unsigned long nr_pages = folio_nr_pages(folio);
 	struct guestmem_origin *origin;
+	struct guestmem_late *late;
 
 	/* Can't go away before this piece is back. */
 	origin = xa_load(&guestmem_origins, folio_pfn(folio));
@@ -449,24 +647,15 @@ void guestmem_free_folio(struct folio *folio)
 	if (!atomic_long_sub_and_test(nr_pages, &origin->nr_out))
 		return;
 
-	/*
-	 * From here on it's worth waiting for the unit.  The file's reservation is there
-	 * for as long as the unit isn't.
-	 */
-	if (origin->nr_late)
-		atomic_long_dec(origin->nr_late);
+	/* From here on it's worth waiting for the unit. */
+	late = origin->late;
+	atomic_long_inc(&late->nr_back);
+	if (origin->held)
+		atomic_long_dec(&late->nr_held);
 
-	/* Always, for guestmem_origin_sync() not to miss what was added meanwhile. */
-	llist_add(&origin->free_node, &guestmem_free_list);
-	queue_work(system_dfl_wq, &guestmem_free_work);
-}
-
-/**
- * guestmem_origin_sync - wait until the huge pages that are back are free ones
- *
- * Context: may sleep.
- */
-void guestmem_origin_sync(void)
-{
-	flush_work(&guestmem_free_work);
+	/* The worker may be faster than what follows, and frees the origin. */
+	refcount_inc(&late->refs);
+	llist_add(&origin->free_node, &late->list);
+	if (!queue_work(system_dfl_wq, &late->work))
+		guestmem_late_put(late);
 }

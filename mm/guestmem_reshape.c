@@ -67,7 +67,7 @@ static void guestmem_scrub_overlays(struct page *page, unsigned int order)
 	}
 }
 
-/* A folio that isn't one anymore: leave nothing but zone, node and poison. */
+/* A folio that isn't one anymore: leave nothing but zone and node. */
 void guestmem_scrub_head(struct folio *folio)
 {
 	unsigned int order = folio_order(folio);
@@ -77,7 +77,7 @@ void guestmem_scrub_head(struct folio *folio)
 
 	guestmem_scrub_overlays(&folio->page, order);
 
-	folio->flags.f &= ~PAGE_FLAGS_CHECK_AT_PREP;
+	folio->flags.f &= ~(PAGE_FLAGS_CHECK_AT_PREP | __PG_HWPOISON);
 	folio->mapping = NULL;
 	folio->index = 0;
 	folio->private = NULL;
@@ -87,34 +87,22 @@ void guestmem_scrub_head(struct folio *folio)
 #endif
 }
 
-/* Returns true if a page is poisoned. */
-static bool guestmem_set_tails(struct page *page, struct page *end, unsigned long info)
+static void guestmem_set_tails(struct page *page, struct page *end, unsigned long info)
 {
-	unsigned long flags = 0;
-
-	for (; page < end; page++) {
+	for (; page < end; page++)
 		WRITE_ONCE(page->compound_info, info);
-		flags |= READ_ONCE(page->flags.f);
-	}
-
-	return flags & __PG_HWPOISON;
 }
 
-/*
- * Make a folio of pages that nobody else knows.  The reference count stays 0.  Returns
- * true if one of them is poisoned, see guestmem_origin_give() for those that are so just
- * a moment later.
- */
-bool guestmem_prep_folio(struct page *page, unsigned int order)
+/* Make a folio of pages without references.  The reference count stays 0. */
+void guestmem_prep_folio(struct page *page, unsigned int order)
 {
 	struct folio *folio = (struct folio *)page;
 	unsigned long i, end, info, nr_pages = 1UL << order;
-	bool poisoned = PageHWPoison(page);
 
 	page->private = 0;
 	INIT_LIST_HEAD(&page->lru);
 	if (!order)
-		return poisoned;
+		return;
 
 	__folio_set_head(folio);
 	/* All tails have the same, and there are a lot of them. */
@@ -122,12 +110,10 @@ bool guestmem_prep_folio(struct page *page, unsigned int order)
 	info = page[1].compound_info;
 	for (i = 1; i < nr_pages; i = end) {
 		end = min(nr_pages, i + GUESTMEM_RESCHED_PAGES);
-		poisoned |= guestmem_set_tails(page + i, page + end, info);
+		guestmem_set_tails(page + i, page + end, info);
 		cond_resched();
 	}
 	prep_compound_head(page, order);
-
-	return poisoned;
 }
 
 static void guestmem_prep_piece(struct page *page, unsigned int order,
@@ -376,18 +362,21 @@ static int guestmem_detach_folio(struct folio *folio, struct guestmem_split_stat
 {
 	int tries;
 
-	for (tries = 0; !__guestmem_try_detach(folio, s); tries++) {
-		if (folio_test_hugetlb(folio) && folio_test_hwpoison(folio))
-			return -EHWPOISON;
+	for (tries = 0;; tries++) {
+		if (folio_lock_killable(folio))
+			return -EINTR;
 
+		if (__guestmem_try_detach(folio, s))
+			return 0;
+
+		/* memory_failure() has a reference while it waits for the lock. */
+		folio_unlock(folio);
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
 		if (!guestmem_wait_for_reference(tries))
 			return -EAGAIN;
 	}
-
-	return 0;
 }
 
 /* Prepare to split one folio.  Consumes the caller's reference on success. */
@@ -417,15 +406,9 @@ static int guestmem_prepare_folio(struct guestmem_split *split,
 		}
 	}
 
-	if (folio_lock_killable(folio)) {
-		r = -EINTR;
-		goto err_origin;
-	}
-
-	split->hidden = split->origin && guestmem_hide_folio(folio);
 	r = guestmem_detach_folio(folio, &s);
 	if (r)
-		goto err_show;
+		goto err_origin;
 
 	/* From here on nobody can find the folio.  The nodes are in use. */
 	if (split->origin) {
@@ -440,8 +423,6 @@ static int guestmem_prepare_folio(struct guestmem_split *split,
 err_attach:
 	guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
 	s.nr_stages = 0;
-err_show:
-	guestmem_show_folio(folio, split->hidden);
 	folio_unlock(folio);
 err_origin:
 	if (split->origin)
@@ -461,7 +442,6 @@ static void guestmem_abort_folio(struct guestmem_split *split,
 		guestmem_optimize_folio(split->origin->h, folio);
 
 	guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
-	guestmem_show_folio(folio, split->hidden);
 	folio_unlock(folio);
 	folio_put(folio);
 
@@ -473,6 +453,7 @@ static void guestmem_commit_folio(struct guestmem_split *split,
 				  struct address_space *mapping)
 {
 	struct folio *folio = split->folio;
+	unsigned long pfn = folio_pfn(folio);
 	struct guestmem_pieces p = {
 		.mapping = mapping,
 		.index = folio->index,
@@ -484,6 +465,7 @@ static void guestmem_commit_folio(struct guestmem_split *split,
 		guestmem_origin_take(split->origin, folio);
 
 	guestmem_break_pages(&folio->page, &p);
+	guestmem_origin_mark_poison(guestmem_origin_find(pfn), pfn, 1UL << p.order);
 	guestmem_store_pieces(&folio->page, &p);
 
 	/* That's the first piece by now. */
@@ -506,7 +488,6 @@ static void guestmem_commit_folio(struct guestmem_split *split,
  * Return: 0, or an error with everything as it was.
  *	-EAGAIN: somebody has a reference to the folio.
  *	-ENOMEM: no memory for page cache, vmemmap or the folio's metadata.
- *	-EHWPOISON: a huge page with a poisoned page can't be split.
  *	-EINTR: killed.
  */
 int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *mapping,
@@ -636,12 +617,17 @@ static void guestmem_remove_placeholders(struct guestmem_pieces *p)
 	xas_unlock_irq(&xas);
 }
 
+/* A pfn walker may look at a page that was free until now, but has no use for it. */
 static int guestmem_freeze_new(struct folio *folio)
 {
-	while (!folio_ref_freeze(folio, 1)) {
+	int tries;
+
+	for (tries = 0; !folio_ref_freeze(folio, 1); tries++) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		schedule_timeout_killable(1);
+
+		if (!guestmem_wait_for_reference(tries))
+			return -ENOSPC;
 	}
 
 	return 0;
@@ -657,6 +643,7 @@ static int guestmem_freeze_new(struct folio *folio)
  * Context: may sleep.  The caller keeps others from adding the same unit.
  * Return: 0, and the caller's reference has become that of the page cache.
  *	-ENOMEM: no memory for page cache, vmemmap or the folio's metadata.
+ *	-ENOSPC: the unit turns out to be in use.
  *	-EINTR: killed.
  */
 int guestmem_add_split(struct address_space *mapping, struct folio *folio,
@@ -700,8 +687,10 @@ int guestmem_add_split(struct address_space *mapping, struct folio *folio,
 	if (r)
 		goto err_remove;
 
+	folio_set_hugetlb_guestmem(folio);
 	guestmem_origin_take(origin, folio);
 	guestmem_break_pages(&folio->page, &p);
+	guestmem_origin_mark_poison(origin, origin->pfn, 1UL << p.order);
 
 	xa_lock_irq(&mapping->i_pages);
 	mapping->nrpages += 1UL << p.order;
@@ -721,13 +710,25 @@ err_free:
 	return r;
 }
 
+/*
+ * Tell the last folio_put() where a piece belongs.  The type and the number of mappings
+ * are one and the same word: don't touch it as long as there are any.
+ */
+static bool guestmem_try_set_type(struct folio *folio)
+{
+	const unsigned int type = (unsigned int)PGTY_guestmem << 24;
+
+	return cmpxchg(&folio->page.page_type, UINT_MAX, type) == UINT_MAX;
+}
+
 /**
  * guestmem_remove_piece - remove a piece from its file
  * @mapping: the file
  * @folio: the piece, not mapped by user space
  *
- * Consumes the caller's reference.  If somebody else has one as well then the piece
- * comes back later.
+ * Consumes the caller's reference.  If others have one as well then the piece comes back
+ * later.  One that a driver has mapped on its own, which it must not do to a page of a
+ * file, isn't unmapped here and is lost.
  *
  * Context: may sleep.  The caller holds invalidate_lock for write, or is the
  *	last user of the file.
@@ -736,23 +737,33 @@ void guestmem_remove_piece(struct address_space *mapping, struct folio *folio)
 {
 	unsigned long nr_pages = folio_nr_pages(folio);
 	XA_STATE_ORDER(xas, &mapping->i_pages, folio->index, folio_order(folio));
+	bool typed;
 
 	folio_lock(folio);
 	/* A fault that was in flight may have mapped it, with the lock held. */
 	if (folio_mapped(folio))
 		unmap_mapping_folio(folio);
 
+	/*
+	 * Before it's without a mapping: TCP, e.g., maps a page that it has got a
+	 * reference to if the page has neither.
+	 */
+	typed = guestmem_try_set_type(folio);
+
 	xas_lock_irq(&xas);
 	xas_store(&xas, NULL);
-	folio->mapping = NULL;
+	WRITE_ONCE(folio->mapping, NULL);
 	mapping->nrpages -= nr_pages;
 	xas_unlock_irq(&xas);
 
 	if (mapping->a_ops->free_folio)
 		mapping->a_ops->free_folio(folio);
 
-	/* Whoever drops the last reference gives the piece back to its origin. */
-	__folio_set_guestmem(folio);
 	folio_unlock(folio);
-	folio_put_refs(folio, nr_pages + 1);
+
+	if (typed)
+		folio_put_refs(folio, nr_pages + 1);
+	else
+		pr_warn_ratelimited("pfn %#lx is still mapped, and lost with its huge page\n",
+				    folio_pfn(folio));
 }

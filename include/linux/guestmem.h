@@ -23,6 +23,7 @@ struct guestmem_hugetlb;
 struct guestmem_origin;
 struct hstate;
 struct hugetlb_cgroup;
+struct raw_hwp_page;
 struct shared_policy;
 
 /**
@@ -42,13 +43,11 @@ typedef unsigned int (*guestmem_wanted_fn)(struct address_space *mapping,
  * @folio: the folio, which nobody else can find
  * @origin: what takes its metadata if it is a hugetlb folio
  * @cuts: where, may be one and the same
- * @hidden: what guestmem_hide_folio() has returned
  */
 struct guestmem_split {
 	struct folio *folio;
 	struct guestmem_origin *origin;
 	pgoff_t cuts[2];
-	bool hidden;
 };
 
 /**
@@ -82,8 +81,11 @@ void guestmem_hugetlb_unmap(struct guestmem_hugetlb *gh, struct address_space *m
 void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 			     struct address_space *mapping,
 			     pgoff_t start, pgoff_t end);
-void guestmem_hugetlb_sync(void);
-bool guestmem_has_poison(struct page *page, unsigned long nr_pages);
+void guestmem_hugetlb_sync(struct guestmem_hugetlb *gh);
+bool guestmem_page_is_poisoned(struct folio *folio, pgoff_t index);
+pgoff_t guestmem_next_poison(struct folio *folio, pgoff_t index);
+int guestmem_isolate_poison(struct address_space *mapping, pgoff_t index,
+			    pgoff_t *err_index);
 
 int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *mapping,
 			     pgoff_t start, pgoff_t end, pgoff_t *err_index);
@@ -94,14 +96,18 @@ bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *m
 bool guestmem_reshape_needs_trim(struct guestmem_hugetlb *gh);
 bool guestmem_reshape_mark(struct guestmem_hugetlb *gh, struct address_space *mapping,
 			   pgoff_t start, pgoff_t end);
-void guestmem_reshape_barrier(void);
+bool guestmem_reshape_barrier(const bool *cancelled);
+void guestmem_reshape_cancel(bool *cancelled);
 bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *mapping,
 			   pgoff_t start, pgoff_t end);
 
 /* For mm only. */
 void guestmem_free_folio(struct folio *folio);
 void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg);
+bool guestmem_is_unit(struct page *page);
 int guestmem_test_set_hwpoison(struct page *page);
+struct folio *guestmem_get_folio(struct page *page, struct raw_hwp_page *raw_hwp);
+int guestmem_poison_page(struct folio *folio, struct raw_hwp_page *raw_hwp);
 #else
 static inline struct guestmem_hugetlb *guestmem_hugetlb_create(loff_t size,
 							       unsigned int size_log2)
@@ -151,13 +157,24 @@ static inline void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 {
 }
 
-static inline void guestmem_hugetlb_sync(void)
+static inline void guestmem_hugetlb_sync(struct guestmem_hugetlb *gh)
 {
 }
 
-static inline bool guestmem_has_poison(struct page *page, unsigned long nr_pages)
+static inline bool guestmem_page_is_poisoned(struct folio *folio, pgoff_t index)
 {
-	return false;
+	return folio_test_hwpoison(folio);
+}
+
+static inline pgoff_t guestmem_next_poison(struct folio *folio, pgoff_t index)
+{
+	return index == folio->index && folio_test_hwpoison(folio) ? index : ULONG_MAX;
+}
+
+static inline int guestmem_isolate_poison(struct address_space *mapping,
+					  pgoff_t index, pgoff_t *err_index)
+{
+	return 0;
 }
 
 static inline int guestmem_reshape_prepare(struct guestmem_reshape *r,
@@ -196,7 +213,12 @@ static inline bool guestmem_reshape_mark(struct guestmem_hugetlb *gh,
 	return false;
 }
 
-static inline void guestmem_reshape_barrier(void)
+static inline bool guestmem_reshape_barrier(const bool *cancelled)
+{
+	return true;
+}
+
+static inline void guestmem_reshape_cancel(bool *cancelled)
 {
 }
 
@@ -215,10 +237,27 @@ static inline void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup 
 {
 }
 
+static inline bool guestmem_is_unit(struct page *page)
+{
+	return false;
+}
+
 #ifdef CONFIG_MEMORY_FAILURE
 static inline int guestmem_test_set_hwpoison(struct page *page)
 {
 	return TestSetPageHWPoison(page);
+}
+
+static inline struct folio *guestmem_get_folio(struct page *page,
+					       struct raw_hwp_page *raw_hwp)
+{
+	return ERR_PTR(-ENOENT);
+}
+
+static inline int guestmem_poison_page(struct folio *folio,
+				       struct raw_hwp_page *raw_hwp)
+{
+	return -ENOENT;
 }
 #endif
 #endif /* CONFIG_GUESTMEM_HUGETLB */

@@ -22,10 +22,12 @@
 #include <linux/vmalloc.h>
 
 #include "../guestmem_internal.h"
+#include "../internal.h"
 
 #define MAX_UNITS	3
 #define NR_READERS	2
 #define NR_TRIMS	40
+#define NR_FAILURES	16
 #define TEST_MAGIC	0x67756573
 
 static unsigned long long seed;
@@ -47,6 +49,7 @@ static const struct test_size test_sizes[] = {
 /* What the model knows of a page. */
 struct model_page {
 	bool shared;
+	bool poisoned;
 	/* Log2 of the size of the folio. */
 	u8 order;
 };
@@ -67,13 +70,14 @@ struct reshape_test {
 	const struct test_size *size;
 	struct task_struct *readers[NR_READERS];
 	struct page *page;
-	unsigned long nr_poisoned;
+	int nr_poisoned;
+	int nr_lost;
 };
 
 /* For guestmem_wanted_fn, which doesn't have an argument for it. */
 static struct reshape_test *current_test;
 
-/* The largest naturally aligned block of pages that all are what @index is. */
+/* The largest naturally aligned block of pages that all are what @index is, and not poisoned. */
 static unsigned int model_uniform_order(struct reshape_test *t, pgoff_t index)
 {
 	unsigned int order;
@@ -82,7 +86,8 @@ static unsigned int model_uniform_order(struct reshape_test *t, pgoff_t index)
 	for (order = 0; order < t->unit_order; order++) {
 		start = index & ~((2UL << order) - 1);
 		for (i = start; i < start + (2UL << order); i++) {
-			if (t->pages[i].shared != t->pages[index].shared)
+			if (t->pages[i].shared != t->pages[index].shared ||
+			    t->pages[i].poisoned)
 				return order;
 		}
 	}
@@ -229,7 +234,7 @@ static void remove_unit(struct kunit *test, int unit)
 	filemap_invalidate_lock(t->mapping);
 	guestmem_hugetlb_remove(t->gh, t->mapping, start, start + (1UL << t->unit_order));
 	filemap_invalidate_unlock(t->mapping);
-	guestmem_hugetlb_sync();
+	guestmem_hugetlb_sync(t->gh);
 
 	t->present[unit] = false;
 	reset_orders(t, unit);
@@ -455,7 +460,11 @@ static void test_late(struct kunit *test)
 	struct page *page;
 	bool optimized;
 
-	/* It comes back as it was, i.e. with no more struct pages than before. */
+	/*
+	 * It ends as it was, i.e. with no more struct pages than before.  What an earlier
+	 * test has returned may have too many for a while.
+	 */
+	guestmem_reshape_barrier(NULL);
 	get_unit(test, 0);
 	folio = filemap_get_folio(t->mapping, 0);
 	optimized = folio_test_hugetlb_vmemmap_optimized(folio);
@@ -475,8 +484,9 @@ static void test_late(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, folio->mapping);
 
 	folio_put(folio);
-	guestmem_origin_sync();
+	guestmem_hugetlb_sync(t->gh);
 	KUNIT_EXPECT_EQ(test, t->h->free_huge_pages, nr_free + 1);
+	guestmem_reshape_barrier(NULL);
 	folio = page_folio(page);
 	KUNIT_EXPECT_TRUE(test, folio_test_hugetlb(folio));
 	KUNIT_EXPECT_EQ(test, folio_test_hugetlb_vmemmap_optimized(folio), optimized);
@@ -541,7 +551,7 @@ static bool try_trim(struct kunit *test)
 	guestmem_reshape_mark(t->gh, t->mapping, 0, t->nr_pages);
 	filemap_invalidate_unlock(t->mapping);
 
-	guestmem_reshape_barrier();
+	guestmem_reshape_barrier(NULL);
 
 	filemap_invalidate_lock(t->mapping);
 	trimmed = guestmem_reshape_trim(t->gh, t->mapping, 0, t->nr_pages);
@@ -598,20 +608,39 @@ static void test_readers(struct kunit *test)
 	folio_put(folio);
 }
 
-/* What memory_failure() does first, to any page of a unit, and then not quite so. */
+/* Poison a page as memory_failure() does. */
+static void poison_page(struct reshape_test *t, pgoff_t index)
+{
+	struct raw_hwp_page *raw_hwp = kzalloc_obj(*raw_hwp);
+	struct folio *folio;
+
+	if (!raw_hwp)
+		return;
+
+	raw_hwp->page = t->page + index;
+	folio = guestmem_get_folio(raw_hwp->page, raw_hwp);
+	if (WARN_ON_ONCE(IS_ERR_OR_NULL(folio)))
+		return;
+
+	folio_lock(folio);
+	if (guestmem_poison_page(folio, raw_hwp)) {
+		kfree(raw_hwp);
+	} else {
+		t->pages[index].poisoned = true;
+		WRITE_ONCE(t->nr_poisoned, t->nr_poisoned + 1);
+	}
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
 static int poisoner(void *data)
 {
 	struct reshape_test *t = data;
 	u32 mask = (1U << t->unit_order) - 1;
-	struct page *page;
 
 	while (!kthread_should_stop()) {
-		page = t->page + (get_random_u32() & mask);
-		if (!guestmem_test_set_hwpoison(page)) {
-			t->nr_poisoned++;
-			fsleep(100);
-			ClearPageHWPoison(page);
-		}
+		if (t->nr_poisoned < NR_FAILURES)
+			poison_page(t, get_random_u32() & mask);
 		/* For what takes microseconds and for what takes milliseconds. */
 		fsleep(1UL << (get_random_u32() % 17));
 	}
@@ -619,45 +648,73 @@ static int poisoner(void *data)
 	return 0;
 }
 
-static bool any_poison(struct page *page, pgoff_t nr)
-{
-	pgoff_t i;
-
-	for (i = 0; i < nr; i++) {
-		if (PageHWPoison(page + i))
-			return true;
-	}
-
-	return false;
-}
-
+/* A page is split off, which others may be in the way of, and merged. */
 static bool flip_page(struct kunit *test, pgoff_t index)
 {
 	struct reshape_test *t = test->priv;
 	struct guestmem_reshape reshape;
 	pgoff_t err_index;
-	bool merged;
+	int r;
 
 	filemap_invalidate_lock(t->mapping);
-	KUNIT_ASSERT_EQ(test, 0, guestmem_reshape_prepare(&reshape, t->mapping, index,
-							  index + 1, &err_index));
-	guestmem_reshape_commit(&reshape);
-	merged = guestmem_reshape_merge(t->gh, t->mapping, index, index + 1, 0,
-					1UL << t->unit_order);
+	r = guestmem_reshape_prepare(&reshape, t->mapping, index, index + 1, &err_index);
+	if (!r) {
+		guestmem_reshape_commit(&reshape);
+		guestmem_reshape_merge(t->gh, t->mapping, index, index + 1, 0,
+				       1UL << t->unit_order);
+	}
 	filemap_invalidate_unlock(t->mapping);
+	cond_resched();
 
-	return merged;
+	return !r;
 }
 
-/* Memory that fails while a unit is merged: it isn't whole again without anybody noticing. */
+static void check_poison(struct kunit *test)
+{
+	struct reshape_test *t = test->priv;
+	struct folio *folio;
+	pgoff_t i;
+
+	for (i = 0; i < 1UL << t->unit_order; i++) {
+		folio = filemap_get_folio(t->mapping, i);
+		KUNIT_ASSERT_EQ_MSG(test, guestmem_page_is_poisoned(folio, i),
+				    t->pages[i].poisoned, "page %lu", i);
+		folio_put(folio);
+		cond_resched();
+	}
+}
+
+/* The huge page is gone, and so are the poisoned pages.  All others are of use. */
+static void check_lost(struct kunit *test, unsigned long nr_huge_pages)
+{
+	struct reshape_test *t = test->priv;
+	unsigned long timeout = jiffies + 5 * HZ;
+	pgoff_t i;
+
+	while (t->h->nr_huge_pages == nr_huge_pages && time_before(jiffies, timeout))
+		msleep(20);
+
+	KUNIT_ASSERT_EQ(test, t->h->nr_huge_pages, nr_huge_pages - 1);
+	t->nr_lost = 1;
+	msleep(200);
+
+	for (i = 0; i < 1UL << t->unit_order; i++) {
+		KUNIT_ASSERT_EQ_MSG(test, PageHWPoison(t->page + i), t->pages[i].poisoned,
+				    "page %lu", i);
+		if (t->pages[i].poisoned)
+			KUNIT_ASSERT_EQ(test, page_count(t->page + i), 1);
+		t->pages[i].poisoned = false;
+	}
+}
+
+/* Memory fails meanwhile: no failure is lost, and the rest is split and merged around it. */
 static void test_poison(struct kunit *test)
 {
 	struct reshape_test *t = test->priv;
-	pgoff_t nr = 1UL << t->unit_order, i;
-	int nr_merged = 0, nr_failed = 0;
-	unsigned long timeout;
+	pgoff_t nr = 1UL << t->unit_order, i, err_index;
+	unsigned long nr_huge_pages, timeout;
 	struct folio *folio;
-	bool is_piece;
+	int nr_flips = 0;
 
 	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE))
 		kunit_skip(test, "needs MEMORY_FAILURE");
@@ -673,44 +730,38 @@ static void test_poison(struct kunit *test)
 	t->readers[0] = kthread_run(poisoner, t, "guestmem_poison");
 	KUNIT_ASSERT_FALSE(test, IS_ERR(t->readers[0]));
 
-	timeout = jiffies + 5 * HZ;
-	while (time_before(jiffies, timeout) && (nr_merged < 10 || nr_failed < 10)) {
-		if (flip_page(test, prandom_u32_state(&t->rnd) % nr))
-			nr_merged++;
-		else
-			nr_failed++;
-
-		/* Whole: no page of it may be marked, not even one that is a tail page now. */
-		if (folio_test_hugetlb(folio))
-			KUNIT_ASSERT_FALSE(test, any_poison(t->page, nr));
-		cond_resched();
-	}
-
-	kunit_info(test, "%lu failures, %d merged, %d not", t->nr_poisoned, nr_merged,
-		   nr_failed);
-	KUNIT_ASSERT_GT(test, nr_merged, 0);
-	KUNIT_ASSERT_GT(test, nr_failed, 0);
-
-	/* What has failed after all of it was merged: a piece, and not a hugetlb folio. */
-	timeout = jiffies + 5 * HZ;
-	do {
-		flip_page(test, prandom_u32_state(&t->rnd) % nr);
-		is_piece = !folio_test_hugetlb(folio) && folio_order(folio) == t->unit_order;
-		cond_resched();
-	} while (!is_piece && time_before(jiffies, timeout));
+	timeout = jiffies + 10 * HZ;
+	while (time_before(jiffies, timeout) && READ_ONCE(t->nr_poisoned) < NR_FAILURES)
+		nr_flips += flip_page(test, prandom_u32_state(&t->rnd) % nr);
 
 	kthread_stop(t->readers[0]);
 	t->readers[0] = NULL;
+	kunit_info(test, "%d failures, %d flips", t->nr_poisoned, nr_flips);
+	KUNIT_ASSERT_EQ(test, t->nr_poisoned, NR_FAILURES);
+	KUNIT_ASSERT_GT(test, nr_flips, NR_FAILURES);
+	check_poison(test);
 
-	/* A flag may have been lost or found, page flags aren't changed atomically. */
+	filemap_invalidate_lock(t->mapping);
 	for (i = 0; i < nr; i++)
-		ClearPageHWPoison(t->page + i);
+		KUNIT_ASSERT_EQ(test, guestmem_isolate_poison(t->mapping, i, &err_index),
+				t->pages[i].poisoned ? -EHWPOISON : 0);
+	KUNIT_ASSERT_TRUE(test, guestmem_reshape_merge(t->gh, t->mapping, 0, nr, 0, nr));
+	filemap_invalidate_unlock(t->mapping);
+	reset_orders(t, 0);
+	check_layout(test, "isolated");
 
-	/* Goes where it came from. */
-	kunit_info(test, "it's %s piece", is_piece ? "one" : "more than one");
+	for (i = 0; i < 20; i++) {
+		pgoff_t start = prandom_u32_state(&t->rnd) % nr;
+
+		convert(test, start, start + 1 + prandom_u32_state(&t->rnd) % (nr - start),
+			i % 2);
+		check_layout(test, "converted");
+	}
+	check_poison(test);
+
+	nr_huge_pages = t->h->nr_huge_pages;
 	remove_unit(test, 0);
-	KUNIT_EXPECT_TRUE(test, folio_test_hugetlb(folio));
-	check_layout(test, "removed");
+	check_lost(test, nr_huge_pages);
 }
 
 static void test_size_desc(const struct test_size *size, char *desc)
@@ -809,7 +860,7 @@ static void reshape_test_exit(struct kunit *test)
 	guestmem_hugetlb_remove(t->gh, t->mapping, 0, ULONG_MAX);
 	if (locked)
 		filemap_invalidate_unlock(t->mapping);
-	guestmem_hugetlb_sync();
+	guestmem_hugetlb_sync(t->gh);
 	guestmem_hugetlb_destroy(t->gh);
 
 out_inode:
@@ -819,7 +870,7 @@ out_inode:
 		return;
 	kern_unmount(t->mnt);
 
-	KUNIT_EXPECT_EQ(test, t->h->free_huge_pages, t->nr_free);
+	KUNIT_EXPECT_EQ(test, t->h->free_huge_pages, t->nr_free - t->nr_lost);
 	KUNIT_EXPECT_EQ(test, t->h->resv_huge_pages, t->nr_resv);
 }
 

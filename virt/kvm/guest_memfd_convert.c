@@ -55,8 +55,12 @@ module_param(gmem_in_place_conversion, bool, 0444);
  * are dropped as soon as their owner gets to run, e.g. a vCPU that has looked up
  * the folio and is about to find out that it must not map it.  Let the owner run
  * if it doesn't do so right now: all in all, this waits for a few milliseconds.
+ *
+ * On a busy host a vCPU may have to wait longer than that for a CPU.  Give it some
+ * tens of milliseconds, once, if there is a vCPU that may have the reference.
  */
 #define GMEM_MAX_TRIES		64
+#define GMEM_VCPU_TRIES		512
 #define GMEM_BUSY_TRIES		16
 #define GMEM_SLEEP_MIN_US	20
 #define GMEM_SLEEP_MAX_US	100
@@ -93,29 +97,43 @@ static bool gmem_folio_is_unused(struct folio *folio)
 	       folio_ref_count(folio) == folio_expected_ref_count(folio) + 1;
 }
 
-static int gmem_wait_for_folio(struct folio *folio, enum lru_cache_drained *drained)
+/* Whether a reference to the folio may be that of a vCPU. */
+static bool gmem_vcpu_may_use(struct inode *inode, struct folio *folio)
 {
+	return !folio_maybe_dma_pinned(folio) && kvm_gmem_vcpu_is_running(inode);
+}
+
+static int gmem_wait_for_folio(struct gmem_conversion *c, struct folio *folio,
+			       enum lru_cache_drained *drained)
+{
+	struct inode *inode = c->inode;
 	int tries;
 
 	for (tries = 0; !gmem_folio_is_unused(folio); tries++) {
 		/*
-		 * memory_failure() keeps a reference, and nobody can access what
-		 * is poisoned.
+		 * memory_failure() keeps a reference to ordinary folios, which can't
+		 * be told from others, and poisoned memory is never accessed.
 		 */
-		if (folio_test_hwpoison(folio))
+		if (folio_test_hwpoison(folio) &&
+		    !GMEM_I(inode)->hugetlb)
 			return 0;
 
-		if (tries == GMEM_MAX_TRIES)
+		if (tries >= GMEM_MAX_TRIES &&
+		    (c->vcpu_tries == GMEM_VCPU_TRIES || !gmem_vcpu_may_use(inode, folio)))
 			return -EAGAIN;
+		if (tries >= GMEM_MAX_TRIES)
+			c->vcpu_tries++;
 
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
 		/*
 		 * Per-CPU batches have references to folios that were allocated
-		 * or, if mlocked, unmapped just now.  Drains them only once.
+		 * or, if mlocked, unmapped just now, but not to parts of huge pages.
+		 * Drains them only once.
 		 */
-		lru_cache_drain_for_folio(folio, 1, drained);
+		if (!GMEM_I(inode)->hugetlb)
+			lru_cache_drain_for_folio(folio, 1, drained);
 		if (tries < GMEM_BUSY_TRIES)
 			cpu_relax();
 		else
@@ -140,7 +158,7 @@ static int gmem_check_folios(struct gmem_conversion *c, struct folio_batch *fbat
 	smp_mb();
 
 	for (i = 0; i < folio_batch_count(fbatch); i++) {
-		r = gmem_wait_for_folio(fbatch->folios[i], drained);
+		r = gmem_wait_for_folio(c, fbatch->folios[i], drained);
 		if (r) {
 			c->err_index = max(c->start, fbatch->folios[i]->index);
 			return r;
@@ -219,22 +237,50 @@ static int gmem_prepare_private(struct gmem_conversion *c)
 	return 0;
 }
 
-/* Let the architecture take memory back that is about to become shared. */
-static void gmem_reclaim_range(struct inode *inode, pgoff_t start, pgoff_t end)
-{
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
+/* Let the architecture take memory back that is about to become shared. */
+static int gmem_reclaim_range(struct inode *inode, pgoff_t start, pgoff_t end)
+{
 	struct folio_batch fbatch;
 	pgoff_t index = start;
 	unsigned int i;
+	int r = 0;
 
 	folio_batch_init(&fbatch);
-	while (filemap_get_folios(inode->i_mapping, &index, end - 1, &fbatch)) {
-		for (i = 0; i < folio_batch_count(&fbatch); i++)
-			kvm_gmem_reclaim_folio(fbatch.folios[i], start, end);
+	while (!r && filemap_get_folios(inode->i_mapping, &index, end - 1, &fbatch)) {
+		for (i = 0; !r && i < folio_batch_count(&fbatch); i++)
+			r = kvm_gmem_reclaim_folio(fbatch.folios[i], start, end);
 		folio_batch_release(&fbatch);
 		cond_resched();
 	}
+
+	return r;
+}
 #endif
+
+/*
+ * Take back what the guest doesn't have mapped anymore.  Fails only if something is
+ * broken: a VM that may have kept some of it, or hardware that can't give it back.
+ * All of it stays private then, and what has been taken back already is lost for the
+ * guest.
+ */
+static int gmem_reclaim(struct gmem_conversion *c)
+{
+	int r = 0;
+
+	if (c->to_private)
+		return 0;
+
+	if (kvm_gmem_is_bugged(c->inode))
+		return -EIO;
+
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
+	pgoff_t first, last = c->start;
+
+	while (!r && kvm_gmem_next_range(c, &first, &last))
+		r = gmem_reclaim_range(c->inode, first, last);
+#endif
+	return r;
 }
 
 /* Take exactly what is going to change away from the guest. */
@@ -244,11 +290,12 @@ static void gmem_unmap_from_guest(struct gmem_conversion *c,
 	pgoff_t first, last = c->start;
 
 	while (kvm_gmem_next_range(c, &first, &last)) {
-		if (attr_filter)
-			kvm_gmem_unmap_range(c->inode, first, last, attr_filter);
-		if (!c->to_private)
-			gmem_reclaim_range(c->inode, first, last);
+		kvm_gmem_unmap_range(c->inode, first, last, attr_filter);
+		cond_resched();
 	}
+
+	/* Once for all of it, and before any of it is taken back. */
+	kvm_gmem_flush_unmapped(c->inode);
 }
 
 /*
@@ -268,7 +315,8 @@ static int gmem_take_from_guest(struct gmem_conversion *c)
 		/* All at once if there's nothing in between that has to stay. */
 		kvm_gmem_invalidate_start(c->inode, c->start, c->end,
 					  c->solid ? attr_filter : 0);
-		gmem_unmap_from_guest(c, c->solid ? 0 : attr_filter);
+		if (!c->solid)
+			gmem_unmap_from_guest(c, attr_filter);
 		return 0;
 	}
 
@@ -352,7 +400,7 @@ static void gmem_queue_merge(struct gmem_inode *gi, pgoff_t start, pgoff_t end,
 	}
 
 	gi->merge_at = at;
-	mod_delayed_work(system_dfl_wq, &gi->merge_work, delay);
+	mod_delayed_work(system_dfl_long_wq, &gi->merge_work, delay);
 }
 
 static void gmem_requeue_merge(struct gmem_inode *gi, pgoff_t start, pgoff_t end,
@@ -409,17 +457,15 @@ static void gmem_merge_workfn(struct work_struct *work)
 	gi->merge_tries++;
 	filemap_invalidate_unlock(inode->i_mapping);
 
-	for (index = start; index < end; index = next) {
+	for (index = start; index < end && !READ_ONCE(gi->merge_cancelled); index = next) {
 		next = gmem_next_step(inode, index, end);
 		trim |= gmem_merge_some(gi, index, next);
 	}
 
-	if (!trim)
+	if (!trim || !guestmem_reshape_barrier(&gi->merge_cancelled))
 		return;
 
-	guestmem_reshape_barrier();
-
-	for (index = start; index < end; index = next) {
+	for (index = start; index < end && !READ_ONCE(gi->merge_cancelled); index = next) {
 		next = gmem_next_step(inode, index, end);
 		gmem_trim_some(gi, index, next);
 	}
@@ -430,11 +476,13 @@ void kvm_gmem_init_merge(struct inode *inode)
 	INIT_DELAYED_WORK(&GMEM_I(inode)->merge_work, gmem_merge_workfn);
 	GMEM_I(inode)->merge_start = 0;
 	GMEM_I(inode)->merge_end = 0;
+	GMEM_I(inode)->merge_cancelled = false;
 }
 
 /* There's nobody left who could convert anything. */
 void kvm_gmem_cancel_merge(struct inode *inode)
 {
+	guestmem_reshape_cancel(&GMEM_I(inode)->merge_cancelled);
 	cancel_delayed_work_sync(&GMEM_I(inode)->merge_work);
 }
 
@@ -459,6 +507,36 @@ static void gmem_merge(struct gmem_conversion *c)
 			 merged ? GMEM_TRIM_DELAY : GMEM_MERGE_DELAY);
 }
 
+/*
+ * Split huge pages, and pieces of them, around memory that has failed: what is next to
+ * that converts, and merges, like any other memory.
+ */
+static int gmem_isolate_poison(struct gmem_conversion *c)
+{
+	struct address_space *mapping = c->inode->i_mapping;
+	unsigned long index;
+	struct folio *folio;
+	pgoff_t err_index;
+	int r;
+
+	if (!GMEM_I(c->inode)->hugetlb || !READ_ONCE(GMEM_I(c->inode)->poisoned))
+		return 0;
+
+	xa_for_each_range(&mapping->i_pages, index, folio, c->start, c->end - 1) {
+		r = guestmem_isolate_poison(mapping, index, &err_index);
+		if (r && r != -EHWPOISON) {
+			c->err_index = max(c->start, err_index);
+			return r;
+		}
+
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+
+	return 0;
+}
+
 static int gmem_convert(struct gmem_conversion *c)
 {
 	pgoff_t nr_pages = 1UL << kvm_gmem_unit_order(c->inode);
@@ -477,6 +555,10 @@ static int gmem_convert(struct gmem_conversion *c)
 	if (!c->to_private && kvm_gmem_is_bugged(c->inode))
 		return -EIO;
 
+	r = gmem_isolate_poison(c);
+	if (r)
+		return r;
+
 	r = kvm_gmem_prepare_state(c);
 	if (r)
 		return r;
@@ -490,13 +572,12 @@ static int gmem_convert(struct gmem_conversion *c)
 		return r;
 	}
 
-	/* Nothing fails from here on, unless a VM has turned out to be broken just now. */
-	if (!c->to_private && kvm_gmem_is_bugged(c->inode)) {
+	/* Nothing fails from here on, unless something has turned out to be broken just now. */
+	r = gmem_reclaim(c);
+	if (r)
 		kvm_gmem_collapse_range(c);
-		r = -EIO;
-	} else {
+	else
 		kvm_gmem_flip(c);
-	}
 
 	kvm_gmem_invalidate_end(c->inode, c->inv_start, c->inv_end);
 
@@ -557,6 +638,12 @@ static int gmem_set_attributes(struct file *file, struct kvm_memory_attributes2 
 	return r;
 }
 
+/* Whether a conversion that fails like that fails because of a certain page. */
+static bool gmem_error_has_offset(int r)
+{
+	return r == -EAGAIN || r == -EPERM || r == -ENOMEM || r == -EHWPOISON;
+}
+
 long kvm_gmem_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 {
 	struct kvm_memory_attributes2 __user *uattrs = (void __user *)arg;
@@ -573,7 +660,7 @@ long kvm_gmem_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 	r = gmem_set_attributes(file, &attrs, &err_index);
 
 	/* User memory may be this very file, i.e. invalidate_lock is dropped. */
-	if (r && r != -EINTR && err_index != ULONG_MAX &&
+	if (gmem_error_has_offset(r) && err_index != ULONG_MAX &&
 	    put_user((u64)err_index << PAGE_SHIFT, &uattrs->error_offset))
 		return -EFAULT;
 

@@ -20,6 +20,8 @@ struct gmem_conversion {
 	bool solid;
 	/* The chunk that has all of the range, if it's just one and if it exists. */
 	struct gmem_chunk *chunk;
+	/* How often a reference was waited for that may be a vCPU's. */
+	int vcpu_tries;
 	/* Where it failed, if that can be said. */
 	pgoff_t err_index;
 };

@@ -11,9 +11,13 @@
  *   1			all pages of the chunk are converted
  *   a gmem_chunk	look at the bit
  *
- * All of it is proportional to what has been converted, and not to the size of
- * the file, which may be anything.  Bits of pages behind the end of the file are
- * never looked at.
+ * A value may be that of many chunks: where nothing is stored a conversion stores
+ * as few entries as there can be, each as large as a slot of a node on some level
+ * of the xarray.  A later conversion that needs a part of such an entry splits it.
+ *
+ * All of it is proportional to how often something has been converted, and not to
+ * the size of the file, which may be anything, nor to that of a conversion.  Bits of
+ * pages behind the end of the file are never looked at.
  *
  * The file may be converted at any time, independent of what is allocated.  Bits
  * are changed with invalidate_lock held for write.  Whoever holds it, for read
@@ -124,6 +128,20 @@ bool kvm_gmem_is_private_gfn(struct kvm *kvm, gfn_t gfn)
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_is_private_gfn);
 
+/* The number of chunks that a value of @order is stored for. */
+static unsigned long gmem_entry_size(unsigned int order)
+{
+	return 1UL << order;
+}
+
+/* The first chunk after those that have the same entry as chunk @nr. */
+static unsigned long gmem_entry_end(struct xarray *xa, unsigned long nr)
+{
+	unsigned long size = gmem_entry_size(xa_get_order(xa, nr));
+
+	return round_down(nr, size) + size;
+}
+
 /* Look for a bit in a chunk.  Returns @end if there is none before. */
 static pgoff_t gmem_find_in_chunk(struct gmem_chunk *chunk, pgoff_t index,
 				  pgoff_t end, bool converted)
@@ -165,7 +183,7 @@ static pgoff_t gmem_find_next(struct gmem_conversion *c, pgoff_t index, bool pri
 		}
 
 		/* No overflow, a file has at most LLONG_MAX bytes. */
-		next = min(c->end, (nr + 1) << GMEM_CHUNK_SHIFT);
+		next = min(c->end, gmem_entry_end(xa, nr) << GMEM_CHUNK_SHIFT);
 		if (!xa_is_value(entry))
 			index = gmem_find_in_chunk(entry, index, next, converted);
 		else if ((entry == GMEM_ALL_CONVERTED) != converted)
@@ -289,7 +307,10 @@ static void gmem_clip_range(pgoff_t nr, pgoff_t start, pgoff_t end,
 	*last = min(end, base + GMEM_CHUNK_PAGES) - base;
 }
 
-/* Replace what the entry of a chunk is, which doesn't take any memory. */
+/*
+ * Replace what the entry of a chunk is, for all chunks that have this entry.  Doesn't
+ * take any memory.
+ */
 static void gmem_store_uniform(struct inode *inode, pgoff_t nr, bool converted)
 {
 	struct xarray *xa = &GMEM_I(inode)->converted;
@@ -350,16 +371,57 @@ static void gmem_collapse_chunk(struct inode *inode, pgoff_t nr, void *entry)
 		gmem_collapse_entry(inode, other, entry);
 }
 
-/*
- * Make sure that kvm_gmem_flip() doesn't need memory for this chunk.  That doesn't
- * change what any page is.
- */
-static int gmem_prepare_chunk(struct inode *inode, pgoff_t nr, pgoff_t start,
-			      pgoff_t end, bool converted)
+/* Whether all pages of a range of chunks, as far as there are any, are converted. */
+static bool gmem_covers(struct gmem_conversion *c, unsigned long nr, unsigned long end)
 {
-	struct xarray *xa = &GMEM_I(inode)->converted;
-	unsigned long first, last, nr_pages;
+	pgoff_t start = nr << GMEM_CHUNK_SHIFT;
+	pgoff_t last = min(gmem_nr_pages(c->inode), end << GMEM_CHUNK_SHIFT);
+
+	return c->start <= start && last <= c->end;
+}
+
+/*
+ * Split the entry of a chunk until it isn't that of a chunk which the conversion
+ * doesn't cover.  That doesn't change what any page is, and readers under RCU see
+ * the value of the entry all the time.
+ */
+static int gmem_split_entry(struct gmem_conversion *c, unsigned long nr)
+{
+	struct xarray *xa = &GMEM_I(c->inode)->converted;
+	unsigned long size, start;
+	unsigned int order;
+	void *entry;
+
+	for (;;) {
+		XA_STATE(xas, xa, 0);
+
+		entry = xa_load(xa, nr);
+		order = xa_get_order(xa, nr);
+		size = gmem_entry_size(order);
+		start = round_down(nr, size);
+		if (!order || gmem_covers(c, start, start + size))
+			return 0;
+
+		xas_set_order(&xas, start, order - XA_CHUNK_SHIFT);
+		xas_split_alloc(&xas, entry, order, GMEM_STATE_GFP);
+		if (xas_error(&xas))
+			return xas_error(&xas);
+
+		xas_lock(&xas);
+		xas_split(&xas, entry, order);
+		xas_unlock(&xas);
+	}
+}
+
+/*
+ * Make sure that kvm_gmem_flip() doesn't need memory for this chunk, which the
+ * conversion covers only in part.  That doesn't change what any page is.
+ */
+static int gmem_prepare_chunk(struct gmem_conversion *c, unsigned long nr, bool converted)
+{
+	struct xarray *xa = &GMEM_I(c->inode)->converted;
 	struct gmem_chunk *chunk;
+	unsigned long nr_pages;
 	void *entry;
 	int r;
 
@@ -370,16 +432,12 @@ static int gmem_prepare_chunk(struct inode *inode, pgoff_t nr, pgoff_t start,
 	if (converted ? entry == GMEM_ALL_CONVERTED : !entry || entry == GMEM_RESERVED)
 		return 0;
 
-	nr_pages = gmem_chunk_nr_pages(inode, nr);
-	gmem_clip_range(nr, start, end, &first, &last);
-	if (!first && last == nr_pages)
-		return entry ? 0 : xa_err(xa_store(xa, nr, GMEM_RESERVED, GMEM_STATE_GFP));
-
 	chunk = kzalloc_obj(*chunk, GMEM_STATE_GFP);
 	if (!chunk)
 		return -ENOMEM;
 
 	if (entry) {
+		nr_pages = gmem_chunk_nr_pages(c->inode, nr);
 		bitmap_set(chunk->converted, 0, nr_pages);
 		chunk->nr_converted = nr_pages;
 	}
@@ -389,6 +447,86 @@ static int gmem_prepare_chunk(struct inode *inode, pgoff_t nr, pgoff_t start,
 		kfree(chunk);
 
 	return r;
+}
+
+/* Prepare the first or the last chunk of a conversion. */
+static int gmem_prepare_edge(struct gmem_conversion *c, unsigned long nr, bool converted)
+{
+	int r;
+
+	r = gmem_split_entry(c, nr);
+	if (!r && !gmem_covers(c, nr, nr + 1))
+		r = gmem_prepare_chunk(c, nr, converted);
+	if (r)
+		c->err_index = max(c->start, nr << GMEM_CHUNK_SHIFT);
+
+	return r;
+}
+
+/* The largest entry at @nr that has no chunk at @end, nor any behind. */
+static unsigned int gmem_entry_order(unsigned long nr, unsigned long end)
+{
+	unsigned int order = 0, next = XA_CHUNK_SHIFT;
+
+	while (IS_ALIGNED(nr, gmem_entry_size(next)) && gmem_entry_size(next) <= end - nr) {
+		order = next;
+		next += XA_CHUNK_SHIFT;
+	}
+
+	return order;
+}
+
+/* Reserve entries for chunks of which none has one. */
+static int gmem_reserve_entries(struct gmem_conversion *c, unsigned long nr,
+				unsigned long end)
+{
+	unsigned int order;
+
+	for (; nr < end; nr += gmem_entry_size(order)) {
+		XA_STATE(xas, &GMEM_I(c->inode)->converted, 0);
+
+		order = gmem_entry_order(nr, end);
+		xas_set_order(&xas, nr, order);
+		do {
+			xas_lock(&xas);
+			xas_store(&xas, GMEM_RESERVED);
+			xas_unlock(&xas);
+		} while (xas_nomem(&xas, GMEM_STATE_GFP));
+
+		if (xas_error(&xas)) {
+			c->err_index = max(c->start, nr << GMEM_CHUNK_SHIFT);
+			return xas_error(&xas);
+		}
+	}
+
+	return 0;
+}
+
+/* Make sure that each chunk of a range has an entry. */
+static int gmem_prepare_entries(struct gmem_conversion *c, unsigned long nr,
+				unsigned long end)
+{
+	struct xarray *xa = &GMEM_I(c->inode)->converted;
+	unsigned long next;
+	int r;
+
+	while (nr < end) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+
+		next = nr;
+		if (!xa_find(xa, &next, end - 1, XA_PRESENT))
+			next = end;
+
+		r = gmem_reserve_entries(c, nr, next);
+		if (r)
+			return r;
+
+		nr = next < end ? gmem_entry_end(xa, next) : end;
+		cond_resched();
+	}
+
+	return 0;
 }
 
 void kvm_gmem_collapse_range(struct gmem_conversion *c)
@@ -407,29 +545,24 @@ void kvm_gmem_collapse_range(struct gmem_conversion *c)
 int kvm_gmem_prepare_state(struct gmem_conversion *c)
 {
 	bool converted = gmem_starts_private(c->inode) != c->to_private;
-	pgoff_t nr = c->start >> GMEM_CHUNK_SHIFT;
-	pgoff_t last = (c->end - 1) >> GMEM_CHUNK_SHIFT;
+	unsigned long nr = c->start >> GMEM_CHUNK_SHIFT;
+	unsigned long last = (c->end - 1) >> GMEM_CHUNK_SHIFT;
 	int r;
 
 	if (c->chunk)
 		return 0;
 
-	for (;;) {
-		r = fatal_signal_pending(current) ? -EINTR :
-		    gmem_prepare_chunk(c->inode, nr, c->start, c->end, converted);
-		if (r) {
-			c->err_index = max(c->start, nr << GMEM_CHUNK_SHIFT);
-			kvm_gmem_collapse_range(c);
-			return r;
-		}
+	r = gmem_prepare_edge(c, nr, converted);
+	if (!r && last != nr)
+		r = gmem_prepare_edge(c, last, converted);
 
-		if (nr == last)
-			return 0;
+	/* It's only at the edges that bits may have to be cleared. */
+	if (!r && converted)
+		r = gmem_prepare_entries(c, nr, last + 1);
+	if (r)
+		kvm_gmem_collapse_range(c);
 
-		/* It's only at the edges that bits may have to be cleared. */
-		nr = converted ? nr + 1 : last;
-		cond_resched();
-	}
+	return r;
 }
 
 static void gmem_flip_chunk(struct gmem_chunk *chunk, unsigned long first,
@@ -454,8 +587,7 @@ static void gmem_flip_chunk(struct gmem_chunk *chunk, unsigned long first,
 	}
 }
 
-/* Can't fail, everything that it takes is there, i.e. there are no holes. */
-void kvm_gmem_flip(struct gmem_conversion *c)
+static void gmem_flip_range(struct gmem_conversion *c)
 {
 	bool converted = gmem_starts_private(c->inode) != c->to_private;
 	unsigned long first, last, nr;
@@ -473,7 +605,10 @@ void kvm_gmem_flip(struct gmem_conversion *c)
 			  c->start >> GMEM_CHUNK_SHIFT,
 			  (c->end - 1) >> GMEM_CHUNK_SHIFT) {
 		gmem_clip_range(nr, c->start, c->end, &first, &last);
-		/* A value is what all of it is supposed to become if it's not all. */
+		/*
+		 * The entry of a chunk that the range has only a part of is a value if
+		 * that part is as it should be already.
+		 */
 		if (!first && last == gmem_chunk_nr_pages(c->inode, nr))
 			gmem_store_uniform(c->inode, nr, converted);
 		else if (!xa_is_value(entry))
@@ -484,6 +619,25 @@ void kvm_gmem_flip(struct gmem_conversion *c)
 
 	/* Not one by one, as that may collapse any chunk, not just the one. */
 	kvm_gmem_collapse_range(c);
+}
+
+/*
+ * Change the bits.  Can't fail, everything that it takes is there, i.e. there are no
+ * holes.
+ */
+void kvm_gmem_flip(struct gmem_conversion *c)
+{
+	gmem_flip_range(c);
+
+	/*
+	 * The bits change before mmu_invalidate_seq does, in kvm_mmu_invalidate_end():
+	 * a fault that reads the new number sees the new bits.  A fault with the old
+	 * one is taken again.  Taking mmu_lock in between isn't enough, as that doesn't
+	 * keep what is written before from becoming visible later.  Pairs with the
+	 * smp_rmb() between reading mmu_invalidate_seq and kvm_mem_is_private() in
+	 * page fault handlers, e.g. kvm_mmu_faultin_pfn() on x86, gmem_abort() on arm64.
+	 */
+	smp_wmb();
 }
 
 /* Leave alone what is as it should be already. */

@@ -357,6 +357,29 @@ TEST_F(cgroup, split_is_one_unit)
 	assert_charge(self->creator, "rsvd.current", 0);
 }
 
+/* One page of a file that is gone is in use: that's one unit, and no reservation. */
+TEST_F(cgroup, held_and_closed)
+{
+	struct holder h;
+	char *mem;
+	int fd;
+
+	enter(self->creator);
+	mem = map_shared_file(self, variant->size_log2, &fd);
+	enter(self->allocator);
+	TEST_ASSERT(vmsplice_open(&h) && vmsplice_hold(&h, mem, 1),
+		    "Holding a page should succeed, errno %d", errno);
+	kvm_munmap(mem, self->size);
+	close(fd);
+	assert_charge(self->creator, "rsvd.current", 0);
+	assert_charge(self->allocator, "current", 1);
+	assert_pool(1, 0);
+
+	vmsplice_release(&h);
+	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
+	assert_charge(self->allocator, "current", 0);
+}
+
 TEST_F(cgroup, remove_while_split)
 {
 	char *mem;

@@ -51,6 +51,8 @@ TEST_F(hugetlb, create_reserves)
 
 	TEST_ASSERT(!fstat(fd, &st), "fstat() should succeed");
 	TEST_ASSERT_EQ(st.st_size, self->size);
+	/* As for files of hugetlbfs. */
+	TEST_ASSERT_EQ(st.st_blksize, self->unit);
 
 	close(fd);
 	assert_pool(0, 0);

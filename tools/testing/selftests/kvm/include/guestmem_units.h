@@ -6,7 +6,8 @@
  * The model has one entry per page and knows two rules.  A private page is part of
  * the largest aligned block that is private.  A shared page is part of the largest
  * aligned block that is shared and has no page that the host has touched, but never
- * of a larger one than before; a page that the host has touched is on its own.
+ * of a larger one than before; a page that the host has touched is on its own, and
+ * so is one that has failed.
  */
 #ifndef SELFTEST_KVM_GUESTMEM_UNITS_H
 #define SELFTEST_KVM_GUESTMEM_UNITS_H
@@ -23,7 +24,15 @@ struct guestmem_model {
 	bool *present;		/* per unit */
 	bool *private;		/* per page, like those below */
 	bool *touched;
+	bool *poisoned;
 	u8 *order;
+};
+
+/* A split unit as the kernel describes it: its first page, the orders of its folios. */
+struct guestmem_unit {
+	u64 pfn;
+	u64 nr_folios;
+	u8 *order;		/* of each page's folio, to be freed */
 };
 
 /* Whether the kernel says anything: takes root, debugfs and CONFIG_DEBUG_GUESTMEM. */
@@ -38,6 +47,12 @@ char *guestmem_read_units(void);
 /* The number of split units of files and, in @nr_late, of those that left theirs. */
 int guestmem_nr_units(int *nr_late);
 
+/*
+ * Find the unit at @index, in pages, of a file.  Returns false if the unit isn't split,
+ * or isn't there.
+ */
+bool guestmem_read_unit(int fd, u64 index, u64 unit_pages, struct guestmem_unit *u);
+
 /* Wait for what is merged, or given back, later: there are no split units any more. */
 void guestmem_settle(void);
 
@@ -48,6 +63,8 @@ void guestmem_model_free(struct guestmem_model *m);
 void guestmem_model_convert(struct guestmem_model *m, u64 first, u64 nr, bool private);
 void guestmem_model_allocate(struct guestmem_model *m, u64 first, u64 nr);
 void guestmem_model_touch(struct guestmem_model *m, u64 page);
+/* The page has failed, and the unit has been used since. */
+void guestmem_model_poison(struct guestmem_model *m, u64 page);
 void guestmem_model_punch(struct guestmem_model *m, u64 first, u64 nr);
 
 u64 guestmem_model_nr_folios(struct guestmem_model *m, u64 unit);

@@ -73,6 +73,13 @@ void *__hugetlb_hog(size_t size, long nr, int node);
 void *hugetlb_hog(size_t size, long nr, int node);
 void hugetlb_unhog(void *mem, size_t size, long nr);
 
+/* What is expected of a pool from now on: @nr of its free pages have left it for good. */
+static inline void hugetlb_pool_lose(struct hugetlb_pool *pool, long nr)
+{
+	pool->total -= nr;
+	pool->free -= nr;
+}
+
 /* Set an attribute of a pool: nr_hugepages, nr_overcommit_hugepages. */
 void hugetlb_write_attr(size_t size, const char *attr, long val);
 

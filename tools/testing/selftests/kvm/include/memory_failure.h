@@ -6,34 +6,68 @@
 #ifndef SELFTEST_KVM_MEMORY_FAILURE_H
 #define SELFTEST_KVM_MEMORY_FAILURE_H
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <unistd.h>
+#include <stdbool.h>
+
+#include <sys/mman.h>
 
 #include "page_info.h"
 #include "test_util.h"
 
-#define CORRUPT_PFN	"/sys/kernel/debug/hwpoison/corrupt-pfn"
-#define UNPOISON_PFN	"/sys/kernel/debug/hwpoison/unpoison-pfn"
+#define HWPOISON_DIR	"/sys/kernel/debug/hwpoison/"
+#define CORRUPT_PFN	HWPOISON_DIR "corrupt-pfn"
+#define UNPOISON_PFN	HWPOISON_DIR "unpoison-pfn"
 
-static inline bool can_inject_memory_failure(void)
+/* Both take a physical address. */
+#define HARD_OFFLINE	"/sys/devices/system/memory/hard_offline_page"
+#define SOFT_OFFLINE	"/sys/devices/system/memory/soft_offline_page"
+
+/* C libraries may not know them. */
+#ifndef MADV_HWPOISON
+#define MADV_HWPOISON		100
+#endif
+#ifndef MADV_SOFT_OFFLINE
+#define MADV_SOFT_OFFLINE	101
+#endif
+
+/* SIGBUS as a thread has seen it: how often, and the last one's siginfo. */
+struct sigbus_seen {
+	int nr;
+	int code;
+	int lsb;
+	u64 addr;
+};
+
+bool can_inject_memory_failure(void);
+
+/* Write a number to a file of the kernel; returns 0 or the error. */
+int write_pfn(const char *path, u64 pfn);
+
+/* As above, for files that take the physical address of a page. */
+static inline int write_pa(const char *path, u64 pfn)
 {
-	return !access(CORRUPT_PFN, W_OK) && !access(UNPOISON_PFN, W_OK);
+	return write_pfn(path, pfn * getpagesize());
 }
 
-/* Returns 0 or an error: whether the kernel has found a way to deal with it. */
-static inline int write_pfn(const char *path, u64 pfn)
+static inline bool is_marked_poisoned(u64 pfn)
 {
-	int fd = open(path, O_WRONLY), len, error = 0;
-	char buf[32];
-
-	TEST_ASSERT(fd >= 0, "Cannot open %s", path);
-	len = snprintf(buf, sizeof(buf), "%#lx", pfn);
-	if (write(fd, buf, len) != len)
-		error = errno;
-	close(fd);
-	return error;
+	return read_kpageflags(pfn) & BIT_ULL(KPF_HWPOISON);
 }
+
+/* Pages that the kernel knows to have failed, as /proc/meminfo has them. */
+long nr_corrupted_pages(void);
+
+/* Count every SIGBUS of this process from now on, and survive it. */
+void sigbus_start(void);
+
+/* SIGBUS since the last call. */
+struct sigbus_seen sigbus_take(void);
+
+/*
+ * Read a word of user memory.  Returns false if the access raised SIGBUS, which
+ * sigbus_take() describes.
+ */
+bool sigbus_try_read(u64 *addr, u64 *val);
+
+const char *sigbus_code_str(int code);
 
 #endif /* SELFTEST_KVM_MEMORY_FAILURE_H */

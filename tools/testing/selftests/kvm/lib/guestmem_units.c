@@ -16,7 +16,7 @@ enum block_kind {
 	BLOCK_MIXED,
 	BLOCK_PRIVATE,
 	BLOCK_SHARED,
-	BLOCK_TOUCHED,
+	BLOCK_ALONE,
 };
 
 bool guestmem_has_units(void)
@@ -75,6 +75,51 @@ int guestmem_nr_units(int *nr_late)
 	return nr;
 }
 
+/* Fill in the orders that are listed in @line. */
+static void parse_orders(char *line, u64 unit_pages, u8 *orders)
+{
+	unsigned long repeat, page = 0;
+	int order, len;
+
+	for (; page < unit_pages && sscanf(line, " %d%n", &order, &len) == 1; line += len) {
+		line += len;
+		repeat = 1;
+		len = 0;
+		if (sscanf(line, "*%lu%n", &repeat, &len) != 1)
+			len = 0;
+		TEST_ASSERT(page + (repeat << order) <= unit_pages,
+			    "A unit should not have more than its pages");
+		memset(orders + page, order, repeat << order);
+		page += repeat << order;
+	}
+	TEST_ASSERT(page == unit_pages, "A unit should have all of its pages");
+}
+
+bool guestmem_read_unit(int fd, u64 index, u64 unit_pages, struct guestmem_unit *u)
+{
+	char *text = guestmem_read_units(), *line;
+	unsigned long pfn, out, ino, at, nr;
+	int order, end = 0;
+	struct stat st;
+
+	TEST_ASSERT(!fstat(fd, &st), "fstat() should succeed");
+	for (line = text; line; line = next_line(line)) {
+		if (sscanf(line, "pfn 0x%lx order %d out %lu ino %lu index 0x%lx folios %lu:%n",
+			   &pfn, &order, &out, &ino, &at, &nr, &end) == 6 &&
+		    ino == st.st_ino && at == index)
+			break;
+	}
+	if (line) {
+		u->pfn = pfn;
+		u->nr_folios = nr;
+		u->order = malloc(unit_pages);
+		TEST_ASSERT(u->order, "No memory");
+		parse_orders(line + end, unit_pages, u->order);
+	}
+	free(text);
+	return line;
+}
+
 void guestmem_settle(void)
 {
 	int nr, nr_late, tries;
@@ -102,8 +147,10 @@ void guestmem_model_init(struct guestmem_model *m, int fd, u64 size, u64 unit, b
 	m->present = calloc(m->nr_pages / m->unit_pages, sizeof(*m->present));
 	m->private = malloc(m->nr_pages);
 	m->touched = calloc(m->nr_pages, sizeof(*m->touched));
+	m->poisoned = calloc(m->nr_pages, sizeof(*m->poisoned));
 	m->order = malloc(m->nr_pages);
-	TEST_ASSERT(m->present && m->private && m->touched && m->order, "No memory");
+	TEST_ASSERT(m->present && m->private && m->touched && m->poisoned && m->order,
+		    "No memory");
 	memset(m->private, private, m->nr_pages);
 	memset(m->order, m->unit_order, m->nr_pages);
 }
@@ -113,14 +160,17 @@ void guestmem_model_free(struct guestmem_model *m)
 	free(m->present);
 	free(m->private);
 	free(m->touched);
+	free(m->poisoned);
 	free(m->order);
 }
 
 static enum block_kind page_kind(struct guestmem_model *m, u64 page)
 {
+	if (m->poisoned[page])
+		return BLOCK_ALONE;
 	if (m->private[page])
 		return BLOCK_PRIVATE;
-	return m->touched[page] ? BLOCK_TOUCHED : BLOCK_SHARED;
+	return m->touched[page] ? BLOCK_ALONE : BLOCK_SHARED;
 }
 
 /* Find the folios of a unit: begin with pages, and join what can be joined. */
@@ -144,7 +194,7 @@ static void update_unit(struct guestmem_model *m, u64 unit)
 		for (i = 0; i < nr; i++) {
 			enum block_kind k = kind[2 * i];
 
-			if (k != kind[2 * i + 1] || k == BLOCK_TOUCHED ||
+			if (k != kind[2 * i + 1] || k == BLOCK_ALONE ||
 			    (k == BLOCK_SHARED && before[i << o] < o))
 				k = BLOCK_MIXED;
 			if (k != BLOCK_MIXED)
@@ -196,6 +246,12 @@ void guestmem_model_touch(struct guestmem_model *m, u64 page)
 	}
 }
 
+void guestmem_model_poison(struct guestmem_model *m, u64 page)
+{
+	m->poisoned[page] = true;
+	update(m, page, 1);
+}
+
 /* Only what is punched as a whole leaves the file. */
 void guestmem_model_punch(struct guestmem_model *m, u64 first, u64 nr)
 {
@@ -206,6 +262,7 @@ void guestmem_model_punch(struct guestmem_model *m, u64 first, u64 nr)
 		start = unit * m->unit_pages;
 		m->present[unit] = false;
 		memset(m->touched + start, false, m->unit_pages);
+		memset(m->poisoned + start, false, m->unit_pages);
 		memset(m->order + start, m->unit_order, m->unit_pages);
 	}
 }

@@ -45,18 +45,12 @@
 #define STAMP_BY_GUEST		BIT(0)
 #define STAMP_IN_PRIVATE	BIT(1)
 
-/* A page is poisoned, and whoever had it mapped at that time doesn't any more. */
-#define POISONED		BIT(0)
-#define POISONED_NO_GUEST	BIT(1)
-#define POISONED_NO_HOST	BIT(2)
-#define POISONED_NOBODY		(POISONED | POISONED_NO_GUEST | POISONED_NO_HOST)
-
 /* A page. */
 struct cell {
 	u32 locked;
 	u8 private;
 	u8 isolated;		/* shared, and the host has touched it */
-	u8 poison;
+	u8 poison;		/* neither guest nor host can get at it */
 	u64 stamp;
 };
 
@@ -67,8 +61,6 @@ struct unit {
 	u32 nr_isolated;
 	u32 nr_pinned;
 	u32 nr_poisoned;
-	/* It was one folio when it was poisoned, and stays that. */
-	u32 whole_poisoned;
 	/* What isn't a cell. */
 	u32 rest_private;
 	/* Of the first page, while it's present and known. */
@@ -335,8 +327,6 @@ static void set_range_private(struct world *w, u64 first, u64 nr, bool all, bool
 		if (cell->private == private)
 			continue;
 		cell->private = private;
-		if (cell->poison)
-			cell->poison |= private ? POISONED_NOBODY : POISONED | POISONED_NO_GUEST;
 		if (w->unit_cells)
 			add(&unit_of(w, c)->nr_private, private ? 1 : -1);
 		if (private)
@@ -361,7 +351,6 @@ static void set_unit_lost(struct world *w, u64 unit)
 		count(w, EVENT_poison_punched);
 	}
 	u->nr_poisoned = 0;
-	u->whole_poisoned = 0;
 	u->pfn = 0;
 	WRITE_ONCE(u->present, 0);
 }
@@ -391,45 +380,12 @@ static void set_range_punched(struct world *w, u64 first, u64 nr)
 {
 	u64 unit, c;
 
-	for (c = first; c < first + nr; c++) {
+	for (c = first; c < first + nr; c++)
 		w->cells[c].stamp = 0;
-		if (w->cells[c].poison)
-			w->cells[c].poison |= POISONED_NO_GUEST;
-	}
 	for (unit = 0; unit < w->nr_units; unit++) {
 		if (is_hole(w, unit, first, nr))
 			set_unit_lost(w, unit);
 	}
-}
-
-/* Is that where the conversion of a range has to split a huge page that it can't? */
-static bool is_bad_cut(struct world *w, u64 c, u64 unit)
-{
-	return w->units[unit].whole_poisoned && (w->unit_has_rest || c % w->unit_cells);
-}
-
-/*
- * What the conversion of a range, or of all of a unit, has to end with if nobody is
- * in the way: it's the first and the last page that has to be converted that counts.
- */
-static int conversion_error(struct world *w, u64 first, u64 nr, bool all, bool private)
-{
-	u64 end = first + nr;
-
-	if (!w->unit_cells)
-		return 0;
-	if (all && (!w->unit_has_rest || unit_of(w, first)->rest_private != private))
-		return 0;
-
-	while (first < end && w->cells[first].private == private)
-		first++;
-	while (first < end && w->cells[end - 1].private == private)
-		end--;
-	if (first == end)
-		return 0;
-
-	return is_bad_cut(w, first, first / w->unit_cells) ||
-	       is_bad_cut(w, end, (end - 1) / w->unit_cells) ? -EHWPOISON : 0;
 }
 
 #endif /* SELFTEST_KVM_GUEST_MEMFD_STRESS_H */

@@ -253,14 +253,13 @@ static void report_units(void)
 	for (unit = 0; unit < world->nr_units; unit++) {
 		first = unit * world->unit_cells;
 		ksft_print_msg("first %s, pfn 0x%lx\n", describe(first), world->units[unit].pfn);
-		if (!world->units[unit].pfn || world->units[unit].whole_poisoned)
+		if (!world->units[unit].pfn)
 			continue;
 		for (c = first; c < first + world->unit_cells; c++) {
 			pfn = world->units[unit].pfn +
 			      (cell_offset(c) - unit_offset(unit)) / PAGE_SIZE;
 			if (world->cells[c].poison)
-				ksft_print_msg("%s: 0x%x, flags 0x%lx\n", describe(c),
-					       world->cells[c].poison,
+				ksft_print_msg("%s: flags 0x%lx\n", describe(c),
 					       read_entry("/proc/kpageflags", pfn));
 		}
 	}

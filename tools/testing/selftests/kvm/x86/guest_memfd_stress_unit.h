@@ -122,42 +122,29 @@ static void corrupt_pfn(u64 pfn)
 
 	TEST_ASSERT(fd >= 0, "Opening %s should succeed, errno %d", CORRUPT_PFN, errno);
 	len = snprintf(buf, sizeof(buf), "%#lx", pfn);
-	/* What it says about pages of which the kernel knows nothing but the owner. */
-	if (write(fd, buf, len) != len)
-		TEST_ASSERT(errno == EBUSY || errno == EHWPOISON,
-			    "Poisoning pfn 0x%lx: errno %d", pfn, errno);
+	TEST_ASSERT(write(fd, buf, len) == len, "Poisoning pfn 0x%lx: errno %d", pfn, errno);
 	kvm_close(fd);
 }
 
-/* A huge page that's poisoned as a whole is neither split nor mapped any more. */
-static void set_whole_poisoned(struct session *s)
-{
-	struct unit *u = &world->units[s->unit];
-	u64 c;
-
-	for (c = s->first; c < s->first + world->unit_cells; c++)
-		world->cells[c].poison = POISONED_NOBODY;
-	u->whole_poisoned = 1;
-	u->nr_poisoned = world->unit_cells;
-	count(world, EVENT_poison_in_whole);
-}
-
-static void set_page_poisoned(struct session *s, u64 c)
+static void set_page_poisoned(struct session *s, u64 c, bool is_whole)
 {
 	struct cell *cell = &world->cells[c];
 
-	cell->poison = cell->private ? POISONED | POISONED_NO_HOST : POISONED;
+	cell->poison = true;
 	world->units[s->unit].nr_poisoned++;
 	count(world, cell->private ? EVENT_poison_in_private : EVENT_poison_in_shared);
+	if (is_whole)
+		count(world, EVENT_poison_in_whole);
 }
 
 /* Returns whether there's poison in the huge page, which it is lost with. */
 static bool poison_unit(struct actor *a, struct session *s)
 {
 	struct unit *u = &world->units[s->unit];
-	u64 c, pfn, flags;
+	bool is_whole;
+	u64 c, pfn;
 
-	if (u->whole_poisoned || u->nr_poisoned > world->unit_cells / 8)
+	if (u->nr_poisoned > world->unit_cells / 8)
 		return true;
 	if (a->child || !READ_ONCE(world->may_poison) || !find_pfn(a, s))
 		return u->nr_poisoned;
@@ -174,20 +161,10 @@ static bool poison_unit(struct actor *a, struct session *s)
 		return true;
 
 	pfn = u->pfn + (cell_offset(c) - unit_offset(s->unit)) / PAGE_SIZE;
+	/* It may be split or merged by others until it fails. */
+	is_whole = read_entry("/proc/kpageflags", u->pfn) & BIT_ULL(KPF_HUGE);
 	corrupt_pfn(pfn);
-
-	flags = read_entry("/proc/kpageflags", pfn);
-	if (!(flags & BIT_ULL(KPF_HUGE)) && flags & BIT_ULL(KPF_HWPOISON)) {
-		set_page_poisoned(s, c);
-	} else if (flags & BIT_ULL(KPF_HUGE) &&
-		   read_entry("/proc/kpageflags", u->pfn) & BIT_ULL(KPF_HWPOISON)) {
-		set_whole_poisoned(s);
-	} else {
-		/* A page that changes right now is none that memory_failure() knows. */
-		count(world, EVENT_poison_missed);
-		if (!u->nr_poisoned)
-			add(&world->poisons_left, 1);
-	}
+	set_page_poisoned(s, c, is_whole);
 	return u->nr_poisoned;
 }
 

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0
+/**
+ * DOC: Poison
+ *
+ * A memory failure costs the page that has failed, and no other.
+ *
+ * The failed pages of a unit are kept in a list, as a tail of a unit may have no struct
+ * page of its own that could be written to: in the hugetlb folio's list of raw error
+ * pages as long as the unit is whole, in the origin's while it is split.  PG_hwpoison of
+ * a large folio says that the list has a page of it, and PG_hwpoison of a folio of one
+ * page that it is the one.
+ *
+ * memory_failure() adds to the list while it has a reference to the folio, and the folio
+ * lock, i.e. neither list nor flag change in a folio that is frozen.  So it waits for a
+ * reshape to come to its end, which no reshape waits for in turn.  It keeps no reference:
+ * a failed page isn't used again, because nothing maps a folio with poison before
+ * guestmem_isolate_poison() has split it around the failed pages, and a merge leaves
+ * these alone.  The unit leaves the pool when it leaves the file.
+ */
+#include <linux/err.h>
+#include <linux/hugetlb.h>
+#include <linux/kvm_types.h>
+#include <linux/pagemap.h>
+
+#include "guestmem_internal.h"
+#include "internal.h"
+
+/**
+ * guestmem_is_unit - whether a page is part of a unit of guest memory
+ * @page: the page
+ *
+ * The unit may be whole, split, or on its way from one to the other.
+ *
+ * Context: any.  The answer is stable if the caller has a reference to the folio, or if
+ *	it holds hugetlb_lock.
+ * Return: true if it is.
+ */
+bool guestmem_is_unit(struct page *page)
+{
+	struct folio *folio;
+
+	if (guestmem_origin_find(page_to_pfn(page)))
+		return true;
+
+	folio = page_folio(page);
+	return folio_test_hugetlb(folio) && folio_test_hugetlb_guestmem(folio);
+}
+
+/**
+ * guestmem_page_is_poisoned - whether memory has failed
+ * @folio: the folio that has the page
+ * @index: index of the page in the file
+ *
+ * Context: any.  The caller has a reference.
+ * Return: true if the page has failed, or if that isn't known.
+ */
+bool guestmem_page_is_poisoned(struct folio *folio, pgoff_t index)
+{
+	unsigned long pfn = folio_pfn(folio) + (index - folio->index);
+
+	if (!folio_test_hwpoison(folio))
+		return false;
+
+	if (!folio_test_large(folio))
+		return true;
+
+	if (!folio_test_hugetlb(folio))
+		return guestmem_origin_is_poisoned(guestmem_origin_find(pfn), pfn, 1);
+
+	return folio_test_hugetlb_raw_hwp_unreliable(folio) ||
+	       guestmem_find_poison(raw_hwp_list_head(folio), pfn, 1);
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_page_is_poisoned);
+
+/* Where the failed pages of a folio are kept. */
+static struct llist_head *guestmem_poison_list(struct folio *folio)
+{
+	if (folio_test_hugetlb(folio))
+		return raw_hwp_list_head(folio);
+
+	return &guestmem_origin_find(folio_pfn(folio))->poison;
+}
+
+/**
+ * guestmem_next_poison - the failed pages of a folio, one by one
+ * @folio: the folio
+ * @index: where to begin, an index in the file
+ *
+ * Context: any.  The caller has a reference.
+ * Return: the index of the first page at or after @index that has failed, or ULONG_MAX.
+ */
+pgoff_t guestmem_next_poison(struct folio *folio, pgoff_t index)
+{
+	unsigned long pfn = folio_pfn(folio), end = pfn + folio_nr_pages(folio);
+	unsigned long first = pfn + (index - folio->index), next = ULONG_MAX;
+	struct raw_hwp_page *p;
+
+	if (!folio_test_hwpoison(folio) || first >= end)
+		return ULONG_MAX;
+
+	if (guestmem_page_is_poisoned(folio, index))
+		return index;
+
+	/* It isn't a folio of one page, and it's known which ones have failed. */
+	if (!folio_test_large(folio))
+		return ULONG_MAX;
+
+	llist_for_each_entry(p, READ_ONCE(guestmem_poison_list(folio)->first), node) {
+		pfn = page_to_pfn(p->page);
+		if (pfn > first && pfn < end)
+			next = min(next, pfn);
+	}
+
+	return next == ULONG_MAX ? next : index + (next - first);
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_next_poison);
+
+/**
+ * guestmem_isolate_poison - split a folio around its poisoned pages
+ * @mapping: the file
+ * @index: any page of the folio
+ * @err_index: where it failed, the first page of a folio
+ *
+ * Of the folio at @index only the largest piece remains that has the page and isn't
+ * poisoned.  Others may yet have to be split.
+ *
+ * Context: may sleep.  The caller holds invalidate_lock for write.
+ * Return: 0, or an error, see guestmem_reshape_prepare().
+ *	-EHWPOISON: the page itself is poisoned.
+ */
+int guestmem_isolate_poison(struct address_space *mapping, pgoff_t index,
+			    pgoff_t *err_index)
+{
+	struct guestmem_reshape reshape;
+	struct folio *folio;
+	struct page *page;
+	pgoff_t poisoned;
+	int r;
+
+	lockdep_assert_held_write(&mapping->invalidate_lock);
+
+	for (;;) {
+		folio = xa_load(&mapping->i_pages, index);
+		if (!folio || !folio_test_hwpoison(folio))
+			return 0;
+
+		*err_index = folio->index;
+		if (!folio_test_large(folio))
+			return -EHWPOISON;
+
+		page = guestmem_find_poison(guestmem_poison_list(folio), folio_pfn(folio),
+					    folio_nr_pages(folio));
+		/* Which pages have failed has been lost. */
+		if (!page)
+			return -EHWPOISON;
+
+		poisoned = folio->index + (page_to_pfn(page) - folio_pfn(folio));
+		r = guestmem_reshape_prepare(&reshape, mapping, poisoned, poisoned + 1,
+					     err_index);
+		if (r)
+			return r;
+
+		guestmem_reshape_commit(&reshape);
+	}
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_isolate_poison);
+
+#ifdef CONFIG_MEMORY_FAILURE
+/**
+ * guestmem_test_set_hwpoison - poison a page that isn't part of a hugetlb folio
+ * @page: the page
+ *
+ * The page may have become part of one, or of a unit, since memory_failure() looked.  Poison
+ * of these is kept elsewhere, and if it's a tail it may not even be writable.
+ *
+ * Context: any that interrupts can be enabled in.
+ * Return: 1 if the page has been poisoned before, 0 if not.
+ *	-EAGAIN: it's part of a hugetlb folio, or of a unit.
+ */
+int guestmem_test_set_hwpoison(struct page *page)
+{
+	guard(spinlock_irq)(&hugetlb_lock);
+
+	if (folio_test_hugetlb(page_folio(page)) || guestmem_is_unit(page))
+		return -EAGAIN;
+
+	return TestSetPageHWPoison(page);
+}
+
+/*
+ * Poison a page that has left its file, and that has no reference anymore: its unit waits
+ * for the other pages.  Returns -EAGAIN if the page is none of that.
+ */
+static int guestmem_poison_returned(struct page *page, struct raw_hwp_page *raw_hwp)
+{
+	struct guestmem_origin *origin = guestmem_origin_find(page_to_pfn(page));
+	struct folio *folio = page_folio(page);
+
+	lockdep_assert_held(&hugetlb_lock);
+
+	/* Not yet, or no longer, if the origin isn't in the list. */
+	if (!origin || list_empty(&origin->list) || !folio_test_guestmem(folio) ||
+	    folio_ref_count(folio))
+		return -EAGAIN;
+
+	if (guestmem_origin_is_poisoned(origin, page_to_pfn(page), 1))
+		return -EHWPOISON;
+
+	llist_add(&raw_hwp->node, &origin->poison);
+	return 0;
+}
+
+/**
+ * guestmem_get_folio - get the folio of a page that has failed
+ * @page: a page that was part of a unit a moment ago
+ * @raw_hwp: entry for the list of failed pages
+ *
+ * Context: may sleep, for as long as the folio is being split or merged.
+ * Return: the folio, with a reference, for guestmem_poison_page().
+ *	NULL: the page isn't in use, and is on its way back to the pool.  It has been
+ *	poisoned, and @raw_hwp is in use.
+ *	-EHWPOISON: as above, but the page has been poisoned before.
+ *	-ENOENT: the page isn't part of a unit anymore.
+ */
+struct folio *guestmem_get_folio(struct page *page, struct raw_hwp_page *raw_hwp)
+{
+	struct folio *folio;
+	int r;
+
+	for (;;) {
+		folio = page_folio(page);
+		if (!guestmem_is_unit(page))
+			return ERR_PTR(-ENOENT);
+
+		if (folio_try_get(folio)) {
+			if (page_folio(page) == folio)
+				return folio;
+			folio_put(folio);
+			continue;
+		}
+
+		spin_lock_irq(&hugetlb_lock);
+		r = guestmem_poison_returned(page, raw_hwp);
+		spin_unlock_irq(&hugetlb_lock);
+		if (r != -EAGAIN)
+			return ERR_PTR(r);
+
+		schedule_timeout_uninterruptible(1);
+	}
+}
+
+/**
+ * guestmem_poison_page - poison a page
+ * @folio: the folio that has the page
+ * @raw_hwp: the page, in an entry for the list of failed pages
+ *
+ * Context: any that interrupts can be enabled in.  The caller has a reference to the
+ *	folio, and has locked it.
+ * Return: 0, and @raw_hwp is in use.
+ *	-EHWPOISON: the page has been poisoned before.
+ *	-ENOENT: the page isn't part of a unit anymore.
+ */
+int guestmem_poison_page(struct folio *folio, struct raw_hwp_page *raw_hwp)
+{
+	struct page *page = raw_hwp->page;
+
+	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
+	guard(spinlock_irq)(&hugetlb_lock);
+
+	if (!guestmem_is_unit(page))
+		return -ENOENT;
+
+	if (guestmem_page_is_poisoned(folio, folio->index + folio_page_idx(folio, page)))
+		return -EHWPOISON;
+
+	llist_add(&raw_hwp->node, guestmem_poison_list(folio));
+	folio_set_hwpoison(folio);
+	return 0;
+}
+#endif

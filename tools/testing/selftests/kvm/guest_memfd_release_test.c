@@ -1,0 +1,499 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * HugeTLB pages of guest_memfd files on their way back to the pool: how many of them a
+ * pinned page keeps, how long the others take, and whose doings they wait for.  Where
+ * hugetlbfs has the same, it is the measure.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "guest_memfd_hugetlb.h"
+#include "memory_holder.h"
+
+#define SHARED		(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
+#define RT_RUNTIME	"/proc/sys/kernel/sched_rt_runtime_us"
+#define FAIR_RUNTIME	"/sys/kernel/debug/sched/fair_server/cpu1/runtime"
+
+/* An emulated machine takes that long for next to nothing, if others are busy. */
+#define MAX_MS		400
+/* How long others are busy, i.e. what isn't to be waited for. */
+#define BUSY_MS		4000
+
+FIXTURE(release)
+{
+	struct hugetlb_pool pool;
+	size_t unit, size;
+	int nr;
+};
+
+FIXTURE_VARIANT(release)
+{
+	u8 size_log2;
+	int nr_units;
+	bool hugetlbfs;
+};
+
+FIXTURE_VARIANT_ADD(release, 2m)
+{
+	.size_log2 = 21,
+	.nr_units = 8,
+};
+
+FIXTURE_VARIANT_ADD(release, 1g)
+{
+	.size_log2 = 30,
+	.nr_units = 2,
+};
+
+FIXTURE_VARIANT_ADD(release, 2m_hugetlbfs)
+{
+	.size_log2 = 21,
+	.nr_units = 8,
+	.hugetlbfs = true,
+};
+
+FIXTURE_VARIANT_ADD(release, 1g_hugetlbfs)
+{
+	.size_log2 = 30,
+	.nr_units = 2,
+	.hugetlbfs = true,
+};
+
+/* All there is, for a file as large as this one not to fit beside it. */
+FIXTURE_SETUP(release)
+{
+	const char *missing = setup_units();
+
+	page_size = getpagesize();
+	if (missing)
+		SKIP(return, "%s", missing);
+	self->nr = hugetlb_available(&self->pool);
+	self->size = self->nr * self->unit;
+}
+
+/* Nothing may be read that drains what a CPU keeps to itself, see guest_memfd_left_behind.h. */
+FIXTURE_TEARDOWN_PARENT(release)
+{
+	EXPECT_POOL_RESTORED(&self->pool);
+}
+
+static s64 now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000ll + ts.tv_nsec / 1000;
+}
+
+static void run_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	TEST_ASSERT(!sched_setaffinity(0, sizeof(set), &set), "Moving to CPU %d should succeed",
+		    cpu);
+}
+
+/* A file and, if it's guest_memfd, the VM that it's for. */
+struct file {
+	struct kvm_vm *vm;
+	size_t size;
+	void *mem;
+	int fd;
+};
+
+static bool try_open(struct file *f, size_t size, u8 size_log2, bool hugetlbfs)
+{
+	*f = (struct file) { .size = size };
+	if (hugetlbfs) {
+		f->fd = memfd_create("release", MFD_HUGETLB | size_log2 << MAP_HUGE_SHIFT);
+		TEST_ASSERT(f->fd >= 0 && !ftruncate(f->fd, size), "A memfd should be created");
+	} else {
+		f->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+		f->fd = __vm_create_guest_memfd_hugetlb(f->vm, size, SHARED, size_log2);
+		if (f->fd < 0) {
+			TEST_ASSERT(errno == ENOMEM, "Creation should fail with ENOMEM, not %d",
+				    errno);
+			kvm_vm_free(f->vm);
+			return false;
+		}
+	}
+
+	f->mem = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);
+	if (f->mem != MAP_FAILED)
+		return true;
+
+	/* hugetlbfs reserves pages here. */
+	TEST_ASSERT(hugetlbfs && errno == ENOMEM, "mmap() should succeed, errno %d", errno);
+	close(f->fd);
+	return false;
+}
+
+static void close_file(struct file *f)
+{
+	kvm_munmap(f->mem, f->size);
+	kvm_close(f->fd);
+	if (f->vm)
+		kvm_vm_free(f->vm);
+}
+
+#define open_file(f, size)							\
+do {										\
+	size_t __size = size;							\
+										\
+	TEST_ASSERT(try_open(f, __size, variant->size_log2, variant->hugetlbfs), \
+		    "There should be %zu bytes", __size);			\
+} while (0)
+
+/* The unit that is pinned is in use, and that's all. */
+TEST_F(release, pinned_and_closed)
+{
+	struct file f, other;
+	struct holder h;
+
+	TEST_ASSERT(vmsplice_open(&h), "A pipe should be there");
+	open_file(&f, self->size);
+	WRITE_ONCE(*(u64 *)f.mem, 1);
+	TEST_ASSERT(vmsplice_hold(&h, f.mem, 1), "Holding a page should succeed");
+	close_file(&f);
+	TEST_ASSERT_POOL(&self->pool, -1, 0);
+
+	open_file(&other, self->size - self->unit);
+	TEST_ASSERT(!try_open(&f, self->unit, variant->size_log2, variant->hugetlbfs),
+		    "There should be nothing left");
+	TEST_ASSERT_POOL(&self->pool, -1, self->nr - 1);
+	vmsplice_release(&h);
+	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, self->nr - 1);
+	close_file(&other);
+	TEST_ASSERT_POOL(&self->pool, 0, 0);
+
+	open_file(&f, self->size);
+	close_file(&f);
+}
+
+/* Several of them, and a hole. */
+TEST_F(release, pinned_punched_and_closed)
+{
+	struct holder h[3];
+	struct file f;
+	int i;
+
+	open_file(&f, self->size);
+	for (i = 0; i < ARRAY_SIZE(h); i++) {
+		TEST_ASSERT(vmsplice_open(&h[i]), "A pipe should be there");
+		WRITE_ONCE(*(u64 *)(f.mem + page_size * 2 * i), 1);
+		TEST_ASSERT(vmsplice_hold(&h[i], f.mem + page_size * 2 * i, 1),
+			    "Holding a page should succeed");
+	}
+	kvm_fallocate(f.fd, PUNCH, 0, self->unit);
+	if (!variant->hugetlbfs)
+		TEST_ASSERT_POOL(&self->pool, -1, self->nr - 1);
+	close_file(&f);
+	for (i = 0; i < ARRAY_SIZE(h); i++) {
+		TEST_ASSERT_POOL(&self->pool, -1, 0);
+		vmsplice_release(&h[i]);
+	}
+	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
+}
+
+/* Pages that are mlock()ed and munlock()ed are in a batch of the CPU until it is full. */
+static void mlock_on_cpu_1(struct file *f)
+{
+	run_on(1);
+	TEST_ASSERT(!mlock(f->mem, 3 * page_size), "mlock() should succeed, errno %d", errno);
+}
+
+TEST_F(release, mlocked_and_exited)
+{
+	struct file f;
+	pid_t pid;
+
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	if (!pid) {
+		open_file(&f, self->size);
+		mlock_on_cpu_1(&f);
+		run_on(0);
+		_exit(0);
+	}
+	TEST_ASSERT(waitpid(pid, NULL, 0) == pid, "waitpid() should succeed");
+	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
+}
+
+TEST_F(release, munmapped_and_closed)
+{
+	struct file f;
+
+	if (variant->hugetlbfs)
+		SKIP(return, "has no pages to unmap");
+
+	open_file(&f, self->size);
+	mlock_on_cpu_1(&f);
+	kvm_munmap(f.mem, page_size);
+	run_on(0);
+	f.mem += page_size;
+	f.size -= page_size;
+	close_file(&f);
+	TEST_ASSERT_POOL(&self->pool, 0, 0);
+}
+
+TEST_F(release, munmapped_and_punched)
+{
+	struct file f;
+
+	if (variant->hugetlbfs)
+		SKIP(return, "has no pages to unmap");
+
+	open_file(&f, self->size);
+	mlock_on_cpu_1(&f);
+	kvm_munmap(f.mem, page_size);
+	run_on(0);
+	kvm_fallocate(f.fd, PUNCH, 0, self->unit);
+	TEST_ASSERT_POOL(&self->pool, 0, self->nr);
+	f.mem += page_size;
+	f.size -= page_size;
+	close_file(&f);
+}
+
+static void hog_cpu_1(void)
+{
+	struct sched_param param = { .sched_priority = 1 };
+	s64 end;
+
+	run_on(1);
+	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO, &param), "SCHED_FIFO should be there");
+	end = now_us() + BUSY_MS * 1000ll;
+	while (now_us() < end)
+		;
+	_exit(0);
+}
+
+static void fill_in_file(void)
+{
+	s64 end = now_us() + BUSY_MS * 1000ll;
+	int fd = memfd_create("filler", 0);
+
+	/* One call takes long, and the task doesn't go to sleep in it. */
+	run_on(1);
+	while (now_us() < end) {
+		if (fallocate(fd, 0, 0, SZ_1G) || ftruncate(fd, 0))
+			break;
+	}
+	_exit(0);
+}
+
+/* A task that is busy as soon as it's told to be, without the files that come later. */
+struct task {
+	pid_t pid;
+	int go;
+};
+
+static void create_task(struct task *t, void (*fn)(void))
+{
+	int go[2];
+	char c;
+
+	TEST_ASSERT(!pipe(go), "pipe() should succeed");
+	t->go = go[1];
+	t->pid = fork();
+	TEST_ASSERT(t->pid >= 0, "fork() should succeed");
+	if (!t->pid) {
+		TEST_ASSERT(read(go[0], &c, 1) == 1, "read() should succeed");
+		fn();
+	}
+}
+
+static void start_task(struct task *t)
+{
+	TEST_ASSERT(write(t->go, "", 1) == 1, "write() should succeed");
+	usleep(300 * 1000);
+}
+
+static void end_task(struct task *t)
+{
+	TEST_ASSERT(!waitpid(t->pid, NULL, WNOHANG), "The task should still be busy");
+	kill(t->pid, SIGKILL);
+	waitpid(t->pid, NULL, 0);
+}
+
+static void write_file(const char *path, const char *text)
+{
+	FILE *file = fopen(path, "w");
+
+	if (file) {
+		fputs(text, file);
+		fclose(file);
+	}
+}
+
+static void assert_fast(const char *what, s64 start)
+{
+	s64 ms = (now_us() - start) / 1000;
+
+	TEST_ASSERT(ms < MAX_MS, "%s should take less than %d ms, not %ld", what, MAX_MS, ms);
+}
+
+/* One that was split has been used by the host, and a page of another one is in use. */
+static void punch_and_close(struct file *f, size_t unit, struct hugetlb_pool *pool, int nr)
+{
+	struct holder h;
+	s64 start;
+
+	TEST_ASSERT(vmsplice_open(&h), "A pipe should be there");
+	TEST_ASSERT(vmsplice_hold(&h, f->mem + unit, 1), "Holding a page should succeed");
+
+	start = now_us();
+	kvm_fallocate(f->fd, PUNCH, 0, unit);
+	TEST_ASSERT_POOL(pool, -1, nr - 1);
+	assert_fast("A hole", start);
+
+	start = now_us();
+	kvm_fallocate(f->fd, PUNCH, unit, unit);
+	vmsplice_release(&h);
+	TEST_ASSERT_POOL_SETTLES(pool, 0, nr);
+	assert_fast("A hole, and the last page of it", start);
+
+	start = now_us();
+	close_file(f);
+	TEST_ASSERT_POOL(pool, 0, 0);
+	assert_fast("Closing a file", start);
+}
+
+static void prepare(struct file *f, size_t unit)
+{
+	run_on(0);
+	WRITE_ONCE(*(u64 *)f->mem, 1);
+	WRITE_ONCE(*(u64 *)(f->mem + unit), 1);
+}
+
+/* A CPU that never gets to do what others want of it. */
+TEST_F(release, busy_cpu)
+{
+	struct task task;
+	struct file f;
+
+	if (variant->hugetlbfs)
+		SKIP(return, "is about guest_memfd");
+
+	create_task(&task, hog_cpu_1);
+	open_file(&f, self->size);
+	prepare(&f, self->unit);
+	write_file(RT_RUNTIME, "-1");
+	write_file(FAIR_RUNTIME, "0");
+	start_task(&task);
+	punch_and_close(&f, self->unit, &self->pool, self->nr);
+	end_task(&task);
+	write_file(RT_RUNTIME, "950000");
+	write_file(FAIR_RUNTIME, "50000000");
+}
+
+/* A task that doesn't sleep holds grace periods off, which matters for struct pages. */
+TEST_F(release, busy_task)
+{
+	struct task task;
+	struct file f;
+
+	if (variant->hugetlbfs)
+		SKIP(return, "is about guest_memfd");
+
+	create_task(&task, fill_in_file);
+	open_file(&f, self->size);
+	prepare(&f, self->unit);
+	start_task(&task);
+	punch_and_close(&f, self->unit, &self->pool, self->nr);
+	end_task(&task);
+}
+
+/* A VMM with all there is, and with a page somewhere that isn't only its own. */
+static void vmm(struct file *f, size_t unit, int kind, int ready)
+{
+	struct holder h;
+	int i, nr = f->size / unit;
+
+	for (i = 0; i < nr; i++)
+		WRITE_ONCE(*(u64 *)(f->mem + i * unit), 1);
+
+	switch (kind) {
+	case 1:
+		TEST_ASSERT(vmsplice_open(&h) && vmsplice_hold(&h, f->mem, 1),
+			    "A page in a pipe should be possible");
+		break;
+	case 2:
+		TEST_ASSERT(io_uring_open(&h) && io_uring_hold(&h, f->mem, 1),
+			    "A fixed buffer should be possible");
+		break;
+	}
+	TEST_ASSERT(write(ready, "", 1) == 1, "write() should succeed");
+	pause();
+}
+
+static const char * const vmm_kinds[] = { "nothing", "a pipe", "a ring" };
+
+static s64 kill_and_open(size_t size, size_t unit, u8 size_log2, bool hugetlbfs, int kind)
+{
+	int ready[2];
+	struct file f;
+	s64 start, us;
+	pid_t pid;
+	char c;
+
+	TEST_ASSERT(!pipe(ready), "pipe() should succeed");
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	if (!pid) {
+		TEST_ASSERT(try_open(&f, size, size_log2, hugetlbfs), "There should be a file");
+		vmm(&f, unit, kind, ready[1]);
+	}
+	TEST_ASSERT(read(ready[0], &c, 1) == 1, "The VMM should be there");
+	kill(pid, SIGKILL);
+	TEST_ASSERT(waitpid(pid, NULL, 0) == pid, "waitpid() should succeed");
+
+	start = now_us();
+	while (!try_open(&f, size, size_log2, hugetlbfs))
+		TEST_ASSERT(now_us() - start < 20 * 1000000ll, "There should be a file again");
+	us = now_us() - start;
+	close_file(&f);
+	close(ready[0]);
+	close(ready[1]);
+
+	return us;
+}
+
+TEST_F(release, killed)
+{
+	const int nr_rounds = self->unit > SZ_2M ? 2 : 13;
+	s64 us, max;
+	int kind, i;
+
+	for (kind = 0; kind < ARRAY_SIZE(vmm_kinds); kind++) {
+		for (max = 0, i = 0; i < nr_rounds; i++) {
+			us = kill_and_open(self->size, self->unit, variant->size_log2,
+					   variant->hugetlbfs, kind);
+			max = us > max ? us : max;
+		}
+		TH_LOG("%s: at most %ld.%03ld ms", vmm_kinds[kind], max / 1000, max % 1000);
+		TEST_ASSERT(max < MAX_MS * 1000ll,
+			    "An equal file should be possible within %d ms", MAX_MS);
+	}
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+
+	page_size = getpagesize();
+	return test_harness_run(argc, argv);
+}

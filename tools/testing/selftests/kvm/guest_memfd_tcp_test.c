@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Pages of guest_memfd files made of HugeTLB pages that are on their way through TCP
+ * while they leave the file.  TCP_ZEROCOPY_RECEIVE maps pages that it takes for nobody
+ * else's, i.e. it must never get to see one that is neither in a file nor known to be a
+ * part of a huge page.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <arpa/inet.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "guest_memfd_hugetlb.h"
+#include "guest_memfd_left_behind.h"
+
+/* Every other one, two in a row would be sent as one. */
+#define NR_PAGES	16
+#define SENT_BYTES	(NR_PAGES * page_size)
+
+/* From linux/tcp.h, which doesn't get on with netinet. */
+#define TCP_ZEROCOPY_RECEIVE	35
+
+struct zerocopy_receive {
+	u64 address;
+	u32 length;
+	u32 recv_skip_hint;
+	u32 inq;
+	s32 err;
+	u64 copybuf_address;
+	s32 copybuf_len;
+	u32 flags;
+	u64 msg_control;
+	u64 msg_controllen;
+	u32 msg_flags;
+	u32 reserved;
+};
+
+FIXTURE(tcp)
+{
+	struct hugetlb_pool pool;
+	struct kernel_counters counters;
+	struct kvm_vm *vm;
+	size_t unit, size;
+	int nr;
+};
+
+FIXTURE_VARIANT(tcp)
+{
+	u8 size_log2;
+	int nr_units;
+};
+
+FIXTURE_VARIANT_ADD(tcp, 2m)
+{
+	.size_log2 = 21,
+	.nr_units = 2,
+};
+
+FIXTURE_VARIANT_ADD(tcp, 1g)
+{
+	.size_log2 = 30,
+	.nr_units = 2,
+};
+
+FIXTURE_SETUP(tcp)
+{
+	const char *missing = setup_units();
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	if (!guestmem_has_units())
+		SKIP(return, "needs root, debugfs and CONFIG_DEBUG_GUESTMEM");
+
+	read_kernel_counters(&self->counters);
+	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+}
+
+FIXTURE_TEARDOWN_PARENT(tcp)
+{
+	EXPECT_NOTHING_LEFT(0);
+}
+
+static void connect_sockets(int *from, int *to)
+{
+	struct sockaddr_in addr = {
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	int listener = socket(AF_INET, SOCK_STREAM, 0);
+	struct ifreq lo = { .ifr_name = "lo", .ifr_flags = IFF_UP };
+	socklen_t len = sizeof(addr);
+
+	ioctl(listener, SIOCSIFFLAGS, &lo);
+	TEST_ASSERT(!bind(listener, (void *)&addr, len) && !listen(listener, 1) &&
+		    !getsockname(listener, (void *)&addr, &len),
+		    "Listening should succeed, errno %d", errno);
+	*from = socket(AF_INET, SOCK_STREAM, 0);
+	TEST_ASSERT(!connect(*from, (void *)&addr, len), "connect() should succeed, errno %d",
+		    errno);
+	*to = accept(listener, NULL, NULL);
+	TEST_ASSERT(*to >= 0, "accept() should succeed, errno %d", errno);
+	close(listener);
+}
+
+struct receiver {
+	int fd;
+	void *window;
+	u64 mapped;
+	bool stop;
+};
+
+/* Map what can be mapped, leave everything else where it is. */
+static void *receive(void *arg)
+{
+	struct zerocopy_receive zc;
+	struct receiver *r = arg;
+	socklen_t len;
+
+	while (!READ_ONCE(r->stop)) {
+		zc = (struct zerocopy_receive) {
+			.address = (uintptr_t)r->window,
+			.length = SENT_BYTES,
+		};
+		len = sizeof(zc);
+		if (!getsockopt(r->fd, IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE, &zc, &len))
+			r->mapped += zc.length;
+	}
+	return NULL;
+}
+
+/* By way of a pipe, which doesn't copy. */
+static void send_pages(int fd, void *mem)
+{
+	struct iovec iov[NR_PAGES];
+	ssize_t sent;
+	int pipefd[2], i;
+
+	for (i = 0; i < NR_PAGES; i++) {
+		iov[i] = (struct iovec) {
+			.iov_base = mem + 2 * i * page_size,
+			.iov_len = page_size,
+		};
+		WRITE_ONCE(*(u64 *)iov[i].iov_base, i);
+	}
+	TEST_ASSERT(!pipe(pipefd), "pipe() should succeed");
+	TEST_ASSERT(vmsplice(pipefd[1], iov, NR_PAGES, 0) == SENT_BYTES,
+		    "vmsplice() should succeed, errno %d", errno);
+	for (i = 0; i < SENT_BYTES; i += sent) {
+		sent = splice(pipefd[0], NULL, fd, NULL, SENT_BYTES - i, SPLICE_F_MORE);
+		TEST_ASSERT(sent > 0, "splice() should succeed, errno %d", errno);
+	}
+	close(pipefd[0]);
+	close(pipefd[1]);
+}
+
+TEST_F(tcp, punched)
+{
+	const int nr_rounds = self->unit > SZ_2M ? 4 : 300;
+	struct receiver r = {};
+	char buf[SZ_64K];
+	pthread_t thread;
+	int from, i, fd, copied;
+	ssize_t len;
+	void *mem;
+
+	fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, GUEST_MEMFD_FLAG_MMAP |
+					   GUEST_MEMFD_FLAG_INIT_SHARED, variant->size_log2);
+	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+
+	for (i = 0; i < nr_rounds; i++) {
+		connect_sockets(&from, &r.fd);
+		r.window = mmap(NULL, SENT_BYTES, PROT_READ, MAP_SHARED, r.fd, 0);
+		if (r.window == MAP_FAILED)
+			SKIP(return, "needs zero copy receive of TCP");
+		r.stop = false;
+		pthread_create(&thread, NULL, receive, &r);
+
+		send_pages(from, mem);
+		kvm_fallocate(fd, PUNCH, 0, self->unit);
+
+		WRITE_ONCE(r.stop, true);
+		pthread_join(thread, NULL);
+		/* What couldn't be mapped can be read. */
+		for (copied = 0; (len = recv(r.fd, buf, sizeof(buf), MSG_DONTWAIT)) > 0; )
+			copied += len;
+		if (!i)
+			TH_LOG("%lu bytes mapped, %d copied", r.mapped, copied);
+		kvm_munmap(r.window, SENT_BYTES);
+		close(from);
+		close(r.fd);
+	}
+
+	TEST_ASSERT(!r.mapped, "%lu bytes of a huge page were mapped by TCP", r.mapped);
+	kvm_munmap(mem, self->size);
+	kvm_close(fd);
+	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+
+	page_size = getpagesize();
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The costs of converting guest_memfd in place: one flush of the guest's TLBs, however
+ * fragmented a range is, and memory and time for what changes, however large a file
+ * is.  A model that has a list of all conversions says which page is private.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/sizes.h>
+
+#include "guest_memfd_hugetlb.h"
+#include "processor.h"
+
+#define TEST_SLOT	10
+#define TEST_GPA	(4ULL * SZ_1G)
+#define NR_PAGES	512
+#define TEST_SIZE	((u64)NR_PAGES * PAGE_SIZE)
+
+/* A file may be that large. */
+#define MAX_PAGES	(LLONG_MAX / PAGE_SIZE)
+#define MAX_SECONDS	20
+
+static void guest_code(void)
+{
+	GUEST_DONE();
+}
+
+static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu)
+{
+	return __vm_create_with_vcpus((struct vm_shape) {
+		.mode = VM_MODE_DEFAULT,
+		.type = VM_TYPE_PRIVATE,
+	}, 1, 0, guest_code, vcpu);
+}
+
+FIXTURE(flush)
+{
+	struct hugetlb_pool pool;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int fd;
+};
+
+FIXTURE_VARIANT(flush)
+{
+	u8 size_log2;
+};
+
+FIXTURE_VARIANT_ADD(flush, 4k)
+{
+	.size_log2 = 12,
+};
+
+FIXTURE_VARIANT_ADD(flush, 2m)
+{
+	.size_log2 = 21,
+};
+
+FIXTURE_VARIANT_ADD(flush, 1g)
+{
+	.size_log2 = 30,
+};
+
+FIXTURE_SETUP(flush)
+{
+	const bool huge = variant->size_log2 > 12;
+	const char *missing = NULL;
+	u64 size;
+
+	if (huge)
+		missing = missing_units(BIT_ULL(variant->size_log2), 1, &self->pool);
+	if (missing)
+		SKIP(return, "%s", missing);
+
+	self->vm = create_vm(&self->vcpu);
+	size = huge ? BIT_ULL(variant->size_log2) : TEST_SIZE;
+	self->fd = huge ? vm_create_guest_memfd_hugetlb(self->vm, size, 0, variant->size_log2) :
+			  vm_create_guest_memfd(self->vm, size, 0);
+	vm_set_user_memory_region2(self->vm, TEST_SLOT, KVM_MEM_GUEST_MEMFD, TEST_GPA,
+				   size, NULL, self->fd, 0);
+}
+
+FIXTURE_TEARDOWN(flush)
+{
+	if (!self->vm)
+		return;
+
+	close(self->fd);
+	kvm_vm_free(self->vm);
+}
+
+static void convert(int fd, u64 first, u64 nr, bool private)
+{
+	gmem_set_memory_attributes(fd, first * PAGE_SIZE, nr * PAGE_SIZE,
+				   private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0);
+}
+
+static void prefault(struct kvm_vcpu *vcpu)
+{
+	struct kvm_pre_fault_memory range = {
+		.gpa = TEST_GPA,
+		.size = TEST_SIZE,
+	};
+
+	while (range.size)
+		vcpu_ioctl(vcpu, KVM_PRE_FAULT_MEMORY, &range);
+}
+
+TEST_F(flush, once_for_a_fragmented_range)
+{
+	u64 flushes, pages;
+	int to_private, i;
+
+	for (to_private = 0; to_private < 2; to_private++) {
+		convert(self->fd, 0, NR_PAGES, !to_private);
+		for (i = 0; i < NR_PAGES; i += 2)
+			convert(self->fd, i, 1, to_private);
+		prefault(self->vcpu);
+		pages = vm_get_stat(self->vm, pages_4k);
+
+		flushes = vm_get_stat(self->vm, remote_tlb_flush_requests);
+		convert(self->fd, 0, NR_PAGES, to_private);
+		flushes = vm_get_stat(self->vm, remote_tlb_flush_requests) - flushes;
+
+		/* All pages that have changed were mapped, and aren't any more. */
+		TEST_ASSERT(vm_get_stat(self->vm, pages_4k) <= pages - NR_PAGES / 2,
+			    "%d pages should be unmapped", NR_PAGES / 2);
+		TEST_ASSERT(flushes >= 1 && flushes <= 4,
+			    "%d ranges in one conversion to %s should take one flush, take %lu",
+			    NR_PAGES / 2, to_private ? "private" : "shared", flushes);
+	}
+}
+
+FIXTURE(sparse)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int pipe[2];
+	int fd;
+};
+
+FIXTURE_VARIANT(sparse)
+{
+	u64 flags;
+};
+
+FIXTURE_VARIANT_ADD(sparse, init_private)
+{
+	.flags = 0,
+};
+
+FIXTURE_VARIANT_ADD(sparse, init_shared)
+{
+	.flags = GUEST_MEMFD_FLAG_INIT_SHARED,
+};
+
+FIXTURE_SETUP(sparse)
+{
+	self->vm = create_vm(&self->vcpu);
+	self->fd = vm_create_guest_memfd(self->vm, MAX_PAGES * PAGE_SIZE,
+					 variant->flags | GUEST_MEMFD_FLAG_MMAP);
+	TEST_ASSERT(!pipe(self->pipe), "pipe() should succeed");
+}
+
+FIXTURE_TEARDOWN(sparse)
+{
+	close(self->fd);
+	kvm_vm_free(self->vm);
+}
+
+static u64 now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000ULL + t.tv_nsec / 1000000;
+}
+
+/* Whether the host gets EFAULT.  Allocates the page, and takes it away again. */
+static bool is_private(int fd, int pipe[2], u64 page)
+{
+	bool private = false;
+	void *mem;
+	char c;
+
+	mem = __kvm_mmap(PAGE_SIZE, PROT_READ, MAP_SHARED, fd, page * PAGE_SIZE);
+	if (write(pipe[1], mem, 1) == 1) {
+		TEST_ASSERT(read(pipe[0], &c, 1) == 1, "read() should succeed");
+	} else {
+		TEST_ASSERT_EQ(errno, EFAULT);
+		private = true;
+	}
+	kvm_munmap(mem, PAGE_SIZE);
+	kvm_fallocate(fd, PUNCH, page * PAGE_SIZE, PAGE_SIZE);
+	return private;
+}
+
+struct conversion {
+	u64 first;
+	u64 nr;
+	bool private;
+};
+
+#define NR_CONVERSIONS	300
+
+static struct conversion done[NR_CONVERSIONS];
+
+static bool model_is_private(int nr_done, bool init_private, u64 page)
+{
+	while (nr_done--) {
+		const struct conversion *c = &done[nr_done];
+
+		if (page >= c->first && page - c->first < c->nr)
+			return c->private;
+	}
+	return init_private;
+}
+
+/* As many small ones as large ones, half of them aligned to what is stored at once. */
+static u64 random_number(void)
+{
+	const int bits = kvm_random_u64_in_range(&kvm_rng, 0, 50);
+	u64 nr = kvm_random_u64_in_range(&kvm_rng, 0, BIT_ULL(bits));
+	int shift = 12 + 6 * kvm_random_u64_in_range(&kvm_rng, 0, 6);
+
+	if (kvm_random_u64_in_range(&kvm_rng, 0, 1) && nr >> shift)
+		nr = nr >> shift << shift;
+	return nr;
+}
+
+static struct conversion random_conversion(void)
+{
+	struct conversion c;
+
+	c.first = random_number() % MAX_PAGES;
+	c.nr = random_number() % MAX_PAGES + 1;
+	if (c.nr > MAX_PAGES - c.first || !kvm_random_u64_in_range(&kvm_rng, 0, 9))
+		c.nr = MAX_PAGES - c.first;
+	c.private = kvm_random_u64_in_range(&kvm_rng, 0, 1);
+	return c;
+}
+
+static void check_page(int fd, int pipe[2], int nr_done, bool init_private, u64 page)
+{
+	bool want = model_is_private(nr_done, init_private, page);
+
+	if (page >= MAX_PAGES)
+		return;
+	TEST_ASSERT(is_private(fd, pipe, page) == want,
+		    "Page 0x%lx should be %s after %d conversions, the last 0x%lx + 0x%lx to %d",
+		    page, want ? "private" : "shared", nr_done, done[nr_done - 1].first,
+		    done[nr_done - 1].nr, done[nr_done - 1].private);
+}
+
+static void check_edges(int fd, int pipe[2], int nr_done, bool init_private,
+			const struct conversion *c)
+{
+	check_page(fd, pipe, nr_done, init_private, c->first - 1);
+	check_page(fd, pipe, nr_done, init_private, c->first);
+	check_page(fd, pipe, nr_done, init_private, c->first + c->nr / 2);
+	check_page(fd, pipe, nr_done, init_private, c->first + c->nr - 1);
+	check_page(fd, pipe, nr_done, init_private, c->first + c->nr);
+}
+
+TEST_F_TIMEOUT(sparse, random_ranges, 600)
+{
+	const bool init_private = !variant->flags;
+	int i, n;
+
+	for (i = 0; i < NR_CONVERSIONS; i++) {
+		done[i] = random_conversion();
+		convert(self->fd, done[i].first, done[i].nr, done[i].private);
+		check_edges(self->fd, self->pipe, i + 1, init_private, &done[i]);
+		/* And of earlier ones. */
+		for (n = 0; n < 4; n++)
+			check_edges(self->fd, self->pipe, i + 1, init_private,
+				    &done[kvm_random_u64_in_range(&kvm_rng, 0, i)]);
+	}
+}
+
+/* Not in proportion to the size, which would take years. */
+TEST_F_TIMEOUT(sparse, all_at_once, 120)
+{
+	const bool private = variant->flags;
+	u64 start;
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		start = now_ms();
+		convert(self->fd, 0, MAX_PAGES, private ^ (i & 1));
+		TEST_ASSERT(now_ms() - start < MAX_SECONDS * 1000,
+			    "Conversion of an empty file should not take %lu ms",
+			    now_ms() - start);
+		/* From now on there is something in the way. */
+		convert(self->fd, MAX_PAGES / 3 + i, 1, !(private ^ (i & 1)));
+	}
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
+		     KVM_MEMORY_ATTRIBUTE_PRIVATE);
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
+	page_size = getpagesize();
+
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Core dumps of a VMM that has guest_memfd mapped: they have what is shared and in
+ * memory, no byte of what is private, and neither allocate nor split anything.
+ *
+ * The VMM that dies shares its files with the test, so that its guest_memfd and VM
+ * are still there afterwards.
+ */
+#include <linux/elf.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <linux/sizes.h>
+
+#include "guest_memfd_guest.h"
+#include "guestmem_units.h"
+#include "kernel_counters.h"
+
+#define CORE_PATTERN	"/proc/sys/kernel/core_pattern"
+#define CORE_FILE	"/tmp/guest_memfd.core"
+#define MEM_ADDR	(256ULL * SZ_1G)
+
+/* Of a file of NR units, or pages: */
+enum {
+	SHARED_BY_HOST,		/* The host has written to its first page. */
+	SHARED_BY_GUEST,	/* The guest has, to all of it, and the host never looked. */
+	PRIVATE,		/* The guest has. */
+	HOLE,			/* Nothing there. */
+	NR,
+};
+
+FIXTURE(coredump)
+{
+	struct hugetlb_pool pool;
+	char pattern[256];
+	size_t unit;
+};
+
+FIXTURE_VARIANT(coredump)
+{
+	u8 size_log2;
+};
+
+FIXTURE_VARIANT_ADD(coredump, 4k)
+{
+	.size_log2 = 12,
+};
+
+FIXTURE_VARIANT_ADD(coredump, 2m)
+{
+	.size_log2 = 21,
+};
+
+FIXTURE_VARIANT_ADD(coredump, 1g)
+{
+	.size_log2 = 30,
+};
+
+static bool read_pattern(char *pattern, size_t size)
+{
+	int fd = open(CORE_PATTERN, O_RDONLY);
+	ssize_t len = fd < 0 ? -1 : read(fd, pattern, size - 1);
+
+	close(fd);
+	if (len <= 0)
+		return false;
+	pattern[len] = '\0';
+	return true;
+}
+
+static bool write_pattern(const char *pattern)
+{
+	int fd = open(CORE_PATTERN, O_WRONLY);
+	ssize_t len = fd < 0 ? -1 : write(fd, pattern, strlen(pattern));
+
+	close(fd);
+	return len > 0;
+}
+
+FIXTURE_SETUP(coredump)
+{
+	const char *missing = NULL;
+
+	self->unit = BIT_ULL(variant->size_log2);
+	if (variant->size_log2 > 12)
+		missing = missing_units(self->unit, NR, &self->pool);
+	if (!missing && !(read_pattern(self->pattern, sizeof(self->pattern)) &&
+			  write_pattern(CORE_FILE)))
+		missing = "needs root and CONFIG_COREDUMP";
+	if (missing)
+		SKIP(return, "%s", missing);
+}
+
+FIXTURE_TEARDOWN(coredump)
+{
+	write_pattern(self->pattern);
+	unlink(CORE_FILE);
+}
+
+/* Where a byte of the VMM's memory is in the core file, or -1. */
+static off_t core_offset(int fd, u64 addr)
+{
+	struct elf64_hdr ehdr;
+	struct elf64_phdr phdr;
+	int i;
+
+	TEST_ASSERT(pread(fd, &ehdr, sizeof(ehdr), 0) == sizeof(ehdr) &&
+		    !memcmp(ehdr.e_ident, ELFMAG, SELFMAG), "There should be a core file");
+	for (i = 0; i < ehdr.e_phnum; i++) {
+		TEST_ASSERT(pread(fd, &phdr, sizeof(phdr), ehdr.e_phoff + i * sizeof(phdr)) ==
+			    sizeof(phdr), "The core file should have %d headers", ehdr.e_phnum);
+		if (phdr.p_type == PT_LOAD && addr >= phdr.p_vaddr &&
+		    addr < phdr.p_vaddr + phdr.p_filesz)
+			return phdr.p_offset + addr - phdr.p_vaddr;
+	}
+	return -1;
+}
+
+static u64 core_word(int fd, u64 offset)
+{
+	off_t pos = core_offset(fd, MEM_ADDR + offset);
+	u64 val = ~0ULL;
+
+	TEST_ASSERT(pos >= 0, "The core file should have the mapping");
+	/* A hole at the end isn't in the file. */
+	if (pread(fd, &val, sizeof(val), pos) != sizeof(val))
+		return 0;
+	return val;
+}
+
+/* What the VMM tells about itself before it dies. */
+struct vmm {
+	int vm_fd;
+	int fd;
+	long unevictable;
+	char units[SZ_64K];
+};
+
+static struct vmm *vmm;
+
+static void read_units(char *text, size_t size)
+{
+	char *units = guestmem_read_units();
+
+	snprintf(text, size, "%s", units);
+	free(units);
+}
+
+static void set_dump_limits(void)
+{
+	struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
+	int fd = open("/proc/self/coredump_filter", O_WRONLY);
+
+	/* Shared mappings of files, too. */
+	TEST_ASSERT(fd >= 0 && write(fd, "0x3f", 4) == 4 && !setrlimit(RLIMIT_CORE, &limit),
+		    "A core dump should be possible");
+	close(fd);
+}
+
+static void run_vmm(size_t unit, u8 size_log2)
+{
+	u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
+	const u64 stride = max_t(u64, unit / 8, PAGE_SIZE);
+	struct kvm_vcpu *vcpus[1];
+	struct kvm_vm *vm;
+	char *mem;
+
+	set_dump_limits();
+	vm = __create_guest(VM_TYPE_PRIVATE, vcpus, 1);
+	vmm->vm_fd = vm->fd;
+	vmm->fd = size_log2 > 12 ?
+		  vm_create_guest_memfd_hugetlb(vm, NR * unit, flags, size_log2) :
+		  vm_create_guest_memfd(vm, NR * unit, flags);
+	mem = mmap((void *)MEM_ADDR, NR * unit, PROT_READ | PROT_WRITE,
+		   MAP_SHARED | MAP_FIXED_NOREPLACE, vmm->fd, 0);
+	TEST_ASSERT(mem == (void *)MEM_ADDR, "mmap() should succeed");
+	add_slot(vm, TEST_GPA, NR * unit, mem, vmm->fd, 0);
+
+	WRITE_ONCE(*(u64 *)mem, HOST_TAG(0));
+	gmem_set_private(vmm->fd, PRIVATE * unit, unit);
+	guest_do(vcpus[0], OP_WRITE_TAGS, TEST_GPA + SHARED_BY_GUEST * unit, unit / stride,
+		 stride, TAG(0));
+	guest_do(vcpus[0], OP_WRITE_TAGS, TEST_GPA + PRIVATE * unit, unit / stride,
+		 stride, TAG2(0));
+
+	if (guestmem_has_units())
+		read_units(vmm->units, sizeof(vmm->units));
+	vmm->unevictable = read_vmstat("nr_unevictable");
+	signal(SIGABRT, SIG_DFL);
+	abort();
+}
+
+static void assert_nothing_happened(struct hugetlb_pool *pool, size_t unit)
+{
+	static char units[SZ_64K];
+
+	if (unit > PAGE_SIZE) {
+		TEST_ASSERT_POOL(pool, -(NR - 1), 1);
+	} else {
+		/* Others may have a page or two, too, but not of a file of four. */
+		TEST_ASSERT(read_vmstat("nr_unevictable") <= vmm->unevictable,
+			    "A core dump should not allocate what is a hole");
+	}
+
+	if (!guestmem_has_units())
+		return;
+	read_units(units, sizeof(units));
+	TEST_ASSERT(!strcmp(units, vmm->units),
+		    "A core dump should not split anything: units were\n%s\nand are\n%s",
+		    vmm->units, units);
+}
+
+static void assert_core(size_t unit)
+{
+	const u64 stride = max_t(u64, unit / 8, PAGE_SIZE);
+	int fd = open(CORE_FILE, O_RDONLY);
+	u64 i;
+
+	TEST_ASSERT(fd >= 0, "There should be a core file");
+	TEST_ASSERT_EQ(core_word(fd, SHARED_BY_HOST * unit), HOST_TAG(0));
+	for (i = 0; i < unit / stride; i++) {
+		TEST_ASSERT_EQ(core_word(fd, SHARED_BY_GUEST * unit + i * stride), TAG(i));
+		TEST_ASSERT_EQ(core_word(fd, PRIVATE * unit + i * stride), 0);
+		TEST_ASSERT_EQ(core_word(fd, HOLE * unit + i * stride), 0);
+	}
+	close(fd);
+}
+
+TEST_F(coredump, shared_and_in_memory)
+{
+	int status;
+	pid_t pid;
+
+	vmm = kvm_mmap(sizeof(*vmm), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+
+	pid = syscall(__NR_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+	TEST_ASSERT(pid >= 0, "clone() should succeed");
+	if (!pid)
+		run_vmm(self->unit, variant->size_log2);
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) &&
+		    WCOREDUMP(status), "The VMM should dump core, has status 0x%x", status);
+
+	assert_nothing_happened(&self->pool, self->unit);
+	assert_core(self->unit);
+	close(vmm->fd);
+	close(vmm->vm_fd);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
+		     KVM_MEMORY_ATTRIBUTE_PRIVATE);
+	page_size = getpagesize();
+
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,544 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Who is told what when a page of a guest_memfd file fails: all kinds of pages, all states
+ * that a page can be in, all policies of a process, and all ways to let a page fail.
+ *
+ * The table says what is expected.  Its rows for files of 4K pages are what Linux 7.3 does,
+ * where the test runs as well.  With -t, the test prints the table for the documentation.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include <linux/compiler.h>
+
+/* The results are those of the table's rows, the harness has none of its own. */
+static int __maybe_unused test_harness_run(int argc, char **argv);
+
+#include "guest_memfd_guest.h"
+#include "guest_memfd_poison_table.h"
+#include "kernel_counters.h"
+#include "memory_failure.h"
+#include "memory_holder.h"
+
+/* The pages that the guest writes to, which is all of a file of 4K pages. */
+#define NR_USED		PAGES_2M
+#define BAD_PAGE	77
+
+static bool is_in_place;
+
+struct run {
+	const struct poison_cell *cell;
+	struct hugetlb_pool pool;
+	/* Shared with the child. */
+	struct poison_told got;
+	long corrupted;
+	u64 pfn;
+	/* The child's. */
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpus[1];
+	struct holder holder;
+	size_t unit;
+	u64 nr;
+	char *mem;
+	int fd;
+};
+
+static bool is_held(const struct poison_cell *c)
+{
+	return c->page == SMALL_HELD || c->page == HELD;
+}
+
+static u64 gpa_of(u64 page)
+{
+	return TEST_GPA + page * PAGE_SIZE;
+}
+
+static u64 *word_of(struct run *r, u64 page)
+{
+	return (u64 *)(r->mem + page * PAGE_SIZE);
+}
+
+static void convert(struct run *r, u64 first, u64 nr, bool private)
+{
+	gmem_set_memory_attributes(r->fd, first * PAGE_SIZE, nr * PAGE_SIZE,
+				   private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0);
+}
+
+static void unmap(struct run *r)
+{
+	TEST_ASSERT(!madvise(r->mem, r->nr * PAGE_SIZE, MADV_DONTNEED),
+		    "MADV_DONTNEED should succeed, errno %d", errno);
+}
+
+/* All pages that aren't mapped but can't be reclaimed, one byte each. */
+static u8 *unmapped_unevictable(u64 *nr_pfns)
+{
+	const u64 mask = BIT_ULL(KPF_UNEVICTABLE) | BIT_ULL(KPF_MMAP) | BIT_ULL(KPF_NOPAGE);
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	struct kernel_counters drained;
+	static u64 buf[4096];
+	u64 nr = 0, i;
+	u8 *map = NULL;
+	ssize_t len;
+
+	TEST_ASSERT(fd >= 0, "Cannot open /proc/kpageflags");
+	read_kernel_counters(&drained);
+	while ((len = read(fd, buf, sizeof(buf))) > 0) {
+		map = realloc(map, nr + len / sizeof(*buf));
+		TEST_ASSERT(map, "No memory");
+		for (i = 0; i < len / sizeof(*buf); i++)
+			map[nr++] = (buf[i] & mask) == BIT_ULL(KPF_UNEVICTABLE);
+	}
+	close(fd);
+	*nr_pfns = nr;
+	return map;
+}
+
+/* Where private memory can't be shared, it is what a file has got by an allocation. */
+static u64 allocate_and_find(struct run *r, u64 page)
+{
+	u64 nr, nr_after, pfn, found = 0;
+	u8 *before, *after;
+
+	before = unmapped_unevictable(&nr);
+	kvm_fallocate(r->fd, FALLOC_FL_KEEP_SIZE, page * PAGE_SIZE, PAGE_SIZE);
+	after = unmapped_unevictable(&nr_after);
+	for (pfn = 0; pfn < nr && pfn < nr_after; pfn++) {
+		if (before[pfn] || !after[pfn])
+			continue;
+		TEST_ASSERT(!found, "It should be one of pfn 0x%lx and pfn 0x%lx", found, pfn);
+		found = pfn;
+	}
+	TEST_ASSERT(found, "The page of the file should be somewhere");
+	free(before);
+	free(after);
+	return found;
+}
+
+/* A private file's page is shared, looked at and private again: all is as before. */
+static u64 share_and_find(struct run *r, u64 page)
+{
+	u64 pfn;
+
+	convert(r, page, 1, false);
+	(void)READ_ONCE(*word_of(r, page));
+	pfn = read_pagemap_pfn(word_of(r, page));
+	TEST_ASSERT(pfn, "Page %lu should be mapped", page);
+	convert(r, page, 1, true);
+	return pfn;
+}
+
+static void create_file(struct run *r)
+{
+	const struct poison_cell *c = r->cell;
+	bool private = is_in_place || c->state == PRIVATE;
+	u64 flags = private ? 0 : GUEST_MEMFD_FLAG_INIT_SHARED;
+	size_t size = r->nr * PAGE_SIZE;
+	char *hva;
+
+	if (is_in_place || !private)
+		flags |= GUEST_MEMFD_FLAG_MMAP;
+	r->vm = __create_guest(private ? VM_TYPE_PRIVATE : VM_TYPE_DEFAULT, r->vcpus, 1);
+	r->fd = poison_is_huge(c) ?
+		vm_create_guest_memfd_hugetlb(r->vm, size, flags, __builtin_ctzl(r->unit)) :
+		vm_create_guest_memfd(r->vm, size, flags);
+	r->mem = flags & GUEST_MEMFD_FLAG_MMAP ?
+		 kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd) : NULL;
+	hva = r->mem ?: kvm_mmap(size, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+	add_slot(r->vm, TEST_GPA, size, hva, r->fd, 0);
+	if (!is_in_place && private)
+		vm_mem_set_private(r->vm, TEST_GPA, size);
+}
+
+/* In-place conversion off: files are of 4K pages, private or shared all over. */
+static void prepare_small(struct run *r)
+{
+	if (r->cell->state == PRIVATE) {
+		r->pfn = allocate_and_find(r, BAD_PAGE);
+		return;
+	}
+	(void)READ_ONCE(*word_of(r, BAD_PAGE));
+	r->pfn = read_pagemap_pfn(word_of(r, BAD_PAGE));
+}
+
+static void prepare_in_place(struct run *r)
+{
+	const struct poison_cell *c = r->cell;
+
+	kvm_fallocate(r->fd, FALLOC_FL_KEEP_SIZE, 0, r->nr * PAGE_SIZE);
+	r->pfn = share_and_find(r, BAD_PAGE);
+	switch (c->page) {
+	case PIECE:
+		convert(r, r->nr - 1, 1, false);
+		(void)READ_ONCE(*word_of(r, r->nr - 1));
+		if (c->state != PRIVATE)
+			convert(r, 0, r->nr / 2, false);
+		break;
+	case WHOLE_UNIT:
+		if (c->state != PRIVATE)
+			convert(r, 0, r->nr, false);
+		break;
+	default:
+		if (c->state != PRIVATE || is_held(c))
+			convert(r, BAD_PAGE, 1, false);
+		break;
+	}
+}
+
+/* What is in the page is in a pipe, and the file has a hole there. */
+static void hold_and_punch(struct run *r)
+{
+	bool huge = poison_is_huge(r->cell);
+	u64 first = huge ? 0 : BAD_PAGE, nr = huge ? r->nr : 1;
+
+	TEST_ASSERT(vmsplice_open(&r->holder) &&
+		    vmsplice_hold(&r->holder, word_of(r, BAD_PAGE), 1),
+		    "vmsplice() should succeed, errno %d", errno);
+	kvm_fallocate(r->fd, PUNCH, first * PAGE_SIZE, nr * PAGE_SIZE);
+	if (r->cell->state == PRIVATE)
+		convert(r, BAD_PAGE, 1, true);
+}
+
+static void prepare(struct run *r)
+{
+	const struct poison_cell *c = r->cell;
+
+	create_file(r);
+	if (is_in_place)
+		prepare_in_place(r);
+	else
+		prepare_small(r);
+
+	/* The guest has it all mapped, and the host has what the state says. */
+	guest_do(r->vcpus[0], OP_WRITE_TAGS, TEST_GPA, NR_USED, PAGE_SIZE, TAG(0));
+	if (c->state == MAPPED || is_held(c))
+		(void)READ_ONCE(*word_of(r, BAD_PAGE));
+	if (is_held(c))
+		hold_and_punch(r);
+	else if (c->state == UNMAPPED)
+		unmap(r);
+}
+
+static void inject(struct run *r)
+{
+	const struct poison_cell *c = r->cell;
+	long before = nr_corrupted_pages();
+	struct sigbus_seen seen;
+
+	TEST_ASSERT(!prctl(PR_MCE_KILL, PR_MCE_KILL_SET,
+			   c->early ? PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE, 0, 0),
+		    "prctl() should succeed, errno %d", errno);
+	sigbus_start();
+	if (c->how == BY_PFN)
+		r->got.inject = write_pfn(CORRUPT_PFN, r->pfn);
+	else
+		r->got.inject = madvise(word_of(r, BAD_PAGE), PAGE_SIZE, MADV_HWPOISON) ?
+				errno : 0;
+	seen = sigbus_take();
+	r->got.at_once = seen.code;
+	r->corrupted = nr_corrupted_pages() - before;
+	TEST_ASSERT(seen.nr <= 1, "One signal should do, got %d", seen.nr);
+	if (!seen.nr)
+		return;
+	TEST_ASSERT_EQ(seen.addr, (uintptr_t)word_of(r, BAD_PAGE));
+	TEST_ASSERT_EQ(seen.lsb, PAGE_SHIFT);
+}
+
+/* Returns si_code, or 0 if the host can read it. */
+static int host_access(struct run *r, u64 page)
+{
+	struct sigbus_seen seen;
+	u64 val;
+
+	if (!r->mem)
+		return BUS_ADRERR;
+	if (sigbus_try_read(word_of(r, page), &val))
+		return 0;
+	seen = sigbus_take();
+	TEST_ASSERT_EQ(seen.nr, 1);
+	if (seen.code == BUS_ADRERR)
+		return seen.code;
+	TEST_ASSERT_EQ(seen.addr, (uintptr_t)word_of(r, page));
+	TEST_ASSERT_EQ(seen.lsb, PAGE_SHIFT);
+	return seen.code;
+}
+
+/* Returns the error of KVM_RUN, which is for this page of 4K. */
+static int guest_access(struct run *r, u64 page)
+{
+	struct kvm_vcpu *vcpu = r->vcpus[0];
+	int error;
+
+	set_request(vcpu, OP_READ, gpa_of(page), 1, PAGE_SIZE, 0);
+	if (!_vcpu_run(vcpu)) {
+		assert_request_done(vcpu);
+		return 0;
+	}
+	error = errno;
+	TEST_ASSERT_EQ(vcpu->run->exit_reason, KVM_EXIT_MEMORY_FAULT);
+	TEST_ASSERT_EQ(vcpu->run->memory_fault.gpa, gpa_of(page));
+	TEST_ASSERT_EQ(vcpu->run->memory_fault.size, PAGE_SIZE);
+	/* The guest would try again for ever; let it start over. */
+	vcpu_arch_set_entry_point(vcpu, guest_code);
+	vcpu_args_set(vcpu, 1, (u64)vcpu->id);
+	return error;
+}
+
+/* Those that are next to it have what the guest has written, and so have those far away. */
+static void check_neighbours(struct run *r)
+{
+	const u64 after = BAD_PAGE + 1;
+	bool is_hole = poison_is_huge(r->cell) && is_held(r->cell);
+	enum guest_op op = is_hole ? OP_CHECK_ZERO : OP_CHECK_TAGS;
+
+	guest_do(r->vcpus[0], op, gpa_of(BAD_PAGE - 1), 1, PAGE_SIZE, TAG(BAD_PAGE - 1));
+	guest_do(r->vcpus[0], op, gpa_of(after), NR_USED - after, PAGE_SIZE, TAG(after));
+	guest_do(r->vcpus[0], op, gpa_of(0), BAD_PAGE, PAGE_SIZE, TAG(0));
+	if (!poison_is_huge(r->cell))
+		return;
+	guest_do(r->vcpus[0], OP_READ, gpa_of(0), r->nr / PAGES_2M, SZ_2M, 0);
+	guest_do(r->vcpus[0], OP_READ, gpa_of(r->nr - 1), 1, PAGE_SIZE, 0);
+}
+
+/* One bad page of a whole private unit: all else is mapped as large as can be. */
+static void check_mappings(struct run *r, struct mappings before)
+{
+	struct mappings m = read_mappings(r->vcpus[0]);
+
+	TEST_ASSERT_EQ(m.nr_4k - before.nr_4k, PAGES_2M - 1);
+	TEST_ASSERT_EQ(m.nr_2m - before.nr_2m, (long)(r->nr / PAGES_2M) - 1);
+	TEST_ASSERT_EQ(m.nr_1g - before.nr_1g, 0);
+}
+
+/* A page table that had the page when it failed has not forgotten, private or not. */
+static bool is_remembered(const struct poison_cell *c)
+{
+	return c->state == MAPPED || (c->state == UNMAPPED && c->how == MADVISE);
+}
+
+/* There and back again, the page is one that has failed. */
+static void check_conversion(struct run *r)
+{
+	const int no_access = is_remembered(r->cell) ? BUS_MCEERR_AR : BUS_ADRERR;
+	bool private = r->cell->state == PRIVATE;
+	int i;
+
+	if (!is_in_place)
+		return;
+	for (i = 0; i < 2; i++) {
+		private = !private;
+		convert(r, BAD_PAGE, 1, private);
+		TEST_ASSERT_EQ(host_access(r, BAD_PAGE), private ? no_access : BUS_MCEERR_AR);
+		TEST_ASSERT_EQ(guest_access(r, BAD_PAGE), EHWPOISON);
+	}
+}
+
+/* The huge page is dissolved by a worker, and the file has another one to come. */
+static void release(struct run *r)
+{
+	struct hugetlb_pool want = r->pool;
+	const char *diff;
+
+	vmsplice_release(&r->holder);
+	if (!poison_is_huge(r->cell))
+		return;
+	hugetlb_pool_lose(&want, 1);
+	diff = hugetlb_pool_settle(&want, 0, 1);
+	if (diff)
+		ksft_print_msg("After the page was released: %s\n", diff);
+}
+
+static void run_cell(struct run *r)
+{
+	const struct poison_cell *c = r->cell;
+	struct mappings none = {};
+
+	prepare(r);
+	if (poison_is_huge(c) && c->page == WHOLE_UNIT) {
+		none = read_mappings(r->vcpus[0]);
+		none.nr_2m -= r->unit == SZ_2M;
+		none.nr_1g -= r->unit == SZ_1G;
+	}
+	inject(r);
+	if (is_held(c))
+		release(r);
+	r->got.host = host_access(r, BAD_PAGE);
+	r->got.guest = guest_access(r, BAD_PAGE);
+	check_neighbours(r);
+	if (r->got.guest == EHWPOISON) {
+		if (c->page == WHOLE_UNIT && c->state == PRIVATE)
+			check_mappings(r, none);
+		check_conversion(r);
+		check_neighbours(r);
+	}
+	close(r->fd);
+	kvm_vm_free(r->vm);
+}
+
+static bool told_alike(const struct poison_told *a, const struct poison_told *b)
+{
+	return a->inject == b->inject && a->at_once == b->at_once && a->host == b->host &&
+	       a->guest == b->guest && a->lost == b->lost && a->corrupted == b->corrupted;
+}
+
+static void print_told(const char *what, const struct poison_told *t)
+{
+	ksft_print_msg("%s: injection %s, SIGBUS %s, host %s, KVM_RUN %s, bad %d, lost %d\n",
+		       what, poison_error_str(t->inject), sigbus_code_str(t->at_once),
+		       sigbus_code_str(t->host), poison_error_str(t->guest), t->corrupted,
+		       t->lost);
+}
+
+/* Once the file is gone: what is missing, and what can be mended. */
+static bool check_afterwards(struct run *r)
+{
+	struct poison_told *got = &r->got;
+	struct hugetlb_pool want = r->pool;
+	const char *diff = NULL;
+	int error;
+
+	got->corrupted = r->corrupted;
+	if (poison_is_huge(r->cell)) {
+		hugetlb_pool_lose(&want, r->cell->want.lost);
+		diff = hugetlb_pool_settle(&want, 0, 0);
+		hugetlb_read_pool(r->unit, &want);
+		got->lost = r->pool.total - want.total;
+	}
+	if (diff)
+		ksft_print_msg("%s\n", diff);
+	if (!got->corrupted)
+		return !diff;
+	error = write_pfn(UNPOISON_PFN, r->pfn);
+	if (error)
+		ksft_print_msg("pfn 0x%lx can't be mended: %s\n", r->pfn, strerror(error));
+	return !diff && !error;
+}
+
+/* Returns false if the child failed, i.e. has said why. */
+static bool run_in_child(struct run *r)
+{
+	int status;
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	if (!pid) {
+		run_cell(r);
+		_exit(0);
+	}
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid, "waitpid() should succeed");
+	if (status)
+		ksft_print_msg("the child's status is 0x%x\n", status);
+	return !status;
+}
+
+/* As large as it was: a page that has been lost is one that can be mended. */
+static const char *fill_up_pool(size_t unit, struct hugetlb_pool *pool)
+{
+	const char *missing = missing_units(unit, 2, pool);
+
+	if (!missing || !hugetlb_size_supported(unit))
+		return missing;
+	hugetlb_write_attr(unit, "nr_hugepages",
+			   pool->total + 2 - hugetlb_available(pool));
+	return missing_units(unit, 2, pool);
+}
+
+static void test_cell(const struct poison_cell *c, size_t unit)
+{
+	struct run *r = kvm_mmap(sizeof(*r), PROT_READ | PROT_WRITE,
+				 MAP_SHARED | MAP_ANONYMOUS, -1);
+	const char *missing, *name = poison_cell_name(c, unit);
+	bool ok;
+
+	r->cell = c;
+	r->unit = unit;
+	r->nr = poison_is_huge(c) ? unit / PAGE_SIZE : NR_USED;
+	missing = poison_is_huge(c) ? fill_up_pool(unit, &r->pool) : NULL;
+	if (!missing && !is_in_place && is_held(c) && c->state == PRIVATE)
+		missing = "private memory can't be held";
+	if (!missing && !is_in_place && c->state == PRIVATE && c->how == MADVISE)
+		missing = "private memory has no address";
+	if (missing) {
+		ksft_test_result_skip("%s: %s\n", name, missing);
+		return;
+	}
+	ok = run_in_child(r);
+	ok = check_afterwards(r) && ok;
+	ok = told_alike(&r->got, &c->want) && ok;
+	if (!ok) {
+		print_told("expected", &c->want);
+		print_told("was told", &r->got);
+	}
+	ksft_test_result(ok, "%s\n", name);
+	kvm_munmap(r, sizeof(*r));
+}
+
+static void test_cells(size_t unit)
+{
+	int i;
+
+	for (i = 0; i < poison_nr_cells; i++)
+		if (poison_is_huge(&poison_cells[i]) == !!unit)
+			test_cell(&poison_cells[i], unit);
+}
+
+static void help(const char *name)
+{
+	printf("usage: %s [-t] [-u 4K|2M|1G]...\n\n"
+	       " -t: print the table for the documentation, do nothing else\n"
+	       " -u: only files of pages of these sizes (default: all)\n", name);
+	exit(KSFT_FAIL);
+}
+
+static bool is_wanted(size_t unit, size_t sizes)
+{
+	return (!sizes || sizes & (unit ?: SZ_4K)) && (!unit || has_guest_memfd_hugetlb());
+}
+
+int main(int argc, char *argv[])
+{
+	const size_t units[] = { 0, SZ_2M, SZ_1G };
+	size_t sizes = 0;
+	int opt, i, nr = 0;
+
+	while ((opt = getopt(argc, argv, "htu:")) != -1) {
+		switch (opt) {
+		case 't':
+			poison_print_table();
+			return 0;
+		case 'u':
+			sizes |= parse_size(optarg);
+			break;
+		default:
+			help(argv[0]);
+		}
+	}
+
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_INIT_SHARED);
+	__TEST_REQUIRE(can_inject_memory_failure(), "needs root and CONFIG_HWPOISON_INJECT");
+	is_in_place = kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) > 0;
+
+	ksft_print_header();
+	for (i = 0; i < ARRAY_SIZE(units); i++)
+		if (is_wanted(units[i], sizes))
+			nr += poison_nr_cells_of(units[i]);
+	ksft_set_plan(nr);
+	for (i = 0; i < ARRAY_SIZE(units); i++)
+		if (is_wanted(units[i], sizes))
+			test_cells(units[i]);
+	ksft_finished();
+}

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Ways to take memory out of use, or to take it into use again, that HugeTLB pages of
+ * guest_memfd files have no part in: soft offline, mending a page that has failed, and
+ * removing the memory block.  Each is refused, at once, and nothing has changed.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/wait.h>
+
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "guest_memfd_poison.h"
+
+#define MEMORY_DIR	"/sys/devices/system/memory/"
+/* A refusal is a matter of milliseconds, what loops never ends. */
+#define OFFLINE_TIMEOUT	20
+
+FIXTURE_SETUP(reshape)
+{
+	const char *missing = setup_poison(1);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+}
+
+/* All of it was written by the guest, and is where it was. */
+static void check_untouched(struct reshape_fixture *self, long corrupted)
+{
+	guest_check_others(self);
+	assert_nr_allocated(guestmem_model_nr_present(&self->model));
+	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted);
+}
+
+static void soft_offline_is_refused(struct reshape_fixture *self, u64 pfn)
+{
+	long corrupted = nr_corrupted_pages();
+	int error = write_pa(SOFT_OFFLINE, pfn);
+
+	TEST_ASSERT(error == EBUSY || error == EIO || error == EOPNOTSUPP,
+		    "Soft offline of pfn 0x%lx should be refused, got %s", pfn, strerror(error));
+	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted);
+}
+
+TEST_F(reshape, soft_offline_whole)
+{
+	long corrupted = nr_corrupted_pages();
+	u64 pfn;
+
+	guest_write(self, 0, self->nr_pages);
+	pfn = pfn_of_whole(self, A_PAGE) - A_PAGE;
+	soft_offline_is_refused(self, pfn);
+	soft_offline_is_refused(self, pfn + A_PAGE);
+	soft_offline_is_refused(self, pfn + self->unit_pages - 1);
+	check_untouched(self, corrupted);
+
+	/* It can be split and merged as before, and fails as before. */
+	TEST_ASSERT_EQ(pfn_of_whole(self, A_PAGE), pfn + A_PAGE);
+	__poison(self, A_PAGE, pfn + A_PAGE);
+	check_poisoned_file(self);
+	close_and_assert_lost(pfn + A_PAGE);
+}
+
+TEST_F(reshape, soft_offline_pieces)
+{
+	long corrupted = nr_corrupted_pages();
+	u64 pfn;
+
+	guest_write(self, 0, self->nr_pages);
+	set_shared(A_PAGE, 2);
+	host_fill(self, A_PAGE);
+	pfn = pfn_of(self, 0);
+	/* An isolated page, one that isn't mapped, head and tail of a large piece. */
+	soft_offline_is_refused(self, pfn + A_PAGE);
+	soft_offline_is_refused(self, pfn + A_PAGE + 1);
+	soft_offline_is_refused(self, pfn + self->unit_pages / 2);
+	soft_offline_is_refused(self, pfn + self->unit_pages - 1);
+	host_check_filled(self, A_PAGE);
+	check_untouched(self, corrupted);
+	set_private(A_PAGE, 2);
+	assert_nr_folios(0, 1);
+	check_untouched(self, corrupted);
+}
+
+TEST_F(reshape, soft_offline_madvise)
+{
+	long corrupted = nr_corrupted_pages();
+
+	guest_write(self, 0, self->nr_pages);
+	set_shared(A_PAGE, 1);
+	host_fill(self, A_PAGE);
+	TEST_ASSERT(madvise(word_of(self, A_PAGE), PAGE_SIZE, MADV_SOFT_OFFLINE) &&
+		    (errno == EBUSY || errno == EIO || errno == EOPNOTSUPP),
+		    "MADV_SOFT_OFFLINE should be refused, errno %d", errno);
+	host_check_filled(self, A_PAGE);
+	/* It has left no reference behind. */
+	set_private(A_PAGE, 1);
+	assert_nr_folios(0, 1);
+	check_untouched(self, corrupted);
+}
+
+TEST_F(reshape, soft_offline_held)
+{
+	long corrupted = nr_corrupted_pages();
+	struct holder h = {};
+	u64 pfn;
+
+	set_shared(A_PAGE, 2);
+	host_fill(self, A_PAGE);
+	host_fill(self, A_PAGE + 1);
+	hold_page(self, &h, A_PAGE);
+	pfn = pfn_of(self, A_PAGE);
+	punch(self, 0, self->unit_pages);
+	assert_nr_allocated(1);
+	soft_offline_is_refused(self, pfn);
+	/* This one is back already. */
+	soft_offline_is_refused(self, pfn + 1);
+	assert_nr_allocated(1);
+	vmsplice_release(&h);
+	guestmem_settle();
+	assert_nr_allocated_settles(0);
+	guest_check_all();
+	check_untouched(self, corrupted);
+}
+
+/* Once it has failed, there's nothing to do. */
+TEST_F(reshape, soft_offline_poisoned)
+{
+	u64 pfn;
+	int error;
+
+	guest_write(self, 0, self->nr_pages);
+	pfn = poison_whole(self, A_PAGE);
+	error = write_pa(SOFT_OFFLINE, pfn);
+	TH_LOG("soft offline of a poisoned page: %s", strerror(error));
+	soft_offline_is_refused(self, pfn + 1);
+	check_poisoned_file(self);
+	soft_offline_is_refused(self, pfn + 1);
+	check_poisoned_file(self);
+	close_and_assert_lost(pfn);
+}
+
+/* For pages of files, 7.3 refuses to. */
+static void mending_is_refused(u64 pfn)
+{
+	long corrupted = nr_corrupted_pages();
+	int error = write_pfn(UNPOISON_PFN, pfn);
+
+	TEST_ASSERT(error == EBUSY || error == EOPNOTSUPP,
+		    "Mending pfn 0x%lx should be refused, got %s", pfn, strerror(error));
+	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted);
+}
+
+TEST_F(reshape, mend_whole)
+{
+	u64 pfn;
+
+	guest_write(self, 0, self->nr_pages);
+	pfn = poison_whole(self, A_PAGE);
+	mending_is_refused(pfn);
+	mending_is_refused(pfn - A_PAGE);
+	mending_is_refused(pfn);
+	check_poisoned_file(self);
+	mending_is_refused(pfn);
+	check_poisoned_file(self);
+	close_and_assert_lost(pfn);
+}
+
+TEST_F(reshape, mend_pieces)
+{
+	u64 pfn, tail;
+
+	guest_write(self, 0, self->nr_pages);
+	set_shared(A_PAGE, 1);
+	host_fill(self, A_PAGE);
+	tail = pfn_of(self, self->unit_pages - 1);
+	pfn = poison(self, A_PAGE);
+	__poison(self, self->unit_pages - 1, tail);
+	mending_is_refused(pfn);
+	mending_is_refused(tail);
+	check_poisoned_file(self);
+	mending_is_refused(pfn);
+	mending_is_refused(tail);
+	set_private(A_PAGE, 1);
+	mending_is_refused(pfn);
+	check_poisoned_file(self);
+
+	close_reshape_file(self);
+	assert_lost(0, 0);
+	mend(tail);
+	assert_dissolved(self, pfn);
+	mend(pfn);
+}
+
+TEST_F(reshape, mend_held)
+{
+	struct holder h = {};
+	u64 pfn;
+
+	set_shared(A_PAGE, 2);
+	host_fill(self, A_PAGE);
+	host_fill(self, A_PAGE + 1);
+	hold_page(self, &h, A_PAGE);
+	pfn = pfn_of(self, A_PAGE);
+	punch(self, 0, self->unit_pages);
+	poison_pfn(pfn);
+	poison_pfn(pfn + 1);
+	self->nr_lost = 1;
+	mending_is_refused(pfn);
+	mending_is_refused(pfn + 1);
+	/* The unit doesn't return as long as the pipe has the page. */
+	usleep(200 * 1000);
+	assert_nr_allocated(1);
+	vmsplice_release(&h);
+	guestmem_settle();
+	assert_lost(0, missing_spare_unit(self) ? self->nr - 1 : self->nr);
+	close_reshape_file(self);
+	assert_lost(0, 0);
+	mend(pfn + 1);
+	assert_dissolved(self, pfn);
+	mend(pfn);
+}
+
+static u64 memory_block_of(u64 pfn)
+{
+	FILE *f = fopen(MEMORY_DIR "block_size_bytes", "r");
+	unsigned long size;
+
+	TEST_ASSERT(f && fscanf(f, "%lx", &size) == 1, "No size of memory blocks");
+	fclose(f);
+	return pfn * PAGE_SIZE / size;
+}
+
+/* Returns the error, or -1 if a signal had to end it. */
+static int offline_block(u64 block)
+{
+	char path[100];
+	int status, i;
+	pid_t pid;
+
+	snprintf(path, sizeof(path), MEMORY_DIR "memory%lu/state", block);
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	if (!pid) {
+		int fd = open(path, O_WRONLY);
+
+		_exit(fd < 0 || write(fd, "offline", 7) != 7 ? errno : 0);
+	}
+	for (i = 0; i < OFFLINE_TIMEOUT * 100; i++) {
+		if (waitpid(pid, &status, WNOHANG) == pid)
+			return WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
+		usleep(10 * 1000);
+	}
+	kill(pid, SIGKILL);
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid, "waitpid() should succeed");
+	return -1;
+}
+
+/* Blocks of a unit of 1G have nothing else; one with a unit of 2M may have kernel memory. */
+static void removal_is_refused(u64 pfn)
+{
+	u64 block = memory_block_of(pfn);
+	int error = offline_block(block);
+
+	TEST_ASSERT(error == EBUSY, "Removing memory block %lu should fail with EBUSY, got %s",
+		    block, error < 0 ? "nowhere" : strerror(error));
+}
+
+static bool can_offline(void)
+{
+	return !access(MEMORY_DIR "block_size_bytes", R_OK) &&
+	       !access(MEMORY_DIR "memory0/state", W_OK);
+}
+
+TEST_F(reshape, remove_whole)
+{
+	long corrupted = nr_corrupted_pages();
+	u64 pfn;
+
+	if (!can_offline())
+		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
+	guest_write(self, 0, self->nr_pages);
+	pfn = pfn_of_whole(self, A_PAGE);
+	removal_is_refused(pfn);
+	check_untouched(self, corrupted);
+	TEST_ASSERT_EQ(pfn_of_whole(self, A_PAGE), pfn);
+}
+
+TEST_F(reshape, remove_split)
+{
+	long corrupted = nr_corrupted_pages();
+	u64 pfn;
+
+	if (!can_offline())
+		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
+	guest_write(self, 0, self->nr_pages);
+	set_shared(A_PAGE, 1);
+	host_fill(self, A_PAGE);
+	pfn = pfn_of(self, A_PAGE);
+	removal_is_refused(pfn);
+	removal_is_refused(pfn + self->unit_pages - 1 - A_PAGE);
+	host_check_filled(self, A_PAGE);
+	check_untouched(self, corrupted);
+	set_private(A_PAGE, 1);
+	assert_nr_folios(0, 1);
+	check_untouched(self, corrupted);
+}
+
+TEST_F(reshape, remove_held)
+{
+	struct holder h = {};
+	u64 pfn;
+
+	if (!can_offline())
+		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
+	set_shared(A_PAGE, 1);
+	host_fill(self, A_PAGE);
+	hold_page(self, &h, A_PAGE);
+	pfn = pfn_of(self, A_PAGE);
+	punch(self, 0, self->unit_pages);
+	removal_is_refused(pfn);
+	removal_is_refused(pfn + self->unit_pages - 1 - A_PAGE);
+	assert_nr_allocated(1);
+	vmsplice_release(&h);
+	guestmem_settle();
+	assert_nr_allocated_settles(0);
+}
+
+TEST_F(reshape, remove_poisoned)
+{
+	u64 pfn;
+
+	if (!can_offline())
+		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
+	guest_write(self, 0, self->nr_pages);
+	pfn = poison_whole(self, A_PAGE);
+	removal_is_refused(pfn);
+	check_poisoned_file(self);
+	removal_is_refused(pfn);
+	check_poisoned_file(self);
+	close_and_assert_lost(pfn);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
+
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Pages of guest_memfd files fail while their huge pages are split, merged, faulted in,
+ * punched and allocated.  Every failure is taken care of, none is forgotten, nothing else
+ * is lost.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "guest_memfd_poison.h"
+
+#define MAX_FAILURES	24
+#define MAX_UNITS	16
+
+/* Things that go on while pages fail. */
+#define RACE_SPLIT	BIT(0)	/* a page is shared, and private again */
+#define RACE_LARGE	BIT(1)	/* as above, but by half a unit */
+#define RACE_GUEST	BIT(2)
+#define RACE_HOST	BIT(3)
+#define RACE_PUNCH	BIT(4)	/* whole units, or parts of one */
+
+struct racer {
+	struct reshape_fixture *self;
+	struct kvm_vcpu *vcpu;
+	pthread_t thread;
+	u32 what;
+	u32 may_fail;
+	u32 seed;
+	bool *done;
+};
+
+struct failure {
+	u64 page;		/* in the file, unless that is punched */
+	u64 pfn;
+};
+
+FIXTURE_SETUP(reshape)
+{
+	const char *missing = setup_poison(variant->nr_units);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+}
+
+static u64 pick(struct racer *r, u64 nr)
+{
+	return ((u64)rand_r(&r->seed) << 31 | rand_r(&r->seed)) % nr;
+}
+
+/* Pages that fail, and those around them, more often than not. */
+static u64 pick_page(struct racer *r)
+{
+	struct reshape_fixture *self = r->self;
+	u64 unit = pick(r, self->nr) * self->unit_pages;
+
+	return unit + (pick(r, 4) ? pick(r, min(self->unit_pages, 128ul)) :
+				    pick(r, self->unit_pages));
+}
+
+static void race_convert(struct racer *r)
+{
+	struct reshape_fixture *self = r->self;
+	u64 first = pick_page(r), nr = 1, error_offset;
+	int i;
+
+	if (r->what & RACE_LARGE) {
+		first = first / self->unit_pages * self->unit_pages;
+		nr = self->unit_pages / 2;
+	}
+	for (i = 0; i < 2; i++) {
+		if (!__gmem_set_memory_attributes(self->fd, first * PAGE_SIZE, nr * PAGE_SIZE,
+						  i ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
+						  &error_offset))
+			continue;
+		TEST_ASSERT(errno == EAGAIN, "Conversion should succeed, errno %d", errno);
+	}
+}
+
+static void race_guest(struct racer *r)
+{
+	set_request(r->vcpu, OP_READ, gpa_of(pick_page(r)), 1, PAGE_SIZE, 0);
+	if (!_vcpu_run(r->vcpu))
+		return;
+	TEST_ASSERT(errno == EHWPOISON || errno == EFAULT || errno == EAGAIN ||
+		    (errno == ENOSPC && r->may_fail & RACE_PUNCH),
+		    "KVM_RUN failed, errno %d", errno);
+	vcpu_arch_set_entry_point(r->vcpu, guest_code);
+	vcpu_args_set(r->vcpu, 1, (u64)r->vcpu->id);
+}
+
+static void race_punch(struct racer *r)
+{
+	struct reshape_fixture *self = r->self;
+	u64 offset = pick(r, self->nr) * self->unit;
+
+	kvm_fallocate(self->fd, PUNCH, offset, pick(r, 2) ? self->unit : PAGE_SIZE);
+	/* With every unit that fails there may be one less to have. */
+	if (fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, self->size))
+		TEST_ASSERT(errno == ENOSPC, "fallocate() failed, errno %d", errno);
+}
+
+static void *race(void *data)
+{
+	struct racer *r = data;
+
+	while (!READ_ONCE(*r->done)) {
+		if (r->what & (RACE_SPLIT | RACE_LARGE))
+			race_convert(r);
+		if (r->what & RACE_GUEST)
+			race_guest(r);
+		if (r->what & RACE_HOST)
+			host_can_read(r->self, pick_page(r));
+		if (r->what & RACE_PUNCH)
+			race_punch(r);
+	}
+	return NULL;
+}
+
+/* One racer for each of @what, who are at it while pages fail one by one. */
+static void race_with_failures(struct reshape_fixture *self, u32 what, struct failure *f, int nr)
+{
+	struct racer racers[5] = {};
+	bool done = false;
+	int i, nr_racers = 0;
+
+	for (i = 0; i < ARRAY_SIZE(racers); i++) {
+		struct racer *r = &racers[nr_racers];
+
+		if (!(what & BIT(i)))
+			continue;
+		*r = (struct racer) {
+			.self = self, .vcpu = self->vcpu, .what = BIT(i), .may_fail = what,
+			.seed = i + 1, .done = &done,
+		};
+		nr_racers++;
+		kvm_pthread_create(&r->thread, NULL, race, r);
+	}
+	for (i = 0; i < nr; i++) {
+		int error;
+
+		usleep(1000 * (1 + i % 20));
+		error = write_pfn(CORRUPT_PFN, f[i].pfn);
+		TEST_ASSERT(!error, "Memory failure at pfn 0x%lx should be handled, got %s",
+			    f[i].pfn, strerror(error));
+	}
+	WRITE_ONCE(done, true);
+	for (i = 0; i < nr_racers; i++)
+		kvm_pthread_join(racers[i].thread, NULL);
+}
+
+static void assert_not_forgotten(struct failure *f, int nr)
+{
+	int i, error;
+
+	for (i = 0; i < nr; i++) {
+		error = write_pfn(CORRUPT_PFN, f[i].pfn);
+		TEST_ASSERT(error == EHWPOISON,
+			    "Memory failure at pfn 0x%lx should be known, got %s", f[i].pfn,
+			    strerror(error));
+	}
+}
+
+/* Pages all over the file; some are next to each other, some are alone in their unit. */
+static int choose_failures(struct reshape_fixture *self, u64 *unit_pfns, struct failure *f)
+{
+	const int nr = self->unit == SZ_1G ? MAX_FAILURES / 2 : MAX_FAILURES;
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		u64 unit = i * 7 % self->nr, in_unit = i * 37 % self->unit_pages;
+
+		f[i].page = unit * self->unit_pages + in_unit;
+		f[i].pfn = unit_pfns[unit] + in_unit;
+	}
+	return nr;
+}
+
+static void close_and_mend(struct reshape_fixture *self, struct failure *f, int nr,
+			   long corrupted)
+{
+	int i;
+
+	close_reshape_file(self);
+	assert_lost(0, 0);
+	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted + nr);
+	for (i = 0; i < nr; i++) {
+		TEST_ASSERT(is_marked_poisoned(f[i].pfn), "pfn 0x%lx should be marked", f[i].pfn);
+		mend(f[i].pfn);
+	}
+}
+
+/* Units stay in the file, and so nothing is lost of what is in their other pages. */
+static void test_race(struct reshape_fixture *self, u32 what)
+{
+	long corrupted = nr_corrupted_pages();
+	struct failure f[MAX_FAILURES];
+	u64 unit_pfns[MAX_UNITS];
+	int nr, i;
+
+	guest_write(self, 0, self->nr_pages);
+	for (i = 0; i < self->nr; i++)
+		unit_pfns[i] = pfn_of_whole(self, i * self->unit_pages);
+	nr = choose_failures(self, unit_pfns, f);
+	race_with_failures(self, what, f, nr);
+	assert_not_forgotten(f, nr);
+	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted + nr);
+
+	/* The racers have left some pages shared, with a conversion that was in vain. */
+	convert_despite_races(self->fd, 0, self->nr_pages, true);
+	guestmem_model_convert(&self->model, 0, self->nr_pages, true);
+	for (i = 0; i < nr; i++)
+		guestmem_model_poison(&self->model, f[i].page);
+	check_poisoned_file(self);
+	self->nr_lost = min(nr, self->nr);
+	close_and_mend(self, f, nr, corrupted);
+}
+
+TEST_F(reshape, split)
+{
+	test_race(self, RACE_SPLIT);
+}
+
+TEST_F(reshape, split_large)
+{
+	test_race(self, RACE_LARGE);
+}
+
+TEST_F(reshape, guest)
+{
+	test_race(self, RACE_GUEST);
+}
+
+TEST_F(reshape, split_guest_host)
+{
+	test_race(self, RACE_SPLIT | RACE_LARGE | RACE_GUEST | RACE_HOST);
+}
+
+/*
+ * Each unit fails once, in the middle of one of its many lives: it is the file's, is on its
+ * way to the pool or to the file, is free.  A free one can be taken out of the pool only if
+ * there are more of them than are reserved.
+ */
+static void test_race_punch(struct reshape_fixture *self, u32 what)
+{
+	long corrupted = nr_corrupted_pages(), hogged;
+	struct failure f[MAX_UNITS];
+	void *hog;
+	int i;
+
+	guest_write(self, 0, self->nr_pages);
+	hogged = hugetlb_available(&self->pool) - 2 * self->nr;
+	hog = hogged > 0 ? hugetlb_hog(self->unit, hogged, -1) : NULL;
+	for (i = 0; i < self->nr; i++) {
+		f[i].page = i * self->unit_pages;
+		f[i].pfn = pfn_of_whole(self, f[i].page) + i * 37 % self->unit_pages;
+	}
+	race_with_failures(self, what | RACE_PUNCH, f, self->nr);
+	assert_not_forgotten(f, self->nr);
+	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted + self->nr);
+	if (hog)
+		hugetlb_unhog(hog, self->unit, hogged);
+	self->nr_lost = self->nr;
+	close_and_mend(self, f, self->nr, corrupted);
+}
+
+TEST_F(reshape, punch)
+{
+	test_race_punch(self, 0);
+}
+
+TEST_F(reshape, punch_guest)
+{
+	test_race_punch(self, RACE_GUEST);
+}
+
+TEST_F(reshape, punch_all)
+{
+	test_race_punch(self, RACE_SPLIT | RACE_GUEST | RACE_HOST);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
+
+	return test_harness_run(argc, argv);
+}
