@@ -43,7 +43,11 @@ bool guestmem_is_unit(struct page *page)
 		return true;
 
 	folio = page_folio(page);
-	return folio_test_hugetlb(folio) && folio_test_hugetlb_guestmem(folio);
+	if (folio_test_hugetlb(folio) && folio_test_hugetlb_guestmem(folio))
+		return true;
+
+	/* It may have been split since the first look. */
+	return guestmem_origin_find(page_to_pfn(page));
 }
 
 /**

@@ -619,8 +619,11 @@ static void poison_page(struct reshape_test *t, pgoff_t index)
 
 	raw_hwp->page = t->page + index;
 	folio = guestmem_get_folio(raw_hwp->page, raw_hwp);
-	if (WARN_ON_ONCE(IS_ERR_OR_NULL(folio)))
+	/* The unit may have changed too fast to be found. */
+	if (IS_ERR_OR_NULL(folio)) {
+		kfree(raw_hwp);
 		return;
+	}
 
 	folio_lock(folio);
 	if (guestmem_poison_page(folio, raw_hwp)) {
