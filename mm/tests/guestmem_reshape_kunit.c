@@ -619,7 +619,6 @@ static void poison_page(struct reshape_test *t, pgoff_t index)
 
 	raw_hwp->page = t->page + index;
 	folio = guestmem_get_folio(raw_hwp->page, raw_hwp);
-	/* The unit may have changed too fast to be found. */
 	if (IS_ERR_OR_NULL(folio)) {
 		kfree(raw_hwp);
 		return;
