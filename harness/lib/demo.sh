@@ -17,13 +17,23 @@ vmm_out=$GMEM_OUT/vmm
 # What the VMM needs on the boot line of its host.
 vmm_append=kvm.gmem_in_place_conversion=1
 
-# vmm_ready: make all of it current.
+# vmm_ready: make all of it current. Two tests of the VMM may do so at once, and one of them may
+# be copying what the other makes: hence the lock, and put().
 vmm_ready() {
 	need demo
 	guest_kernel && vmm_programs || return
 	[[ ! $GMEM_DRY ]] || return 0
+	locked "$vmm_out/guest.lock" guest_images
+}
+
+guest_images() {
 	guest_initramfs test "" && guest_initramfs demo "$(command -v stress-ng)" &&
 		guest_initramfs shared ""
+}
+
+# put FILE TO: whoever reads TO gets all of the old one or all of the new one.
+put() {
+	cp "$1" "$2.$BASHPID" && mv "$2.$BASHPID" "$2"
 }
 
 # vmm_programs: the VMM and what it runs, without a Linux for the guest.
@@ -47,7 +57,7 @@ guest_kernel() {
 	) || return
 	[[ ! $GMEM_DRY ]] || return 0
 	mkdir -p "$vmm_out/guest"
-	cp "$built" "$vmm_out/guest/bzImage"
+	put "$built" "$vmm_out/guest/bzImage"
 }
 
 # The distribution's linux/kvm.h may not know guest_memfd; that of our tree does.
@@ -82,5 +92,5 @@ guest_initramfs() {
 			"/stress-ng --quiet --vm 1 --vm-bytes 25% --vm-method rand-set --verify --vm-ops 1" \
 			"echo ... found nothing wrong" >>"$root/programs"
 	fi
-	archive "$root" "$image" && rm -rf "$root"
+	archive "$root" "$root.cpio" && mv "$root.cpio" "$image" && rm -rf "$root"
 }
