@@ -167,7 +167,11 @@ judge() {
 		[[ ! $opt_pools ]] || echo "; huge pages: as before")" >"$run/summary"
 	case $outcome in
 	timeout) note "'${run_cmd[0]-}' took longer than $opt_timeout s" ;;
-	stuck) note "the machine hung $where" ;;
+	stuck)
+		note "the machine hung $where"
+		# What it was at, for those who get to see this and nothing else.
+		reached_init || tail -n 40 "$run/console" | sed 's/^/console: /' >&2
+		;;
 	error) note "$reason" ;;
 	died) note "the machine went away without a status" ;;
 	esac

@@ -114,15 +114,15 @@ static int gmem_wait_for_folio(struct gmem_conversion *c, struct folio *folio,
 		 * memory_failure() keeps a reference to ordinary folios, which can't
 		 * be told from others, and poisoned memory is never accessed.
 		 */
-		if (folio_test_hwpoison(folio) &&
-		    !GMEM_I(inode)->hugetlb)
+		if (folio_test_hwpoison(folio) && !GMEM_I(inode)->hugetlb)
 			return 0;
 
-		if (tries >= GMEM_MAX_TRIES &&
-		    (c->vcpu_tries == GMEM_VCPU_TRIES || !gmem_vcpu_may_use(inode, folio)))
-			return -EAGAIN;
-		if (tries >= GMEM_MAX_TRIES)
+		if (tries >= GMEM_MAX_TRIES) {
+			if (c->vcpu_tries == GMEM_VCPU_TRIES ||
+			    !gmem_vcpu_may_use(inode, folio))
+				return -EAGAIN;
 			c->vcpu_tries++;
+		}
 
 		if (fatal_signal_pending(current))
 			return -EINTR;

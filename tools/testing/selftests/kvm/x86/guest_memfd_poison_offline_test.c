@@ -109,14 +109,8 @@ TEST_F(reshape, soft_offline_held)
 {
 	long corrupted = nr_corrupted_pages();
 	struct holder h = {};
-	u64 pfn;
+	u64 pfn = hold_and_punch(self, &h);
 
-	set_shared(A_PAGE, 2);
-	host_fill(self, A_PAGE);
-	host_fill(self, A_PAGE + 1);
-	hold_page(self, &h, A_PAGE);
-	pfn = pfn_of(self, A_PAGE);
-	punch(self, 0, self->unit_pages);
 	assert_nr_allocated(1);
 	soft_offline_is_refused(self, pfn);
 	/* This one is back already. */
@@ -201,14 +195,8 @@ TEST_F(reshape, mend_pieces)
 TEST_F(reshape, mend_held)
 {
 	struct holder h = {};
-	u64 pfn;
+	u64 pfn = hold_and_punch(self, &h);
 
-	set_shared(A_PAGE, 2);
-	host_fill(self, A_PAGE);
-	host_fill(self, A_PAGE + 1);
-	hold_page(self, &h, A_PAGE);
-	pfn = pfn_of(self, A_PAGE);
-	punch(self, 0, self->unit_pages);
 	poison_pfn(pfn);
 	poison_pfn(pfn + 1);
 	self->nr_lost = 1;

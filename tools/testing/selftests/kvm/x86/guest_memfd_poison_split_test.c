@@ -345,14 +345,8 @@ TEST_F(reshape, closed)
 TEST_F(reshape, held_after_punch)
 {
 	struct holder h = {};
-	u64 pfn;
+	u64 pfn = hold_and_punch(self, &h);
 
-	set_shared(A_PAGE, 2);
-	host_fill(self, A_PAGE);
-	host_fill(self, A_PAGE + 1);
-	hold_page(self, &h, A_PAGE);
-	pfn = pfn_of(self, A_PAGE);
-	punch(self, 0, self->unit_pages);
 	assert_nr_allocated(1);
 
 	poison_pfn(pfn);
@@ -374,14 +368,8 @@ TEST_F(reshape, held_after_punch)
 TEST_F(reshape, waits_for_held)
 {
 	struct holder h = {};
-	u64 pfn;
+	u64 pfn = hold_and_punch(self, &h) + 1;
 
-	set_shared(A_PAGE, 2);
-	host_fill(self, A_PAGE);
-	host_fill(self, A_PAGE + 1);
-	hold_page(self, &h, A_PAGE);
-	pfn = pfn_of(self, A_PAGE + 1);
-	punch(self, 0, self->unit_pages);
 	poison_pfn(pfn);
 	self->nr_lost = 1;
 	vmsplice_release(&h);

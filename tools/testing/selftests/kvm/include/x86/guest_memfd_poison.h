@@ -243,4 +243,21 @@ static inline void hold_page(struct reshape_fixture *self, struct holder *h, u64
 		    "vmsplice() should succeed, errno %d", errno);
 }
 
+/*
+ * Two pages are shared, a pipe has the first of them, and the unit is punched: it can't go back
+ * to the pool.  Returns the pfn of the first one.
+ */
+static inline u64 hold_and_punch(struct reshape_fixture *self, struct holder *h)
+{
+	u64 pfn;
+
+	set_shared(A_PAGE, 2);
+	host_fill(self, A_PAGE);
+	host_fill(self, A_PAGE + 1);
+	hold_page(self, h, A_PAGE);
+	pfn = pfn_of(self, A_PAGE);
+	punch(self, 0, self->unit_pages);
+	return pfn;
+}
+
 #endif /* SELFTEST_KVM_GUEST_MEMFD_POISON_H */
