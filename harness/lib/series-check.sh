@@ -41,7 +41,13 @@ check_overlay() {
 check_apply() {
 	local tmp entry status=0
 	tmp=$(mktemp -d "$GMEM_OUT/series.XXXXXX")
-	GIT_INDEX_FILE=$tmp/index ktree read-tree origin/base
+	# Of the files that are patched only: git reads and writes all of the index for each patch.
+	series_entries | while read -r entry; do
+		sed -n 's,^diff --git a/\(.*\) b/.*,\1,p' "$patches/$entry"
+	done | sort -u >"$tmp/files"
+	# shellcheck disable=SC2046 # a list of words
+	ktree ls-tree -r origin/base -- $(<"$tmp/files") |
+		GIT_INDEX_FILE=$tmp/index ktree update-index --index-info
 	while read -r entry; do
 		grep -q '^diff --git ' "$patches/$entry" || continue
 		GIT_INDEX_FILE=$tmp/index ktree apply --cached -v "$patches/$entry" >"$tmp/log" 2>&1 || status=1
@@ -91,13 +97,9 @@ checkpatch() {
 	(cd "$tree" && PATH=/usr/bin:$PATH scripts/checkpatch.pl "${checkpatch_options[@]}" "$@")
 }
 
+# All at once: it asks get_maintainer.pl for each file of each patch, but only once for a file.
 check_patches() {
-	local mail status=0
-	for mail in "$GMEM_OUT"/series/*.patch; do
-		[[ -f $mail ]] || continue
-		checkpatch "$mail" || status=1
-	done
-	return "$status"
+	[[ ! $(series_entries) ]] || checkpatch "$GMEM_OUT"/series/*.patch
 }
 
 # Every commit, in a tree of its own (the compiler cache knows most of it).

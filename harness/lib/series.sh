@@ -33,15 +33,32 @@ series_key() {
 		ktree rev-parse origin/base
 		if [[ -f $patches/series ]]; then
 			cat "$patches"/series "$patches"/*.patch 2>/dev/null
-			(cd "$GMEM_TOP" && overlay_files | git hash-object --no-filters --stdin-paths)
+			(cd "$GMEM_TOP" && overlay_files | git hash-object --no-filters --stdin-paths &&
+				overlay_files | while read -r f; do [[ ! -x $f ]] || echo "$f"; done)
 		fi
 	} | hash_of
 }
 
-# series_commits: apply everything to the base in an index of its own, with author and
-# dates from the patches, so that the same series gives the same commits everywhere. Prints
-# the last commit. No file of the tree is touched.
+# series_commits: the series as commits on the base, with author and dates from the patches, so that
+# the same series gives the same commits everywhere. Prints the last one. No file of the tree is
+# touched. It takes a minute, hence out/series.commits: the key of the series, and what it gave.
 series_commits() {
+	local key commit known=$GMEM_OUT/series.commits
+	key=$(series_key) || return
+	if [[ $(cut -d' ' -f1 "$known" 2>/dev/null) == "$key" ]]; then
+		commit=$(cut -d' ' -f2 "$known")
+		if ktree cat-file -e "$commit^{commit}" 2>/dev/null; then
+			echo "$commit"
+			return
+		fi
+	fi
+	commit=$(series_apply) || return
+	echo "$key $commit" >"$known.$BASHPID" && mv "$known.$BASHPID" "$known" || return
+	echo "$commit"
+}
+
+# Apply everything to the base, in an index of its own.
+series_apply() {
 	local tmp commit entry
 	tmp=$(mktemp -d "$GMEM_OUT/series.XXXXXX")
 	commit=$(ktree rev-parse origin/base)
