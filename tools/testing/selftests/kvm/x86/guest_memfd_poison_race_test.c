@@ -276,6 +276,8 @@ static void test_race_punch(struct reshape_fixture *self, u32 what)
 	hogged = hugetlb_available(&self->pool) - 3 * self->nr;
 	hog = hogged > 0 ? hugetlb_hog(self->unit, hogged, -1) : NULL;
 	nr_noted = race_with_failures(self, what | RACE_PUNCH, f, self->nr);
+	TEST_ASSERT(nr_noted <= self->nr / 2, "%d of %d failures found no user", nr_noted,
+		    self->nr);
 	assert_not_forgotten(f, self->nr);
 	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted + self->nr);
 	if (hog)

@@ -216,7 +216,11 @@ static const char poison_tail[] =
 	"  it, the next access allocates another one.  Userspace page tables remember the\n"
 	"  failure, though: create the mapping anew.  A hole that is a part of a huge page\n"
 	"  zeroes all pages of it but the bad ones.\n"
-	"* A failure of a page that has failed before returns EHWPOISON and changes nothing.\n";
+	"* A failure of a page that has failed before returns EHWPOISON and changes nothing.\n"
+	"* A huge page that is on its way from the pool to a file, or back, has no owner for some\n"
+	"  microseconds.  The injection gets EBUSY if a page of it fails then, as for hugetlbfs.\n"
+	"  The huge page is marked: as soon as it is a file's, it is treated as above; in the\n"
+	"  pool, it counts as free, and isn't used.\n";
 
 static inline const char *poison_error_str(int error)
 {
