@@ -305,10 +305,10 @@ void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
 
 #ifdef CONFIG_MEMORY_FAILURE
 /**
- * struct guestmem_lost - a huge page with poison on its way out of the pool
+ * struct guestmem_lost - a huge page with poison that the pool is going to lose
  * @list: entry of guestmem_lost_list
- * @folio: the huge page, which has a reference until it has been freed
- * @pages: the pages that have failed, once it has been freed
+ * @folio: the huge page, which has a reference until it is freed
+ * @pages: the pages that have failed
  * @nr_pages: how many
  * @unmapped: they were taken out of the direct map, see set_mce_nospec()
  */
@@ -325,7 +325,11 @@ static DEFINE_SPINLOCK(guestmem_lost_lock);
 static void guestmem_lost_workfn(struct work_struct *work);
 static DECLARE_DELAYED_WORK(guestmem_lost_work, guestmem_lost_workfn);
 
-/* What can't be dissolved yet lacks memory for struct pages, or has a reference. */
+/*
+ * How long a huge page waits: for memory for its struct pages, for the last reference,
+ * and first of all for the callers of memory_failure(), which take a page out of the
+ * direct map when memory_failure() has returned.
+ */
 #define GUESTMEM_LOST_DELAY	(HZ / 10 + 1)
 
 /* Keep the failed pages of a frozen folio in mind, hugetlb forgets them. */
@@ -351,21 +355,18 @@ static bool guestmem_note_poison(struct guestmem_lost *lost)
 }
 
 /* The page allocator may write to all that is freed. */
-static void guestmem_map_poison(struct guestmem_lost *lost, bool map)
+static void guestmem_map_poison(struct guestmem_lost *lost)
 {
 	unsigned int i;
 
-	for (i = 0; lost->unmapped && i < lost->nr_pages; i++) {
-		if (map)
-			clear_mce_nospec(page_to_pfn(lost->pages[i]));
-		else
-			set_mce_nospec(page_to_pfn(lost->pages[i]));
-	}
+	for (i = 0; lost->unmapped && i < lost->nr_pages; i++)
+		clear_mce_nospec(page_to_pfn(lost->pages[i]));
 }
 
 /*
- * Free a huge page to the pool, which doesn't allocate poisoned ones.  All that may lack
- * memory comes first, for the free page to be dissolved at once.
+ * Free a huge page to the buddy lists: free_huge_folio() doesn't return a unit of guest
+ * memory to the pool.  All that may lack memory comes first.  memory_failure() waits as
+ * long as the folio is frozen, and then finds a page that is free.
  */
 static bool guestmem_free_lost(struct guestmem_lost *lost)
 {
@@ -380,34 +381,29 @@ static bool guestmem_free_lost(struct guestmem_lost *lost)
 		return false;
 	}
 
-	/* Until now memory_failure() has waited, and others have left it alone. */
-	spin_lock_irq(&hugetlb_lock);
-	folio_clear_hugetlb_guestmem(folio);
-	spin_unlock_irq(&hugetlb_lock);
-
-	guestmem_map_poison(lost, true);
+	guestmem_map_poison(lost);
 	free_huge_folio(folio);
 	return true;
 }
 
-/* Dissolve a free huge page, and take a page that has failed off the buddy lists. */
-static bool guestmem_dissolve(struct guestmem_lost *lost)
+/* Take the pages that have failed off the buddy lists. */
+static void guestmem_take_poison(struct guestmem_lost *lost)
 {
+	struct page *page;
 	unsigned int i;
 
-	if (dissolve_free_hugetlb_folio(lost->folio))
-		return false;
-
 	for (i = 0; i < lost->nr_pages; i++) {
-		if (take_page_off_buddy(lost->pages[i]))
-			page_ref_inc(lost->pages[i]);
-		else
+		page = lost->pages[i];
+		if (!take_page_off_buddy(page)) {
 			pr_err("%#lx: poisoned page has been allocated again\n",
-			       page_to_pfn(lost->pages[i]));
-	}
-	guestmem_map_poison(lost, false);
+			       page_to_pfn(page));
+			continue;
+		}
 
-	return true;
+		page_ref_inc(page);
+		if (lost->unmapped)
+			set_mce_nospec(page_to_pfn(page));
+	}
 }
 
 /*
@@ -419,7 +415,7 @@ static bool guestmem_try_lose(struct guestmem_lost *lost)
 	struct zone *zone = folio_zone(lost->folio);
 	bool done;
 
-	if (!lost->pages && folio_ref_count(lost->folio) != 1)
+	if (folio_ref_count(lost->folio) != 1)
 		return false;
 
 	/*
@@ -428,7 +424,9 @@ static bool guestmem_try_lose(struct guestmem_lost *lost)
 	 * that are frozen.
 	 */
 	zone_pcp_disable(zone);
-	done = (lost->pages || guestmem_free_lost(lost)) && guestmem_dissolve(lost);
+	done = guestmem_free_lost(lost);
+	if (done)
+		guestmem_take_poison(lost);
 	zone_pcp_enable(zone);
 
 	return done;
@@ -469,9 +467,9 @@ static void guestmem_lost_workfn(struct work_struct *work)
  * @folio: the hugetlb folio, not part of a file, without a subpool, and still marked as
  *	a unit, i.e. the failed pages don't change without memory_failure()'s reference
  *
- * Consumes the caller's reference.  A worker frees the huge page, dissolves it and takes
- * the pages that have failed off the buddy lists, i.e. the number of huge pages falls by
- * one.  If that's impossible for good then the huge page stays in use, for ever.
+ * Consumes the caller's reference.  A worker frees the huge page to the buddy lists and
+ * takes the pages that have failed off these, i.e. the number of huge pages falls by one.
+ * If that's impossible for good then the huge page stays in use, for ever.
  *
  * Context: may sleep.
  */
@@ -491,7 +489,7 @@ void guestmem_lose_folio(struct folio *folio)
 	spin_lock(&guestmem_lost_lock);
 	list_add(&lost->list, &guestmem_lost_list);
 	spin_unlock(&guestmem_lost_lock);
-	mod_delayed_work(system_dfl_wq, &guestmem_lost_work, 0);
+	queue_delayed_work(system_dfl_wq, &guestmem_lost_work, GUESTMEM_LOST_DELAY);
 }
 #else
 void guestmem_lose_folio(struct folio *folio)

@@ -611,11 +611,8 @@ static void test_readers(struct kunit *test)
 /* Poison a page as memory_failure() does. */
 static void poison_page(struct reshape_test *t, pgoff_t index)
 {
-	struct raw_hwp_page *raw_hwp = kzalloc_obj(*raw_hwp);
+	struct raw_hwp_page *raw_hwp = kzalloc_obj(*raw_hwp, GFP_KERNEL | __GFP_NOFAIL);
 	struct folio *folio;
-
-	if (!raw_hwp)
-		return;
 
 	raw_hwp->page = t->page + index;
 	folio = guestmem_get_folio(raw_hwp->page, raw_hwp);
@@ -681,6 +678,8 @@ static void check_poison(struct kunit *test)
 		folio = filemap_get_folio(t->mapping, i);
 		KUNIT_ASSERT_EQ_MSG(test, guestmem_page_is_poisoned(folio, i),
 				    t->pages[i].poisoned, "page %lu", i);
+		if (t->pages[i].poisoned)
+			KUNIT_ASSERT_TRUE(test, is_page_hwpoison(t->page + i));
 		folio_put(folio);
 		cond_resched();
 	}

@@ -248,8 +248,11 @@ static int gmem_reclaim_range(struct inode *inode, pgoff_t start, pgoff_t end)
 
 	folio_batch_init(&fbatch);
 	while (!r && filemap_get_folios(inode->i_mapping, &index, end - 1, &fbatch)) {
-		for (i = 0; !r && i < folio_batch_count(&fbatch); i++)
+		for (i = 0; !r && i < folio_batch_count(&fbatch); i++) {
+			folio_lock(fbatch.folios[i]);
 			r = kvm_gmem_reclaim_folio(fbatch.folios[i], start, end);
+			folio_unlock(fbatch.folios[i]);
+		}
 		folio_batch_release(&fbatch);
 		cond_resched();
 	}

@@ -428,6 +428,22 @@ TEST_F(hugetlb, mmap_at_any_offset)
 	close(fd);
 }
 
+/* mremap() makes a mapping longer than mmap() would, to where offsets overflow. */
+TEST_F(hugetlb, mmap_offset_overflows)
+{
+	int fd = create_file(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED), i;
+	char *mem;
+
+	mem = __kvm_mmap(page_size, PROT_READ, MAP_SHARED, fd, LLONG_MAX - 2 * page_size + 1);
+	mem = mremap(mem, page_size, 3 * page_size, MREMAP_MAYMOVE);
+	TEST_ASSERT(mem != MAP_FAILED, "mremap() should succeed, errno %d", errno);
+	for (i = 0; i < 3; i++)
+		TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[i * page_size]));
+	assert_pool(0, self->nr);
+	kvm_munmap(mem, 3 * page_size);
+	close(fd);
+}
+
 TEST_F(hugetlb, mmap_advice_is_harmless)
 {
 	const struct {

@@ -88,7 +88,7 @@ static void race_guest(struct racer *r)
 	set_request(r->vcpu, OP_READ, gpa_of(pick_page(r)), 1, PAGE_SIZE, 0);
 	if (!_vcpu_run(r->vcpu))
 		return;
-	TEST_ASSERT(errno == EHWPOISON || errno == EFAULT || errno == EAGAIN ||
+	TEST_ASSERT(errno == EHWPOISON || errno == EFAULT ||
 		    (errno == ENOSPC && r->may_fail & RACE_PUNCH),
 		    "KVM_RUN failed, errno %d", errno);
 	vcpu_arch_set_entry_point(r->vcpu, guest_code);
