@@ -678,8 +678,6 @@ static void check_poison(struct kunit *test)
 		folio = filemap_get_folio(t->mapping, i);
 		KUNIT_ASSERT_EQ_MSG(test, guestmem_page_is_poisoned(folio, i),
 				    t->pages[i].poisoned, "page %lu", i);
-		if (t->pages[i].poisoned)
-			KUNIT_ASSERT_TRUE(test, is_page_hwpoison(t->page + i));
 		folio_put(folio);
 		cond_resched();
 	}
