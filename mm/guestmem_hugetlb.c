@@ -500,6 +500,47 @@ static int gmh_get_reserved_page(struct guestmem_hugetlb *gh,
 }
 
 /*
+ * From here on the folio isn't a unit of guest memory anymore.  But if it's poisoned then
+ * it's going to be dissolved, and stays one until then: cut it out of the reservation.
+ */
+static bool gmh_cut_if_poisoned(struct guestmem_hugetlb *gh, struct folio *folio)
+{
+	bool poisoned;
+
+	/* memory_failure() poisons hugetlb folios under hugetlb_lock. */
+	spin_lock_irq(&hugetlb_lock);
+	poisoned = folio_test_hwpoison(folio);
+	if (poisoned)
+		hugetlb_set_folio_subpool(folio, NULL);
+	else
+		folio_clear_hugetlb_guestmem(folio);
+	spin_unlock_irq(&hugetlb_lock);
+
+	if (poisoned)
+		guestmem_cut_reservation(gh->spool);
+
+	return poisoned;
+}
+
+/*
+ * Drop the reference to a unit that isn't in the file.  A poisoned one is lost, and is
+ * replaced before it can become a free page, unless the file is on its way out.
+ */
+static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio, bool may_replace)
+{
+	if (!gmh_cut_if_poisoned(gh, folio)) {
+		/* If a fault still has a reference then the unit keeps its struct pages. */
+		guestmem_trim_later(gh->h, folio);
+		folio_put(folio);
+		return;
+	}
+
+	if (may_replace)
+		gmh_replace_poisoned(gh);
+	guestmem_lose_folio(folio);
+}
+
+/*
  * Allocate the unit that has an index and add it to the file.  Returns the folio
  * there with a reference, or an ERR_PTR with all counters as they were.
  */
@@ -510,6 +551,7 @@ static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
 {
 	pgoff_t start = round_down(index, 1UL << huge_page_order(gh->h));
 	struct folio *folio;
+	bool whole;
 	int ret;
 
 	ret = gmh_get_reserved_page(gh, mapping);
@@ -526,35 +568,28 @@ static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
 	hugetlb_set_folio_subpool(folio, gh->spool);
 	folio_clear_hugetlb_restore_reserve(folio);
 
+	/* From here on memory_failure() leaves it to guestmem_poison_page(), and waits. */
+	folio_lock(folio);
+	folio_set_hugetlb_guestmem(folio);
+
 	folio_zero_user(folio, 0);
-	/* Not without atomicity, memory_failure() may poison any hugetlb folio. */
 	folio_mark_uptodate(folio);
 
-	if (wanted(mapping, start) < huge_page_order(gh->h)) {
+	whole = wanted(mapping, start) == huge_page_order(gh->h);
+	ret = 0;
+	if (whole)
+		ret = __filemap_add_folio(mapping, folio, start, GFP_KERNEL, NULL);
+	folio_unlock(folio);
+	if (!whole)
 		ret = guestmem_add_split(mapping, folio, start, wanted);
-		if (ret) {
-			folio_put(folio);
-			return ERR_PTR(ret);
-		}
 
-		inode_add_bytes(mapping->host, huge_page_size(gh->h));
-		return filemap_get_folio(mapping, index);
-	}
-
-	folio_lock(folio);
-	ret = __filemap_add_folio(mapping, folio, start, GFP_KERNEL, NULL);
 	if (ret) {
-		folio_unlock(folio);
-		folio_put(folio);
+		gmh_put_unit(gh, folio, true);
 		return ERR_PTR(ret);
 	}
 
-	/* From here on memory_failure() leaves it to guestmem_poison_page(). */
-	folio_set_hugetlb_guestmem(folio);
 	inode_add_bytes(mapping->host, huge_page_size(gh->h));
-	folio_unlock(folio);
-
-	return folio;
+	return whole ? folio : filemap_get_folio(mapping, index);
 }
 
 /**
@@ -662,29 +697,6 @@ void guestmem_replace_unit(struct hugepage_subpool *spool)
 	guestmem_cut_reservation(spool);
 }
 
-/*
- * From here on the folio isn't a unit of guest memory anymore.  But if it's poisoned then
- * it's going to be dissolved, and stays one until then: cut it out of the reservation.
- */
-static bool gmh_cut_if_poisoned(struct guestmem_hugetlb *gh, struct folio *folio)
-{
-	bool poisoned;
-
-	/* memory_failure() poisons hugetlb folios under hugetlb_lock. */
-	spin_lock_irq(&hugetlb_lock);
-	poisoned = folio_test_hwpoison(folio);
-	if (poisoned)
-		hugetlb_set_folio_subpool(folio, NULL);
-	else
-		folio_clear_hugetlb_guestmem(folio);
-	spin_unlock_irq(&hugetlb_lock);
-
-	if (poisoned)
-		guestmem_cut_reservation(gh->spool);
-
-	return poisoned;
-}
-
 static void gmh_remove_folio(struct guestmem_hugetlb *gh,
 			     struct address_space *mapping, struct folio *folio)
 {
@@ -777,20 +789,7 @@ static void gmh_remove_unit(struct guestmem_hugetlb *gh,
 	gmh_remove_folio(gh, mapping, folio);
 	inode_sub_bytes(mapping->host, huge_page_size(gh->h));
 
-	if (!gmh_cut_if_poisoned(gh, folio)) {
-		/* If a fault still has a reference then the unit keeps its struct pages. */
-		guestmem_trim_later(gh->h, folio);
-		folio_put(folio);
-		return;
-	}
-
-	/*
-	 * No use if the file is on its way out.  Otherwise do it before the page
-	 * can become a free one.
-	 */
-	if (may_replace)
-		gmh_replace_poisoned(gh);
-	guestmem_lose_folio(folio);
+	gmh_put_unit(gh, folio, may_replace);
 }
 
 static void gmh_unmap(struct guestmem_hugetlb *gh, struct address_space *mapping,

@@ -687,7 +687,6 @@ int guestmem_add_split(struct address_space *mapping, struct folio *folio,
 	if (r)
 		goto err_remove;
 
-	folio_set_hugetlb_guestmem(folio);
 	guestmem_origin_take(origin, folio);
 	guestmem_break_pages(&folio->page, &p);
 	guestmem_origin_mark_poison(origin, origin->pfn, 1UL << p.order);

@@ -694,6 +694,8 @@ static void check_lost(struct kunit *test, unsigned long nr_huge_pages)
 		msleep(20);
 
 	KUNIT_ASSERT_EQ(test, t->h->nr_huge_pages, nr_huge_pages - 1);
+	KUNIT_ASSERT_EQ(test, t->h->max_huge_pages,
+			t->h->nr_huge_pages - t->h->surplus_huge_pages);
 	t->nr_lost = 1;
 	msleep(200);
 

@@ -141,6 +141,7 @@ TEST_F(reshape, punch_large_piece)
 	set_shared(shared, 1);
 	pfn = poison(self, page);
 	punch(self, page - 1, 3);
+	TEST_ASSERT_LAYOUT(&self->model);
 	check_poisoned_file(self);
 	close_and_assert_lost(pfn);
 }

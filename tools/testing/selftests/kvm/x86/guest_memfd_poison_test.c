@@ -254,6 +254,7 @@ TEST_F(reshape, part_punched_first)
 	guest_write(self, 0, self->nr_pages);
 	pfn = poison_whole(self, A_PAGE);
 	punch(self, 1, self->unit_pages - 1);
+	TEST_ASSERT_LAYOUT(&self->model);
 	check_poisoned_file(self);
 	close_and_assert_lost(pfn);
 }

@@ -203,6 +203,8 @@ static inline void assert_dissolved(struct reshape_fixture *self, u64 pfn)
 			    "pfn 0x%lx should be in order, flags 0x%lx", i, flags);
 		TEST_ASSERT(i != pfn || flags & BIT_ULL(KPF_HWPOISON),
 			    "pfn 0x%lx should be marked, flags 0x%lx", i, flags);
+		TEST_ASSERT(i != pfn || !(flags & BIT_ULL(KPF_BUDDY)),
+			    "pfn 0x%lx should not be a free page, flags 0x%lx", i, flags);
 	}
 	close(kpageflags);
 }
