@@ -199,6 +199,7 @@ static void mend_all(struct reshape_fixture *self, struct failure *f, int nr, lo
 	for (i = 0; i < nr; i++) {
 		u64 pfn = f[i].pfn;
 
+		wait_until_dissolved(pfn);
 		/* The first page says it for all of a huge page. */
 		if (read_kpageflags(pfn) & BIT_ULL(KPF_HUGE))
 			pfn -= pfn % self->unit_pages;

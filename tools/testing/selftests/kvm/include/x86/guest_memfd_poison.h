@@ -185,6 +185,26 @@ do {										\
 } while (0)
 
 /*
+ * The pool loses a huge page a moment before that is freed and the page that has failed is
+ * taken off the buddy lists.
+ */
+static inline void wait_until_dissolved(u64 pfn)
+{
+	const u64 not_yet = BIT_ULL(KPF_BUDDY) | BIT_ULL(KPF_COMPOUND_HEAD) |
+			    BIT_ULL(KPF_COMPOUND_TAIL);
+	int tries;
+	u64 flags;
+
+	for (tries = 0; tries < 500; tries++) {
+		flags = read_kpageflags(pfn);
+		if (flags & BIT_ULL(KPF_HUGE) ||
+		    (flags & BIT_ULL(KPF_HWPOISON) && !(flags & not_yet)))
+			return;
+		usleep(10 * 1000);
+	}
+}
+
+/*
  * The huge page with this page has left the pool: all of it is ordinary memory again, but
  * for the page that has failed.  That one can be mended, as any page that was free.
  */
@@ -194,6 +214,7 @@ static inline void assert_dissolved(struct reshape_fixture *self, u64 pfn)
 	int kpageflags = open("/proc/kpageflags", O_RDONLY);
 	u64 i, flags;
 
+	wait_until_dissolved(pfn);
 	TEST_ASSERT(kpageflags >= 0, "Cannot open /proc/kpageflags");
 	for (i = first; i < first + self->unit_pages; i++) {
 		flags = read_entry(kpageflags, i);
@@ -212,8 +233,10 @@ static inline void assert_dissolved(struct reshape_fixture *self, u64 pfn)
 static inline void mend(u64 pfn)
 {
 	long before = nr_corrupted_pages();
-	int error = write_pfn(UNPOISON_PFN, pfn);
+	int error;
 
+	wait_until_dissolved(pfn);
+	error = write_pfn(UNPOISON_PFN, pfn);
 	TEST_ASSERT(!error, "Mending pfn 0x%lx should succeed, got %s", pfn, strerror(error));
 	TEST_ASSERT_EQ(nr_corrupted_pages(), before - 1);
 }
