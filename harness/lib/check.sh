@@ -29,7 +29,8 @@ items_series() {
 items_build() {
 	local builds="x86_64:default arm64:default" b
 	# By name as well, as that is how a failure is repeated.
-	[[ ! $1 ]] || builds+=" x86_64:debug arm64:debug x86_64:module x86_64:nohugetlb"
+	[[ ! $1 ]] ||
+		builds+=" x86_64:debug arm64:debug x86_64:module x86_64:nohugetlb x86_64:coco"
 	for b in $builds; do
 		[[ -f $GMEM_TOP/harness/variants/${b#*:}.config ]] || continue
 		[[ ! $only_arch || $only_arch == "${b%:*}" ]] || continue

@@ -87,7 +87,7 @@ run_test() {
 
 # In a process group of its own, so that a timeout takes all of it along.
 run_host_test() {
-	local limit status=0
+	local limit status=0 start
 	opt_arch=$2 opt_variant=$3 opt_icount=""
 	# What has to be built is not the test's time.
 	if [[ $kernel_needed == yes ]]; then
@@ -100,8 +100,10 @@ run_host_test() {
 			timeout -k 10 "$limit" "${host_cmd[@]}"
 		return
 	fi
+	start=$SECONDS
 	(cd "$GMEM_TOP" && GMEM_ARCH=$2 GMEM_VARIANT=$3 \
 		timeout -k 10 "$limit" "${host_cmd[@]}") || status=$?
-	((status != 124)) || note "$1 took longer than $limit s"
+	# The same status is that of a machine of the test that took longer than it may.
+	((status != 124 || SECONDS - start < limit)) || note "$1 took longer than $limit s"
 	return "$status"
 }

@@ -16,6 +16,9 @@
  *    split the guest's mappings there, for what is next to the range to stay
  *    mapped.
  *
+ * If per-CPU batches are in the way then the lock is dropped to drain them, and
+ * all of it is done again.
+ *
  * From here on nothing can fail: split the folios, remove the mappings of the
  * guest, let the architecture take back what becomes shared, change the bits.
  * Memory becomes private, as far as the architecture has to do something about
@@ -62,6 +65,7 @@ module_param(gmem_in_place_conversion, bool, 0444);
 #define GMEM_MAX_TRIES		64
 #define GMEM_VCPU_TRIES		512
 #define GMEM_BUSY_TRIES		16
+#define GMEM_MAX_DRAINS		3
 #define GMEM_SLEEP_MIN_US	20
 #define GMEM_SLEEP_MAX_US	100
 
@@ -103,8 +107,25 @@ static bool gmem_vcpu_may_use(struct inode *inode, struct folio *folio)
 	return !folio_maybe_dma_pinned(folio) && kvm_gmem_vcpu_is_running(inode);
 }
 
-static int gmem_wait_for_folio(struct gmem_conversion *c, struct folio *folio,
-			       enum lru_cache_drained *drained)
+/*
+ * Per-CPU batches have references to folios that were allocated or, if mlocked,
+ * unmapped just now.  A CPU whose task doesn't let others run is not drained as long
+ * as that goes on, and the whole VM would wait with it.  Have the caller drop the lock
+ * and drain the batches, and try again.
+ */
+static bool gmem_has_to_drain(struct gmem_conversion *c, struct folio *folio)
+{
+	/* Parts of huge pages are in none of the batches. */
+	if (GMEM_I(c->inode)->hugetlb || !c->may_drain)
+		return false;
+
+	folio_get(folio);
+	c->undrained = folio;
+
+	return true;
+}
+
+static int gmem_wait_for_folio(struct gmem_conversion *c, struct folio *folio)
 {
 	struct inode *inode = c->inode;
 	int tries;
@@ -127,26 +148,23 @@ static int gmem_wait_for_folio(struct gmem_conversion *c, struct folio *folio,
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
-		/*
-		 * Per-CPU batches have references to folios that were allocated
-		 * or, if mlocked, unmapped just now, but not to parts of huge pages.
-		 * Drains them only once.
-		 */
-		if (!GMEM_I(inode)->hugetlb)
-			lru_cache_drain_for_folio(folio, 1, drained);
-		if (tries < GMEM_BUSY_TRIES)
+		if (tries < GMEM_BUSY_TRIES) {
 			cpu_relax();
-		else
-			usleep_range_state(GMEM_SLEEP_MIN_US, GMEM_SLEEP_MAX_US,
-					   TASK_KILLABLE);
+			continue;
+		}
+
+		if (gmem_has_to_drain(c, folio))
+			return -EAGAIN;
+
+		usleep_range_state(GMEM_SLEEP_MIN_US, GMEM_SLEEP_MAX_US,
+				   TASK_KILLABLE);
 	}
 
 	return 0;
 }
 
 /* Find out whether somebody has a reference to folios that are unmapped. */
-static int gmem_check_folios(struct gmem_conversion *c, struct folio_batch *fbatch,
-			     enum lru_cache_drained *drained)
+static int gmem_check_folios(struct gmem_conversion *c, struct folio_batch *fbatch)
 {
 	unsigned int i;
 	int r;
@@ -158,7 +176,7 @@ static int gmem_check_folios(struct gmem_conversion *c, struct folio_batch *fbat
 	smp_mb();
 
 	for (i = 0; i < folio_batch_count(fbatch); i++) {
-		r = gmem_wait_for_folio(c, fbatch->folios[i], drained);
+		r = gmem_wait_for_folio(c, fbatch->folios[i]);
 		if (r) {
 			c->err_index = max(c->start, fbatch->folios[i]->index);
 			return r;
@@ -170,7 +188,7 @@ static int gmem_check_folios(struct gmem_conversion *c, struct folio_batch *fbat
 
 /* Unmap all folios of a range that is to become private, check them, or both. */
 static int gmem_prepare_range(struct gmem_conversion *c, pgoff_t index, pgoff_t end,
-			      bool unmap, bool check, enum lru_cache_drained *drained)
+			      bool unmap, bool check)
 {
 	struct address_space *mapping = c->inode->i_mapping;
 	struct folio_batch fbatch;
@@ -181,7 +199,7 @@ static int gmem_prepare_range(struct gmem_conversion *c, pgoff_t index, pgoff_t 
 		if (unmap)
 			r = gmem_unmap_folios(mapping, &fbatch);
 		if (!r && check)
-			r = gmem_check_folios(c, &fbatch, drained);
+			r = gmem_check_folios(c, &fbatch);
 
 		folio_batch_release(&fbatch);
 		cond_resched();
@@ -200,7 +218,6 @@ static int gmem_prepare_range(struct gmem_conversion *c, pgoff_t index, pgoff_t 
  */
 static int gmem_prepare_private(struct gmem_conversion *c)
 {
-	enum lru_cache_drained drained = LRU_CACHE_NOT_DRAINED;
 	struct address_space *mapping = c->inode->i_mapping;
 	pgoff_t first, last;
 	bool mapped;
@@ -215,21 +232,21 @@ static int gmem_prepare_private(struct gmem_conversion *c)
 	i_mmap_unlock_read(mapping);
 
 	if (c->solid && c->end - c->start <= FOLIO_BATCH_SIZE)
-		return gmem_prepare_range(c, c->start, c->end, mapped, true, &drained);
+		return gmem_prepare_range(c, c->start, c->end, mapped, true);
 
 	last = c->start;
 	while (mapped && kvm_gmem_next_range(c, &first, &last)) {
 		/* Much faster than folio by folio, which then is about faults. */
 		unmap_mapping_pages(mapping, first, last - first, false);
 
-		r = gmem_prepare_range(c, first, last, true, false, NULL);
+		r = gmem_prepare_range(c, first, last, true, false);
 		if (r)
 			return r;
 	}
 
 	last = c->start;
 	while (kvm_gmem_next_range(c, &first, &last)) {
-		r = gmem_prepare_range(c, first, last, false, true, &drained);
+		r = gmem_prepare_range(c, first, last, false, true);
 		if (r)
 			return r;
 	}
@@ -603,12 +620,30 @@ u64 kvm_gmem_supported_attributes(struct kvm *kvm)
 	return 0;
 }
 
+/*
+ * Drain per-CPU batches, without the lock, for what is in the way of a conversion.  Of
+ * this CPU first, as that is enough more often than not.
+ */
+static bool gmem_drain(struct gmem_conversion *c, enum lru_cache_drained *drained)
+{
+	if (!c->undrained)
+		return false;
+
+	lru_cache_drain_for_folio(c->undrained, 1, drained);
+	folio_put(c->undrained);
+
+	return true;
+}
+
 static int gmem_set_attributes(struct file *file, struct kvm_memory_attributes2 *attrs,
 			       pgoff_t *err_index)
 {
-	struct gmem_conversion c = { .inode = file_inode(file), .err_index = ULONG_MAX };
 	struct address_space *mapping = file->f_mapping;
 	struct gmem_file *f = file->private_data;
+	struct inode *inode = mapping->host;
+	enum lru_cache_drained drained = LRU_CACHE_NOT_DRAINED;
+	struct gmem_conversion c;
+	int nr_tries = 0;
 	u64 supported;
 	int r;
 
@@ -621,21 +656,29 @@ static int gmem_set_attributes(struct file *file, struct kvm_memory_attributes2 
 		return -EINVAL;
 	if (!PAGE_ALIGNED(attrs->offset) || !PAGE_ALIGNED(attrs->size))
 		return -EINVAL;
-	if (attrs->offset + attrs->size > i_size_read(c.inode))
+	if (attrs->offset + attrs->size > i_size_read(inode))
 		return -EINVAL;
 
-	c.start = attrs->offset >> PAGE_SHIFT;
-	c.end = (attrs->offset + attrs->size) >> PAGE_SHIFT;
-	c.to_private = attrs->attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE;
+	do {
+		c = (struct gmem_conversion) {
+			.inode = inode,
+			.start = attrs->offset >> PAGE_SHIFT,
+			.end = (attrs->offset + attrs->size) >> PAGE_SHIFT,
+			.to_private = attrs->attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE,
+			.may_drain = nr_tries++ < GMEM_MAX_DRAINS &&
+				     drained != LRU_CACHE_DRAINED_ALL,
+			.err_index = ULONG_MAX,
+		};
 
-	if (down_write_killable(&mapping->invalidate_lock))
-		return -EINTR;
+		if (down_write_killable(&mapping->invalidate_lock))
+			return -EINTR;
 
-	r = gmem_convert(&c);
+		r = gmem_convert(&c);
 
-	filemap_invalidate_unlock(mapping);
+		filemap_invalidate_unlock(mapping);
+	} while (gmem_drain(&c, &drained));
 
-	trace_kvm_gmem_convert(c.inode, c.start, c.end, c.to_private, r);
+	trace_kvm_gmem_convert(inode, c.start, c.end, c.to_private, r);
 
 	*err_index = c.err_index;
 	return r;

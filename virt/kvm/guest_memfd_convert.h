@@ -22,6 +22,10 @@ struct gmem_conversion {
 	struct gmem_chunk *chunk;
 	/* How often a reference was waited for that may be a vCPU's. */
 	int vcpu_tries;
+	/* Whether it may fail for the lack of draining per-CPU batches, */
+	bool may_drain;
+	/* and the folio, with a reference, that it has failed for. */
+	struct folio *undrained;
 	/* Where it failed, if that can be said. */
 	pgoff_t err_index;
 };

@@ -16,6 +16,7 @@
 
 #include "cgroup_util.h"
 #include "guest_memfd_hugetlb.h"
+#include "memory_failure.h"
 #include "memory_holder.h"
 
 #define CREATOR		"guest_memfd_creator"
@@ -489,6 +490,43 @@ TEST_F(cgroup, cpuset_without_pages)
 	TEST_ASSERT_EQ(now.node_free[1], hogged - 1);
 	close(fd);
 	assert_pool(0, 0);
+}
+
+/* The huge page leaves the pool, and nobody pays for it anymore.  Last, as it may not come back. */
+TEST_F(cgroup, poisoned)
+{
+	struct hugetlb_pool lost = self->pool;
+	char *mem;
+	int fd, i;
+	u64 pfn;
+
+	if (!can_inject_memory_failure())
+		SKIP(return, "needs root, debugfs and CONFIG_HWPOISON_INJECT");
+
+	hugetlb_pool_lose(&lost, 1);
+	enter(self->creator);
+	mem = map_shared_file(self, variant->size_log2, &fd);
+	enter(self->allocator);
+	WRITE_ONCE(mem[page_size], 1);
+	pfn = read_pagemap_pfn(mem + page_size);
+	TEST_ASSERT(!write_pfn(CORRUPT_PFN, pfn), "Memory failure should be handled");
+	assert_charge(self->creator, "rsvd.current", self->nr);
+	assert_charge(self->allocator, "current", 1);
+
+	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	assert_charge(self->allocator, "current", 0);
+	kvm_munmap(mem, self->size);
+	close(fd);
+	assert_charge(self->creator, "rsvd.current", 0);
+	TEST_ASSERT_POOL_SETTLES(&lost, 0, 0);
+	TEST_ASSERT(!cg_enter_current(self->root), "Leaving a cgroup should succeed");
+	TEST_ASSERT(remove_and_wait(self->root, self->allocator),
+		    "A cgroup should go away although a page that has failed was charged to it");
+
+	/* For others: it is mended, a moment after the pool has lost it. */
+	for (i = 0; i < 100 && write_pfn(UNPOISON_PFN, pfn); i++)
+		usleep(20 * 1000);
+	hugetlb_write_attr(self->unit, "nr_hugepages", self->pool.total);
 }
 
 int main(int argc, char *argv[])

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Core dumps of a VMM that has guest_memfd mapped: they have what is shared and in
- * memory, no byte of what is private, and neither allocate nor split anything.
+ * memory, no byte of what is private or has failed, and neither allocate nor split
+ * anything.
  *
  * The VMM that dies shares its files with the test, so that its guest_memfd and VM
  * are still there afterwards.
@@ -23,6 +24,7 @@
 
 #include "guest_memfd_guest.h"
 #include "guestmem_units.h"
+#include "memory_failure.h"
 
 #define CORE_PATTERN	"/proc/sys/kernel/core_pattern"
 #define CORE_FILE	"/tmp/guest_memfd.core"
@@ -140,6 +142,8 @@ static u64 core_word(int fd, u64 offset)
 struct vmm {
 	int vm_fd;
 	int fd;
+	/* The page that has failed. */
+	u64 pfn;
 	char units[SZ_64K];
 };
 
@@ -164,7 +168,7 @@ static void set_dump_limits(void)
 	close(fd);
 }
 
-static void run_vmm(size_t unit, u8 size_log2)
+static void run_vmm(size_t unit, u8 size_log2, bool poison)
 {
 	u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
 	const u64 stride = max_t(u64, unit / 8, PAGE_SIZE);
@@ -190,9 +194,15 @@ static void run_vmm(size_t unit, u8 size_log2)
 	guest_do(vcpus[0], OP_WRITE_TAGS, TEST_GPA + PRIVATE * unit, unit / stride,
 		 stride, TAG2(0));
 
+	if (poison) {
+		vmm->pfn = read_pagemap_pfn(mem);
+		TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, vmm->pfn), 0);
+	}
 	if (guestmem_has_units())
 		read_units(vmm->units, sizeof(vmm->units));
 	signal(SIGABRT, SIG_DFL);
+	if (poison)
+		READ_ONCE(*(u64 *)mem);
 	abort();
 }
 
@@ -227,14 +237,14 @@ static void assert_nothing_happened(struct hugetlb_pool *pool, size_t unit)
 		    vmm->units, units);
 }
 
-static void assert_core(size_t unit)
+static void assert_core(size_t unit, u64 host_tag)
 {
 	const u64 stride = max_t(u64, unit / 8, PAGE_SIZE);
 	int fd = open(CORE_FILE, O_RDONLY);
 	u64 i;
 
 	TEST_ASSERT(fd >= 0, "There should be a core file");
-	TEST_ASSERT_EQ(core_word(fd, SHARED_BY_HOST * unit), HOST_TAG(0));
+	TEST_ASSERT_EQ(core_word(fd, SHARED_BY_HOST * unit), host_tag);
 	for (i = 0; i < unit / stride; i++) {
 		TEST_ASSERT_EQ(core_word(fd, SHARED_BY_GUEST * unit + i * stride), TAG(i));
 		TEST_ASSERT_EQ(core_word(fd, PRIVATE * unit + i * stride), 0);
@@ -243,7 +253,7 @@ static void assert_core(size_t unit)
 	close(fd);
 }
 
-TEST_F(coredump, shared_and_in_memory)
+static void dump_and_check(struct hugetlb_pool *pool, size_t unit, u8 size_log2, bool poison)
 {
 	int status;
 	pid_t pid;
@@ -253,14 +263,41 @@ TEST_F(coredump, shared_and_in_memory)
 	pid = syscall(__NR_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
 	TEST_ASSERT(pid >= 0, "clone() should succeed");
 	if (!pid)
-		run_vmm(self->unit, variant->size_log2);
+		run_vmm(unit, size_log2, poison);
 	TEST_ASSERT(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) &&
 		    WCOREDUMP(status), "The VMM should dump core, has status 0x%x", status);
+	TEST_ASSERT_EQ(WTERMSIG(status), poison ? SIGBUS : SIGABRT);
 
-	assert_nothing_happened(&self->pool, self->unit);
-	assert_core(self->unit);
+	assert_nothing_happened(pool, unit);
+	assert_core(unit, poison ? 0 : HOST_TAG(0));
 	close(vmm->fd);
 	close(vmm->vm_fd);
+}
+
+TEST_F(coredump, shared_and_in_memory)
+{
+	dump_and_check(&self->pool, self->unit, variant->size_log2, false);
+}
+
+/* A VMM that dies of memory that has failed: that isn't read once more. */
+TEST_F(coredump, poisoned)
+{
+	struct hugetlb_pool lost = self->pool;
+	int i;
+
+	if (!can_inject_memory_failure())
+		SKIP(return, "needs root, debugfs and CONFIG_HWPOISON_INJECT");
+
+	dump_and_check(&self->pool, self->unit, variant->size_log2, true);
+	if (self->unit > PAGE_SIZE) {
+		hugetlb_pool_lose(&lost, 1);
+		TEST_ASSERT_POOL_SETTLES(&lost, 0, 0);
+	}
+	/* For others: it is mended, a moment after the pool has lost it. */
+	for (i = 0; i < 100 && write_pfn(UNPOISON_PFN, vmm->pfn); i++)
+		usleep(20 * 1000);
+	if (self->unit > PAGE_SIZE)
+		hugetlb_write_attr(self->unit, "nr_hugepages", self->pool.total);
 }
 
 int main(int argc, char *argv[])

@@ -138,6 +138,8 @@ struct context {
 	int pipe[2];
 	long nr_cached;
 	long nr_mapped;
+	/* The page that has failed. */
+	u64 pfn;
 	/* How huge pages are split. */
 	char *layout;
 };

@@ -20,6 +20,7 @@
 #include "fail_nth.h"
 #include "guest_memfd_fail_nth.h"
 #include "kernel_counters.h"
+#include "memory_failure.h"
 
 /* Conversion. */
 
@@ -422,6 +423,99 @@ static void undo_first_fault(void *data)
 	destroy_context(data);
 }
 
+/* A page of a huge page fails. */
+
+#define BAD_PAGE	5
+#define OTHER_PAGE	7
+
+/* The huge page that the file lets go leaves the pool, and another one replaces it. */
+static void replace_lost_unit(struct context *ctx)
+{
+	struct hugetlb_pool now;
+	int tries;
+
+	kvm_fallocate(ctx->fd, PUNCH, ctx->offset, ctx->len);
+	for (tries = 0; ctx->pfn && tries < 1000; tries++) {
+		hugetlb_read_pool(ctx->unit, &now);
+		if (now.total < ctx->pool.total)
+			break;
+		usleep(10 * 1000);
+	}
+	hugetlb_write_attr(ctx->unit, "nr_hugepages", ctx->pool.total);
+	TEST_ASSERT_EQ(nr_cached(ctx), ctx->nr_cached);
+	if (ctx->pfn)
+		TEST_ASSERT_EQ(write_pfn(UNPOISON_PFN, ctx->pfn), 0);
+	ctx->pfn = 0;
+}
+
+/* Private, whole, and not used since it failed. */
+static void prepare_poison(void *data)
+{
+	struct context *ctx = data;
+	char *bad = ctx->mem + ctx->offset + BAD_PAGE * PAGE_SIZE;
+
+	replace_lost_unit(ctx);
+	gmem_set_shared(ctx->fd, ctx->offset, ctx->len);
+	WRITE_ONCE(*bad, 0);
+	ctx->pfn = read_pagemap_pfn(bad);
+	gmem_set_private(ctx->fd, ctx->offset, ctx->len);
+	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, ctx->pfn), 0);
+
+	ctx->nr_mapped = nr_mapped(ctx);
+	set_request(ctx, false);
+	add_word(ctx, ctx->offset / PAGE_SIZE + OTHER_PAGE, 0);
+}
+
+/* All of it or nothing: without memory to split the huge page, none of it is mapped. */
+static void check_poison_failed(void *data, int error)
+{
+	struct context *ctx = data;
+
+	TEST_ASSERT_EQ(error, -ENOMEM);
+	TEST_ASSERT_EQ(nr_mapped(ctx), ctx->nr_mapped);
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(ctx->mem[ctx->offset + OTHER_PAGE * PAGE_SIZE]));
+}
+
+static void check_bad_page(struct context *ctx)
+{
+	set_request(ctx, false);
+	add_word(ctx, ctx->offset / PAGE_SIZE + BAD_PAGE, 0);
+	TEST_ASSERT_EQ(enter_guest(ctx), -EHWPOISON);
+	TEST_ASSERT_EQ(ctx->vcpu->run->exit_reason, KVM_EXIT_MEMORY_FAULT);
+	vcpu_arch_set_entry_point(ctx->vcpu, guest_code);
+}
+
+static void check_poison_faulted(void *data)
+{
+	assert_guest_done(data);
+	check_bad_page(data);
+}
+
+static int run_conversion_of_other_page(void *data)
+{
+	struct context *ctx = data;
+
+	return __gmem_set_memory_attributes(ctx->fd, ctx->offset + OTHER_PAGE * PAGE_SIZE,
+					    PAGE_SIZE, 0, &ctx->error_offset) ? -errno : 0;
+}
+
+static void check_poison_not_converted(void *data, int error)
+{
+	struct context *ctx = data;
+
+	check_poison_failed(ctx, error);
+	TEST_ASSERT_EQ(ctx->error_offset, ctx->offset + OTHER_PAGE * PAGE_SIZE);
+}
+
+static void check_poison_converted(void *data)
+{
+	struct context *ctx = data;
+
+	TEST_ASSERT_EQ(READ_ONCE(ctx->mem[ctx->offset + OTHER_PAGE * PAGE_SIZE]), 0);
+	guest_read(ctx, ctx->offset / PAGE_SIZE + OTHER_PAGE, 0);
+	check_bad_page(ctx);
+}
+
 FIXTURE(fail_nth)
 {
 	struct kernel_counters before;
@@ -643,6 +737,36 @@ TEST_F(fail_nth, host_fault)
 	op.name = "host pin";
 	op.run = run_host_pin;
 	check_sweeps(&self->ctx, &op, 1, 64);
+}
+
+TEST_F(fail_nth, poison)
+{
+	const struct fail_nth_op fault = {
+		.name = "guest fault beside poison",
+		.prepare = prepare_poison,
+		.run = enter_guest,
+		.check_failed = check_poison_failed,
+		.check_done = check_poison_faulted,
+	};
+	const struct fail_nth_op convert = {
+		.name = "conversion beside poison",
+		.prepare = prepare_poison,
+		.run = run_conversion_of_other_page,
+		.check_failed = check_poison_not_converted,
+		.check_done = check_poison_converted,
+	};
+
+	if (!variant->huge)
+		SKIP(return, "is about huge pages");
+	if (!can_inject_memory_failure())
+		SKIP(return, "needs CONFIG_HWPOISON_INJECT");
+
+	self->ctx.offset = 10 * SZ_2M;
+	self->ctx.len = self->ctx.unit;
+	/* Without looking for leaks: each of its many rounds would cost a huge page. */
+	check_sweeps(&self->ctx, &fault, 2, 0);
+	check_sweeps(&self->ctx, &convert, 2, 0);
+	replace_lost_unit(&self->ctx);
 }
 
 /* Here the operations create what they need, all of it, each time. */

@@ -2,7 +2,8 @@
 /*
  * Ways to take memory out of use, or to take it into use again, that HugeTLB pages of
  * guest_memfd files have no part in: soft offline, mending a page that has failed, and
- * removing the memory block.  Each is refused, at once, and nothing has changed.
+ * removing the memory block.  Each is refused, at once, and nothing has changed.  Nor has it
+ * by failures that nobody wants to know of, and by compaction.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -333,6 +334,99 @@ TEST_F(reshape, remove_poisoned)
 	removal_is_refused(pfn);
 	check_poisoned_file(self);
 	close_and_assert_lost(pfn);
+}
+
+/* Nothing of a file is on an LRU list, so that the filter wants none of it. */
+static void set_filter(bool enable)
+{
+	const u64 flags = enable ? BIT_ULL(KPF_LRU) : 0;
+
+	TEST_ASSERT(!write_pfn(HWPOISON_DIR "corrupt-filter-flags-mask", flags) &&
+		    !write_pfn(HWPOISON_DIR "corrupt-filter-flags-value", flags) &&
+		    !write_pfn(HWPOISON_DIR "corrupt-filter-enable", enable),
+		    "The filter should be there");
+}
+
+static void filtered(struct reshape_fixture *self, u64 page, u64 pfn, long corrupted)
+{
+	int error = write_pa(HARD_OFFLINE, pfn);
+
+	TEST_ASSERT(!error || error == EOPNOTSUPP,
+		    "Memory failure that is filtered should be none, got %s", strerror(error));
+	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted);
+	TEST_ASSERT(!is_marked_poisoned(pfn), "pfn 0x%lx should be as it was", pfn);
+	guest_check(self, page, 1);
+}
+
+/* A failure that the filter isn't interested in. */
+TEST_F(reshape, filtered)
+{
+	long corrupted = nr_corrupted_pages();
+	u64 pfn;
+
+	guest_write(self, 0, self->nr_pages);
+	pfn = pfn_of_whole(self, A_PAGE);
+	set_filter(true);
+	filtered(self, A_PAGE, pfn, corrupted);
+	assert_nr_folios(0, 1);
+	check_untouched(self, corrupted);
+
+	set_shared(A_PAGE, 1);
+	host_fill(self, A_PAGE);
+	filtered(self, A_PAGE, pfn, corrupted);
+	filtered(self, A_PAGE + 1, pfn + 1, corrupted);
+	filtered(self, self->unit_pages - 1, pfn - A_PAGE + self->unit_pages - 1, corrupted);
+	host_check_filled(self, A_PAGE);
+	/* It has left no reference behind. */
+	set_private(A_PAGE, 1);
+	assert_nr_folios(0, 1);
+	check_untouched(self, corrupted);
+	set_filter(false);
+}
+
+static void compact_memory(void)
+{
+	int i;
+
+	for (i = 0; i < 3; i++)
+		TEST_ASSERT(!write_pfn("/proc/sys/vm/compact_memory", 1),
+			    "Compaction should be possible");
+}
+
+/* Compaction finds them on its way, and passes by. */
+TEST_F(reshape, compact)
+{
+	long corrupted = nr_corrupted_pages();
+	struct holder h = {};
+	u64 pfn;
+
+	guest_write(self, 0, self->nr_pages);
+	pfn = pfn_of_whole(self, A_PAGE);
+	compact_memory();
+	check_untouched(self, corrupted);
+
+	set_shared(A_PAGE, 2);
+	host_fill(self, A_PAGE);
+	host_fill(self, A_PAGE + 1);
+	TEST_ASSERT_EQ(pfn_of(self, A_PAGE), pfn);
+	compact_memory();
+	TEST_ASSERT_EQ(pfn_of(self, A_PAGE), pfn);
+	host_check_filled(self, A_PAGE);
+	check_untouched(self, corrupted);
+
+	/* It has left no reference behind. */
+	set_private(A_PAGE, 2);
+	assert_nr_folios(0, 1);
+	TEST_ASSERT_EQ(pfn_of_whole(self, A_PAGE), pfn);
+	guest_check_all();
+	punch(self, 0, self->unit_pages);
+
+	hold_and_punch(self, &h);
+	compact_memory();
+	assert_nr_allocated(self->nr);
+	vmsplice_release(&h);
+	guestmem_settle();
+	assert_nr_allocated_settles(self->nr - 1);
 }
 
 int main(int argc, char *argv[])

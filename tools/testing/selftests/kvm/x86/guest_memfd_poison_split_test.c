@@ -7,6 +7,7 @@
  * page leaves the file, it leaves the pool as well, and the system has one more page of 4K
  * after another but for the one that has failed.
  */
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -129,6 +130,61 @@ TEST_F(reshape, first_page_of_large_piece)
 TEST_F(reshape, first_page_of_unit)
 {
 	test_large_piece(self, 0, true);
+}
+
+/* The first word of a page of the host, as /proc/kcore has it. */
+static u64 read_kcore(int fd, u64 pfn)
+{
+	const u64 pa = pfn * PAGE_SIZE;
+	Elf64_Phdr phdr;
+	Elf64_Ehdr ehdr;
+	u64 word;
+	int i;
+
+	TEST_ASSERT_EQ(pread(fd, &ehdr, sizeof(ehdr), 0), sizeof(ehdr));
+	for (i = 0; i < ehdr.e_phnum; i++) {
+		TEST_ASSERT_EQ(pread(fd, &phdr, sizeof(phdr), ehdr.e_phoff + i * sizeof(phdr)),
+			       sizeof(phdr));
+		if (phdr.p_type != PT_LOAD || pa < phdr.p_paddr ||
+		    pa - phdr.p_paddr >= phdr.p_memsz)
+			continue;
+		TEST_ASSERT_EQ(pread(fd, &word, sizeof(word), phdr.p_offset + pa - phdr.p_paddr),
+			       sizeof(word));
+		return word;
+	}
+	TEST_FAIL("pfn 0x%lx should be in /proc/kcore", pfn);
+	return 0;
+}
+
+/* Who reads all of the host's memory leaves out what has failed, and only that. */
+static void test_kcore(struct reshape_fixture *self, int fd, u64 pfn)
+{
+	TEST_ASSERT_EQ(read_kcore(fd, pfn - 1), self->tags[A_PAGE - 1]);
+	TEST_ASSERT_EQ(read_kcore(fd, pfn), 0);
+	TEST_ASSERT_EQ(read_kcore(fd, pfn + 1), self->tags[A_PAGE + 1]);
+}
+
+TEST_F(reshape, kcore)
+{
+	int fd = open("/proc/kcore", O_RDONLY);
+	u64 pfn;
+
+	if (fd < 0)
+		SKIP(return, "needs CONFIG_PROC_KCORE");
+
+	guest_write(self, 0, self->nr_pages);
+	pfn = pfn_of_whole(self, A_PAGE);
+	TEST_ASSERT_EQ(read_kcore(fd, pfn), self->tags[A_PAGE]);
+	__poison(self, A_PAGE, pfn);
+	test_kcore(self, fd, pfn);
+
+	/* Split around it, and next to something else. */
+	check_poisoned_file(self);
+	test_kcore(self, fd, pfn);
+	set_shared(A_PAGE - 2, 1);
+	test_kcore(self, fd, pfn);
+	close(fd);
+	close_and_assert_lost(pfn);
 }
 
 /* The hole is what finds out that it has to split the piece. */

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The architecture can't take private memory back from the guest: it must not become shared,
+ * and never be used for anything else.
+ *
+ * Needs root and a kernel in which kvm_arch_gmem_reclaim() may be made to fail, i.e. one with
+ * CONFIG_FAIL_FUNCTION and, e.g., CONFIG_KVM_AMD_SEV, but no confidential VM.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/sizes.h>
+
+#include "guest_memfd_reshape.h"
+
+#define FAIL_FUNCTION	"/sys/kernel/debug/fail_function/"
+#define RECLAIM		"kvm_arch_gmem_reclaim"
+
+#define A_PAGE		77
+
+static bool write_attr(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_TRUNC), len = strlen(text), n;
+
+	if (fd < 0)
+		return false;
+	n = write(fd, text, len);
+	close(fd);
+	return n == len;
+}
+
+static bool can_fail(void)
+{
+	return write_attr(FAIL_FUNCTION "inject", RECLAIM) &&
+	       write_attr(FAIL_FUNCTION RECLAIM "/retval", "0xfffffffffffffffb") &&
+	       write_attr(FAIL_FUNCTION "verbose", "0") &&
+	       write_attr(FAIL_FUNCTION "probability", "100");
+}
+
+static void reclaim_fails(bool fails)
+{
+	TEST_ASSERT(write_attr(FAIL_FUNCTION "times", fails ? "-1" : "0"),
+		    "Fault injection should be there");
+}
+
+FIXTURE_SETUP(reshape)
+{
+	const char *missing = can_fail() ? NULL : "needs root, CONFIG_FAIL_FUNCTION and "
+						  "a kernel with SEV";
+
+	if (missing)
+		SKIP(return, "%s", missing);
+
+	reclaim_fails(false);
+	missing = setup_reshape(0);
+	if (missing)
+		SKIP(return, "%s", missing);
+}
+
+/* The layout may be a finer one, as the memory has been split by then. */
+static void assert_not_shared(struct reshape_fixture *self, u64 first, u64 nr)
+{
+	u64 error_offset = ~0ull, i;
+	int r;
+
+	r = __gmem_set_shared(self->fd, first * PAGE_SIZE, nr * PAGE_SIZE, &error_offset);
+	TEST_ASSERT(r == -1 && errno == EIO,
+		    "Conversion of pages %lu to %lu should fail with EIO, got %d, errno %d", first,
+		    first + nr - 1, r, errno);
+	TEST_ASSERT(error_offset == ~0ull, "No page is to blame, not offset 0x%lx", error_offset);
+	for (i = first; i < first + nr; i++)
+		host_check(self, i);
+}
+
+TEST_F(reshape, not_converted)
+{
+	u64 nr = self->unit_pages;
+
+	guest_write(self, 0, self->nr_pages);
+	set_shared(3, 2);
+	host_fill(self, 3);
+
+	reclaim_fails(true);
+	assert_not_shared(self, A_PAGE, 1);
+	assert_not_shared(self, nr - 3, 7);
+	assert_not_shared(self, 2, 4);
+	host_check_filled(self, 3);
+	/* Nothing that is private has been touched. */
+	guest_check_all();
+
+	/* To private, the architecture isn't asked. */
+	__convert(self, 3, 1, true);
+	host_check(self, 3);
+	guest_check(self, 3, 1);
+
+	reclaim_fails(false);
+	__convert(self, A_PAGE, 1, false);
+	__convert(self, nr - 3, 7, false);
+	__convert(self, 2, 4, false);
+	host_check(self, A_PAGE);
+	host_check(self, nr + 3);
+	host_check(self, 2);
+	__convert(self, 0, self->nr_pages, true);
+	guest_check_all();
+}
+
+/* What can't be had back can't be zeroed: the hole isn't one. */
+TEST_F(reshape, not_zeroed)
+{
+	guest_write(self, 0, self->nr_pages);
+	reclaim_fails(true);
+	TEST_ASSERT(fallocate(self->fd, PUNCH, A_PAGE * PAGE_SIZE, 2 * PAGE_SIZE) == -1 &&
+		    errno == EIO, "A hole should fail with EIO, errno %d", errno);
+	guest_check_all();
+
+	reclaim_fails(false);
+	punch(self, A_PAGE, 2);
+	guest_check_all();
+}
+
+/* What is punched is gone for the file, and isn't had back. */
+TEST_F(reshape, not_freed)
+{
+	struct hugetlb_pool pool = self->pool;
+
+	guest_write(self, 0, self->nr_pages);
+	reclaim_fails(true);
+	punch(self, 0, self->unit_pages);
+	reclaim_fails(false);
+
+	/* The file has a hole, without a reservation for what it can't return. */
+	TEST_ASSERT_POOL(&pool, -self->nr, 0);
+	guest_check(self, self->unit_pages, self->nr_pages - self->unit_pages);
+	close_reshape_file(self);
+	TEST_ASSERT_POOL_SETTLES(&pool, -1, 0);
+	self->pool.free--;
+	self->pool.node_free[0]--;
+	open_reshape_file(self, 0, variant->size_log2);
+}
+
+/* Pages of 4K, one of them. */
+TEST(small_pages)
+{
+	struct kvm_vm *vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+	u64 error_offset = ~0ull;
+	char *mem;
+	int fd;
+
+	if (!can_fail())
+		SKIP(goto out, "needs root, CONFIG_FAIL_FUNCTION and a kernel with SEV");
+
+	reclaim_fails(false);
+	fd = vm_create_guest_memfd(vm, 4 * PAGE_SIZE, GUEST_MEMFD_FLAG_MMAP);
+	mem = kvm_mmap(4 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 4 * PAGE_SIZE);
+	gmem_set_shared(fd, 0, 2 * PAGE_SIZE);
+	WRITE_ONCE(*mem, 1);
+
+	reclaim_fails(true);
+	TEST_ASSERT(__gmem_set_shared(fd, 0, 4 * PAGE_SIZE, &error_offset) == -1 && errno == EIO,
+		    "A conversion should fail with EIO, errno %d", errno);
+	TEST_ASSERT(error_offset == ~0ull, "No page is to blame, not offset 0x%lx", error_offset);
+	TEST_ASSERT_EQ(READ_ONCE(*mem), 1);
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[2 * PAGE_SIZE]));
+
+	reclaim_fails(false);
+	gmem_set_shared(fd, 0, 4 * PAGE_SIZE);
+	TEST_ASSERT_EQ(READ_ONCE(mem[2 * PAGE_SIZE]), 0);
+	kvm_munmap(mem, 4 * PAGE_SIZE);
+	kvm_close(fd);
+out:
+	kvm_vm_free(vm);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
+		     KVM_MEMORY_ATTRIBUTE_PRIVATE);
+
+	return test_harness_run(argc, argv);
+}
