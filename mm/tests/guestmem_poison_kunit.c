@@ -186,9 +186,9 @@ static void test_poison_reference(struct kunit *test)
 	folio_get(folio);
 	KUNIT_EXPECT_EQ(test, -EAGAIN, isolate_poison(t, other, &err_index));
 	KUNIT_EXPECT_EQ(test, err_index, 0);
+	folio_put(folio);
 	guestmem_test_check(test, "reference");
 	check_poison(test);
-	folio_put(folio);
 
 	KUNIT_EXPECT_EQ(test, 0, isolate_poison(t, other, &err_index));
 	KUNIT_EXPECT_EQ(test, -EHWPOISON, isolate_poison(t, bad, &err_index));
@@ -284,9 +284,9 @@ static void test_poison(struct kunit *test)
 
 	for (i = 0; i < 20; i++) {
 		pgoff_t start = prandom_u32_state(&t->rnd) % nr;
+		pgoff_t end = start + 1 + prandom_u32_state(&t->rnd) % (nr - start);
 
-		guestmem_test_convert(test, start, start + 1 + prandom_u32_state(&t->rnd) % (nr - start),
-			i % 2);
+		guestmem_test_convert(test, start, end, i % 2);
 		guestmem_test_check(test, "converted");
 	}
 	check_poison(test);

@@ -514,11 +514,12 @@ TEST_F(cgroup, poisoned)
 	assert_charge(self->allocator, "current", 1);
 
 	kvm_fallocate(fd, PUNCH, 0, self->unit);
-	assert_charge(self->allocator, "current", 0);
 	kvm_munmap(mem, self->size);
 	close(fd);
 	assert_charge(self->creator, "rsvd.current", 0);
+	/* In use until the pool has lost it. */
 	TEST_ASSERT_POOL_SETTLES(&lost, 0, 0);
+	assert_charge(self->allocator, "current", 0);
 	TEST_ASSERT(!cg_enter_current(self->root), "Leaving a cgroup should succeed");
 	TEST_ASSERT(remove_and_wait(self->root, self->allocator),
 		    "A cgroup should go away although a page that has failed was charged to it");
@@ -526,7 +527,7 @@ TEST_F(cgroup, poisoned)
 	/* For others: it is mended, a moment after the pool has lost it. */
 	for (i = 0; i < 100 && write_pfn(UNPOISON_PFN, pfn); i++)
 		usleep(20 * 1000);
-	hugetlb_write_attr(self->unit, "nr_hugepages", self->pool.total);
+	hugetlb_resize_pool(&self->pool);
 }
 
 int main(int argc, char *argv[])

@@ -83,11 +83,8 @@ static inline void hugetlb_pool_lose(struct hugetlb_pool *pool, long nr)
 /* Set an attribute of a pool: nr_hugepages, nr_overcommit_hugepages. */
 void hugetlb_write_attr(size_t size, const char *attr, long val);
 
-/* Make a pool as large as it was. */
-static inline void hugetlb_resize_pool(const struct hugetlb_pool *start)
-{
-	hugetlb_write_attr(start->size, "nr_hugepages", start->total);
-}
+/* Make a pool as large as it was, on each of the nodes. */
+void hugetlb_resize_pool(const struct hugetlb_pool *start);
 
 /* Leave a non-zero pattern in all pages of a pool that nobody uses. */
 void hugetlb_dirty_pool(size_t size);

@@ -207,15 +207,33 @@ void hugetlb_unhog(void *mem, size_t size, long nr)
 	kvm_munmap(mem, nr * size);
 }
 
+static void write_long(const char *path, long val)
+{
+	FILE *f = fopen(path, "w");
+
+	TEST_ASSERT(f && fprintf(f, "%ld", val) > 0 && !fclose(f),
+		    "Cannot write to %s", path);
+}
+
 void hugetlb_write_attr(size_t size, const char *attr, long val)
 {
 	char path[PATH_MAX];
-	FILE *f;
 
 	snprintf(path, sizeof(path), POOL_DIR "/%s", size / 1024, attr);
-	f = fopen(path, "w");
-	TEST_ASSERT(f && fprintf(f, "%ld", val) > 0 && !fclose(f),
-		    "Cannot write to %s", path);
+	write_long(path, val);
+}
+
+void hugetlb_resize_pool(const struct hugetlb_pool *start)
+{
+	char path[PATH_MAX];
+	int node;
+
+	hugetlb_write_attr(start->size, "nr_hugepages", start->total);
+	for (node = 0; node < start->nr_nodes; node++) {
+		snprintf(path, sizeof(path), NODE_POOL_DIR "/nr_hugepages", node,
+			 start->size / 1024);
+		write_long(path, start->node_total[node]);
+	}
 }
 
 void hugetlb_dirty_pool(size_t size)

@@ -201,6 +201,7 @@ static void run_vmm(size_t unit, u8 size_log2, bool poison)
 	if (guestmem_has_units())
 		read_units(vmm->units, sizeof(vmm->units));
 	signal(SIGABRT, SIG_DFL);
+	signal(SIGBUS, SIG_DFL);
 	if (poison)
 		READ_ONCE(*(u64 *)mem);
 	abort();
@@ -297,7 +298,7 @@ TEST_F(coredump, poisoned)
 	for (i = 0; i < 100 && write_pfn(UNPOISON_PFN, vmm->pfn); i++)
 		usleep(20 * 1000);
 	if (self->unit > PAGE_SIZE)
-		hugetlb_write_attr(self->unit, "nr_hugepages", self->pool.total);
+		hugetlb_resize_pool(&self->pool);
 }
 
 int main(int argc, char *argv[])

@@ -347,7 +347,7 @@ static void set_filter(bool enable)
 		    "The filter should be there");
 }
 
-static void filtered(struct reshape_fixture *self, u64 page, u64 pfn, long corrupted)
+static void fail_unnoticed(struct reshape_fixture *self, u64 page, u64 pfn, long corrupted)
 {
 	int error = write_pa(HARD_OFFLINE, pfn);
 
@@ -367,15 +367,15 @@ TEST_F(reshape, filtered)
 	guest_write(self, 0, self->nr_pages);
 	pfn = pfn_of_whole(self, A_PAGE);
 	set_filter(true);
-	filtered(self, A_PAGE, pfn, corrupted);
+	fail_unnoticed(self, A_PAGE, pfn, corrupted);
 	assert_nr_folios(0, 1);
 	check_untouched(self, corrupted);
 
 	set_shared(A_PAGE, 1);
 	host_fill(self, A_PAGE);
-	filtered(self, A_PAGE, pfn, corrupted);
-	filtered(self, A_PAGE + 1, pfn + 1, corrupted);
-	filtered(self, self->unit_pages - 1, pfn - A_PAGE + self->unit_pages - 1, corrupted);
+	fail_unnoticed(self, A_PAGE, pfn, corrupted);
+	fail_unnoticed(self, A_PAGE + 1, pfn + 1, corrupted);
+	fail_unnoticed(self, self->unit_pages - 1, pfn - A_PAGE + self->unit_pages - 1, corrupted);
 	host_check_filled(self, A_PAGE);
 	/* It has left no reference behind. */
 	set_private(A_PAGE, 1);
@@ -384,7 +384,7 @@ TEST_F(reshape, filtered)
 	set_filter(false);
 }
 
-static void compact_memory(void)
+static void run_compaction(void)
 {
 	int i;
 
@@ -402,14 +402,14 @@ TEST_F(reshape, compact)
 
 	guest_write(self, 0, self->nr_pages);
 	pfn = pfn_of_whole(self, A_PAGE);
-	compact_memory();
+	run_compaction();
 	check_untouched(self, corrupted);
 
 	set_shared(A_PAGE, 2);
 	host_fill(self, A_PAGE);
 	host_fill(self, A_PAGE + 1);
 	TEST_ASSERT_EQ(pfn_of(self, A_PAGE), pfn);
-	compact_memory();
+	run_compaction();
 	TEST_ASSERT_EQ(pfn_of(self, A_PAGE), pfn);
 	host_check_filled(self, A_PAGE);
 	check_untouched(self, corrupted);
@@ -422,7 +422,7 @@ TEST_F(reshape, compact)
 	punch(self, 0, self->unit_pages);
 
 	hold_and_punch(self, &h);
-	compact_memory();
+	run_compaction();
 	assert_nr_allocated(self->nr);
 	vmsplice_release(&h);
 	guestmem_settle();

@@ -7,7 +7,6 @@
  * page leaves the file, it leaves the pool as well, and the system has one more page of 4K
  * after another but for the one that has failed.
  */
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -17,6 +16,7 @@
 #include <sys/mman.h>
 
 #include <linux/bitmap.h>
+#include <linux/elf.h>
 #include <linux/sizes.h>
 
 #include "guest_memfd_poison.h"
@@ -136,8 +136,8 @@ TEST_F(reshape, first_page_of_unit)
 static u64 read_kcore(int fd, u64 pfn)
 {
 	const u64 pa = pfn * PAGE_SIZE;
-	Elf64_Phdr phdr;
-	Elf64_Ehdr ehdr;
+	struct elf64_phdr phdr;
+	struct elf64_hdr ehdr;
 	u64 word;
 	int i;
 
@@ -156,7 +156,7 @@ static u64 read_kcore(int fd, u64 pfn)
 	return 0;
 }
 
-/* Who reads all of the host's memory leaves out what has failed, and only that. */
+/* Who reads all of the host's memory leaves out what has failed, and nothing else of it. */
 static void test_kcore(struct reshape_fixture *self, int fd, u64 pfn)
 {
 	TEST_ASSERT_EQ(read_kcore(fd, pfn - 1), self->tags[A_PAGE - 1]);
@@ -176,7 +176,8 @@ TEST_F(reshape, kcore)
 	pfn = pfn_of_whole(self, A_PAGE);
 	TEST_ASSERT_EQ(read_kcore(fd, pfn), self->tags[A_PAGE]);
 	__poison(self, A_PAGE, pfn);
-	test_kcore(self, fd, pfn);
+	/* As in 7.3, all of a huge page is left out as long as it is whole. */
+	TEST_ASSERT_EQ(read_kcore(fd, pfn), 0);
 
 	/* Split around it, and next to something else. */
 	check_poisoned_file(self);

@@ -16,6 +16,7 @@
 #include "guest_memfd_reshape.h"
 
 #define FAIL_FUNCTION	"/sys/kernel/debug/fail_function/"
+#define CANNOT_FAIL	"needs root, CONFIG_FAIL_FUNCTION and a kernel with SEV"
 #define RECLAIM		"kvm_arch_gmem_reclaim"
 
 #define A_PAGE		77
@@ -47,8 +48,7 @@ static void reclaim_fails(bool fails)
 
 FIXTURE_SETUP(reshape)
 {
-	const char *missing = can_fail() ? NULL : "needs root, CONFIG_FAIL_FUNCTION and "
-						  "a kernel with SEV";
+	const char *missing = can_fail() ? NULL : CANNOT_FAIL;
 
 	if (missing)
 		SKIP(return, "%s", missing);
@@ -149,7 +149,7 @@ TEST(small_pages)
 	int fd;
 
 	if (!can_fail())
-		SKIP(goto out, "needs root, CONFIG_FAIL_FUNCTION and a kernel with SEV");
+		SKIP(goto out, CANNOT_FAIL);
 
 	reclaim_fails(false);
 	fd = vm_create_guest_memfd(vm, 4 * PAGE_SIZE, GUEST_MEMFD_FLAG_MMAP);
