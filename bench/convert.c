@@ -248,7 +248,7 @@ static void measure_calls(struct vm *vm, const char *size_name, __u64 gpa, __u64
 	}
 	snprintf(title, sizeof(title), "%s to shared", size_name);
 	print_row(title, to_shared, reps);
-	snprintf(title, sizeof(title), "%s to private, nobody touched it", size_name);
+	snprintf(title, sizeof(title), "%s to private, not touched before", size_name);
 	print_row(title, untouched, reps);
 	snprintf(title, sizeof(title), "%s to private, host and guest have it mapped", size_name);
 	print_row(title, touched, reps);

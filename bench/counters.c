@@ -130,7 +130,7 @@ bool count_nodes_begin(void)
 	fill_slab();
 	align_fill();
 	fill_slab();
-	/* Nobody else has nodes on a list of its own: this is all of a slab. */
+	/* No other user has nodes on a list of its own: this is all of a slab. */
 	fill.per_slab = fill_slab();
 	align_fill();
 	if (fill_slab() > fill.per_slab || fill.per_slab > MAX_PER_SLAB)

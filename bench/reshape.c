@@ -30,14 +30,14 @@
 
 static struct vm vm;
 static struct gmem gmem = { .slot = 1, .base = LARGE_BASE, .size = SIZE };
-/* The huge page in question, in the middle of the file. */
+/* The huge page that is measured, in the middle of the file. */
 static __u64 unit, unit_size;
 static long whole_struct_pages;
 static const char *size_name, *hvo;
 static bool quick;
 static int repeats;
 
-/* Somebody else may have freed a little meanwhile. */
+/* Other tasks may have freed a little meanwhile. */
 static __u64 kib(long pages)
 {
 	return pages < 0 ? 0 : pages * (PAGE / 1024);
@@ -342,7 +342,7 @@ static void measure_conversions(int shift)
 	vm_guest(&vm, GUEST_WRITE, gmem.base, SIZE, 0);
 	begin_section("1 GiB in whole huge pages at once");
 	measure_whole_file("mapped by the guest", true);
-	measure_whole_file("mapped by nobody", false);
+	measure_whole_file("not mapped", false);
 	del_file();
 }
 

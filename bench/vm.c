@@ -119,7 +119,7 @@ void gmem_remap(const struct gmem *gmem)
 
 /*
  * The mapping of the file stays as it is: the kernel takes the pages out of it that become
- * private, and the next access to a shared one faults it in. Nobody pins anything here, so
+ * private, and the next access to a shared one faults it in. Nothing is pinned here, so
  * that even EAGAIN is an error.
  */
 void gmem_convert(const struct gmem *gmem, __u64 gpa, __u64 size, bool to_shared)

@@ -178,7 +178,7 @@ static void guestmem_check_unit(struct guestmem_check *c, struct guestmem_origin
  * guestmem_check_mapping - check all units of a file that are split
  * @mapping: the file
  *
- * Context: may sleep.  Nobody changes anything meanwhile.
+ * Context: may sleep.  The caller keeps the file from being changed.
  * Return: the number of violations, details are in the kernel log.
  */
 unsigned long guestmem_check_mapping(struct address_space *mapping)
@@ -210,7 +210,7 @@ struct guestmem_unit {
 };
 
 /*
- * Find the next unit and, if it is part of a file, lock that: nobody changes a unit
+ * Find the next unit and, if it is part of a file, lock that: a unit isn't changed
  * without the lock, and as long as a unit is part of a file the file doesn't go away,
  * nor does its module.  As for the time before, nothing but RCU keeps the inode.
  */
@@ -248,7 +248,7 @@ static int guestmem_lock_unit(struct guestmem_unit *u)
 
 static void guestmem_unlock_unit(struct guestmem_unit *u)
 {
-	/* Somebody may be waiting for the lock just to free the inode. */
+	/* The last user may be waiting for the lock just to free the inode. */
 	guard(rcu)();
 
 	up_write(&u->mapping->invalidate_lock);

@@ -44,8 +44,8 @@
  *
  * The unit bit is what the fault mutex is for hugetlbfs, and isn't the fault
  * mutex because clearing a unit takes long: waiting for it must be killable, and
- * must not hit whoever hashes to the same mutex.  The alternative, clearing a
- * unit without any lock and throwing it away if somebody else was faster, needs
+ * must not hit a task that hashes to the same mutex.  The alternative, clearing a
+ * unit without any lock and throwing it away if another task was faster, needs
  * a page more than what is reserved.
  */
 
@@ -90,7 +90,7 @@ struct guestmem_hugetlb {
 static LIST_HEAD(guestmem_hugetlb_files);
 static DEFINE_MUTEX(guestmem_hugetlb_files_lock);
 
-/* How long to wait for a unit that somebody has a reference to a piece of. */
+/* How long an allocation waits for a unit of which a piece is in use. */
 #define GMH_LATE_TIMEOUT	(HZ / 10)
 
 /* How long to wait for any unit that has left the file. */
@@ -151,8 +151,8 @@ static unsigned long gmh_count_pinnable(struct hstate *h, int nid, unsigned long
 /*
  * The global reservation counts pages of any kind, units are of one kind only.
  * Check that there are enough of those for all that files have yet to allocate.
- * Users of hugetlbfs may take them nevertheless, nothing can be done about that
- * here, but a file that can't ever get its units is refused when it is created.
+ * Users of hugetlbfs may take them in spite of that, which can't be helped here, but
+ * a file that can't ever get its units is refused when it is created.
  * The lists are as long as the pool is large, so don't look at them without reason,
  * no further than necessary, and at a few pages at a time.  The number is an estimate
  * if pages come and go meanwhile.
@@ -269,7 +269,7 @@ static void gmh_unreserve(struct guestmem_hugetlb *gh)
  * @size_log2: log2 of the huge page size, 0 for the default huge page size
  *
  * Nothing is allocated, but all of it is guaranteed to be there later, subject
- * to the memory policy, the cpuset and the cgroup of whoever allocates.  The
+ * to the memory policy, the cpuset and the cgroup of the task that allocates.  The
  * current task's hugetlb cgroup is charged for the reservation.
  *
  * Context: may sleep.
@@ -469,13 +469,13 @@ static bool gmh_page_may_return(struct guestmem_hugetlb *gh, struct address_spac
 
 /*
  * Take a page out of the reservation.  That covers all units, i.e. if nothing is
- * left then a unit that was removed from the file is still in use.  In general,
- * a fault that was in flight when the hole was punched has yet to drop its
+ * left then a unit that was removed from the file is still in use.  Most often, a
+ * fault that was in flight when the hole was punched has yet to drop its
  * reference, which is a matter of scheduling and doesn't need any lock that the
  * caller has.  Wait for as long as there is a page that is neither in the
  * reservation nor in the file.  If there is none, then a unit was poisoned, and
  * there was no other page to take its place.  What user space could map may also
- * be pinned for as long as somebody likes, so don't wait long for pieces.
+ * be pinned for an unlimited time, so don't wait long for pieces.
  */
 static int gmh_get_reserved_page(struct guestmem_hugetlb *gh,
 				 struct address_space *mapping)
@@ -605,7 +605,7 @@ static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
  *	-ENOSPC: the memory policy or the cpuset confine the allocation to nodes
  *	that have no free page, or a unit that was removed is still in use.
  *	-ENOMEM: a cgroup is at its limit, or no memory for the page cache.
- *	-EINTR: killed while waiting for a unit, either because somebody else is
+ *	-EINTR: killed while waiting for a unit, either because another task is
  *	busy allocating it or because it has yet to come back to the pool.
  */
 struct folio *guestmem_hugetlb_get_folio(struct guestmem_hugetlb *gh,
@@ -709,7 +709,7 @@ static void gmh_remove_folio(struct guestmem_hugetlb *gh,
 	folio_unlock(folio);
 }
 
-/* Somebody has a reference to one of the pieces, or there's no memory to merge. */
+/* Remove a unit that can't be merged: a piece is in use, or memory is short. */
 static void gmh_remove_pieces(struct guestmem_hugetlb *gh,
 			      struct address_space *mapping, pgoff_t index,
 			      bool may_replace)
@@ -844,8 +844,8 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_unmap);
  * @end: index after the last one, at the start of a unit, or ULONG_MAX for all
  *
  * The units go back to the pool, and are reserved for the file again, as soon as
- * nobody has a reference to them or to a piece of them.  If that's so already, then
- * they are there when guestmem_hugetlb_sync() returns.
+ * the last reference to them, or to a piece of them, is dropped.  Those without any
+ * are there when guestmem_hugetlb_sync() returns.
  *
  * Context: may sleep.  The caller holds invalidate_lock for write, and has called
  *	guestmem_hugetlb_unmap().  Or it is the last user of the file, which isn't

@@ -7,8 +7,8 @@
  * blocks next to that folio are merged as far as possible.
  *
  * What was the first struct page of a piece has had a reference count, and becomes
- * that of a tail.  It remains an ordinary, writable struct page until nobody can have
- * seen it with a reference count, see guestmem_reshape_barrier().
+ * that of a tail.  It remains an ordinary, writable struct page until all tasks that may
+ * have seen it with a reference count are past that, see guestmem_reshape_barrier().
  */
 #include <linux/hugetlb.h>
 #include <linux/kvm_types.h>
@@ -83,7 +83,7 @@ static bool guestmem_freeze_folio(struct folio *folio)
 
 /*
  * Freeze all folios of a block, or none: there may be a hole, i.e. a folio that
- * somebody else is about to change, and somebody may have a reference.
+ * another task is about to change, and a folio may be in use.
  */
 static bool guestmem_freeze_block(struct address_space *mapping, pgoff_t index,
 				  unsigned int order)
@@ -119,7 +119,7 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 	struct folio *folio;
 	bool frozen;
 
-	/* All of it is there, and nobody else splits or removes anything. */
+	/* All of it is there, and no other task splits or removes anything. */
 	folio = xa_load(&mapping->i_pages, index);
 	origin = guestmem_origin_find(folio_pfn(folio));
 
@@ -228,7 +228,7 @@ static bool guestmem_merge(struct address_space *mapping, pgoff_t index,
  * guestmem_reshape_merge - have folios as large as possible
  * @gh: the file's reservation
  * @mapping: the file
- * @start: the first page of the range in question
+ * @start: the first page of the range
  * @end: the page after the last one
  * @lo: the first page of the range that may be merged, includes @start
  * @hi: the page after the last one, includes @end
@@ -363,7 +363,7 @@ static bool guestmem_trim_unit(struct hstate *h, struct address_space *mapping,
  *
  * Context: may sleep.  The caller holds invalidate_lock for write, and has called
  *	guestmem_reshape_barrier() in between.
- * Return: false if somebody has a reference to a unit.
+ * Return: false if a unit is in use.
  */
 bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *mapping,
 			   pgoff_t start, pgoff_t end)

@@ -7,7 +7,7 @@
  *
  * That is done by a merge, as long as all pieces are in the page cache, or when
  * the last piece is freed.  A piece that leaves the page cache may be in use for
- * as long as somebody has a reference to it, e.g. for DMA.  Its page type,
+ * as long as a user has a reference to it, e.g. for DMA.  Its page type,
  * PGTY_guestmem, tells the final folio_put(), which may come in any context and
  * when the file, the VM and KVM are gone, to call guestmem_free_folio() instead
  * of giving the piece to the buddy allocator.  The piece keeps type and contents
@@ -499,7 +499,7 @@ void guestmem_lose_folio(struct folio *folio)
 
 /*
  * All pages are back, without references: free the huge page.  It has more struct pages
- * than a huge page needs, and is of use to others nevertheless.
+ * than a huge page needs, which does no harm to its next user.
  */
 static void guestmem_free_unit(struct guestmem_origin *origin)
 {

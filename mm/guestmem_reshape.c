@@ -11,10 +11,10 @@
  * A folio is split at *cuts*, i.e. indexes that must be the start of a folio.
  * What is left of it are the largest naturally aligned blocks, the *pieces*,
  * between these.  Pieces are ordinary folios of the page cache, and they are
- * kept away from everybody who takes care of those: they aren't on the LRU, and
- * they aren't accounted.
+ * kept away from reclaim and accounting: they aren't on the LRU, and they don't
+ * count as page cache.
  *
- * Both ways, nobody else may know the folios while their struct pages change:
+ * Both ways, no other task may know the folios while their struct pages change:
  *
  *  - Replace them in the page cache by a value, which stands for "nothing there"
  *    and makes lookups return at once, and which can be replaced by folios
@@ -24,8 +24,8 @@
  *  - Change the struct pages.  Takes as long as it takes.
  *  - Put the new folios into the page cache and unfreeze them.
  *
- * The caller makes sure that nobody misses what isn't in the page cache for a
- * moment: it holds invalidate_lock for write.
+ * No task misses what isn't in the page cache for a moment: the caller holds
+ * invalidate_lock for write.
  */
 #include <linux/delay.h>
 #include <linux/hugetlb.h>
@@ -37,7 +37,7 @@
 #include "hugetlb_vmemmap.h"
 #include "internal.h"
 
-/* Everybody who has a reference for a moment drops it within a few milliseconds. */
+/* A task that has a reference for a moment drops it within a few milliseconds. */
 #define GUESTMEM_MAX_TRIES	64
 #define GUESTMEM_BUSY_TRIES	16
 #define GUESTMEM_SLEEP_MIN_US	20
@@ -161,7 +161,7 @@ static void guestmem_break_pages(struct page *page, struct guestmem_pieces *p)
 	unsigned long lock;
 	unsigned int order;
 
-	/* Somebody may be waiting for the lock, which the first piece inherits. */
+	/* A task may be waiting for the lock, which the first piece inherits. */
 	lock = page->flags.f & (BIT(PG_locked) | BIT(PG_waiters));
 	guestmem_scrub_head((struct folio *)page);
 	page->flags.f |= lock;
@@ -410,7 +410,7 @@ static int guestmem_prepare_folio(struct guestmem_split *split,
 	if (r)
 		goto err_origin;
 
-	/* From here on nobody can find the folio.  The nodes are in use. */
+	/* From here on no other task can find the folio.  The nodes are in use. */
 	if (split->origin) {
 		split->origin->optimized = folio_test_hugetlb_vmemmap_optimized(folio);
 		r = hugetlb_vmemmap_restore_folio(split->origin->h, folio);
@@ -480,13 +480,13 @@ static void guestmem_commit_folio(struct guestmem_split *split,
  * @end: the page after the last one
  * @err_index: where it failed, the first page of a folio
  *
- * Afterwards, nobody can find the folios in question, if there are any, and
+ * Afterwards, no other task can find the folios at @start and @end, and
  * either guestmem_reshape_commit() or guestmem_reshape_abort() has to follow.
  *
- * Context: may sleep, for a few milliseconds if somebody has a reference to a
- *	folio.  The caller holds invalidate_lock for write.
+ * Context: may sleep, for a few milliseconds if a folio is in use.
+ *	The caller holds invalidate_lock for write.
  * Return: 0, or an error with everything as it was.
- *	-EAGAIN: somebody has a reference to the folio.
+ *	-EAGAIN: the folio is in use.
  *	-ENOMEM: no memory for page cache, vmemmap or the folio's metadata.
  *	-EINTR: killed.
  */
@@ -636,7 +636,7 @@ static int guestmem_freeze_new(struct folio *folio)
 /**
  * guestmem_add_split - add a new unit to a file, in pieces
  * @mapping: the file
- * @folio: the unit, a hugetlb folio that nobody but the caller knows
+ * @folio: the unit, a hugetlb folio that only the caller knows
  * @index: its index
  * @wanted: the order of each piece
  *

@@ -29,8 +29,8 @@
 #define RETRY_USEC		2000
 
 /*
- * EAGAIN: nothing has changed, because somebody uses the page at error_offset. Whoever that
- * is must let go first; a VMM with devices would now have them unpin what is in the range.
+ * EAGAIN: nothing has changed, because a user holds on to the page at error_offset, and
+ * must let go first; a VMM with devices would now have them unpin what is in the range.
  * What can't be known here may be over in a moment, so a few more tries; but no more than
  * a few, because a pin can last for ever: then the guest is told, and may ask again.
  */

@@ -148,7 +148,7 @@ static bool handle_io(struct vm *vm)
 /*
  * KVM_EXIT_MEMORY_FAULT comes with an error from KVM_RUN: KVM could not back the
  * address in the way the guest used it. (A VMM with several vCPUs runs the guest again
- * when another one's conversion may have come in between; here there is nobody else.)
+ * when another one's conversion may have come in between; here there is only one.)
  */
 static void __attribute__((noreturn)) die_running(struct vm *vm, int err)
 {

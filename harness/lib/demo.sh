@@ -31,7 +31,7 @@ guest_images() {
 		guest_initramfs shared ""
 }
 
-# put FILE TO: whoever reads TO gets all of the old one or all of the new one.
+# put FILE TO: a reader of TO gets all of the old one or all of the new one.
 put() {
 	cp "$1" "$2.$BASHPID" && mv "$2.$BASHPID" "$2"
 }

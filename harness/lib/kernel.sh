@@ -155,7 +155,7 @@ kernel_build() {
 }
 
 kernel_build_locked() {
-	# Whoever held the lock may have built just this.
+	# The last holder of the lock may have built just this.
 	[[ $(cat "$build/.gmem-built" 2>/dev/null) != "$state" || ! -f $kernel ]] || return 0
 	if [[ $GMEM_DRY ]]; then
 		kernel_print "$src" "$build" "$variant"

@@ -70,7 +70,7 @@ machine_args() {
 }
 
 # The console and four ports, all in the run's directory. What comes out ends up in plain
-# files: nobody who reads slowly can stall the machine, and everything is kept. The input
+# files: no slow reader can stall the machine, and everything is kept. The input
 # is QEMU's standard input: of its devices only that one passes an end of file on.
 # "talk_args paste" is for people: the same machine without anyone at the other end.
 talk_args() {

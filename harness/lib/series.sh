@@ -220,7 +220,7 @@ refresh_series() {
 		echo "$name"
 		unset "section[${name#*-}]"
 	done <"$1"
-	# The comment of an entry that is gone is for somebody to look at, not to lose.
+	# The comment of an entry that is gone is for a person to look at, not to lose.
 	for name in "${!section[@]}"; do
 		[[ $name == END ]] || [[ ! ${section[$name]} ]] ||
 			printf '%s' "${section[$name]}"

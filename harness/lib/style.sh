@@ -71,6 +71,15 @@ style_leftovers() {
 	[[ ! $found ]]
 }
 
+# Sentences name their actors. (Again, not to be found itself.)
+style_words() {
+	local pattern='\b((some|no|any|every)''body|who''ever|in gen''eral|late''ly|in ques''tion|never''theless|that.s fi''ne)\b' found
+	found=$(text_files | xargs -d '\n' grep -nwiE "$pattern" /dev/null)
+	found+=$(grep -niE "^\+.*$pattern" "$patches"/*.patch /dev/null 2>/dev/null)
+	echo "$found"
+	[[ ! $found ]]
+}
+
 style_whitespace() {
 	local found
 	found=$(text_files | xargs -d '\n' grep -nE '[[:space:]]+$' /dev/null)
@@ -78,7 +87,7 @@ style_whitespace() {
 	[[ ! $found ]]
 }
 
-# A file that nobody can read in one sitting should be two.
+# A file that is too long for one sitting should be two.
 style_size() {
 	local found
 	found=$(text_files | xargs -d '\n' wc -l | awk '$1 > 900 && $2 != "total" { print $2 ": " $1 " lines" }')
@@ -92,4 +101,4 @@ style_codespell() {
 	(cd "$GMEM_TOP" && our_files | grep -v '^COPYING' | PATH=/usr/bin:$PATH xargs -d '\n' codespell -q 7 -L damon,filp,iput)
 }
 
-style_tests=(shellcheck checkpatch kernel_doc leftovers whitespace size codespell)
+style_tests=(shellcheck checkpatch kernel_doc leftovers words whitespace size codespell)

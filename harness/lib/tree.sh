@@ -78,7 +78,7 @@ tree_sync() {
 	[[ $key != "$(applied_key)" || $force ]] || return 0
 	target=$(series_commits) || return
 	head=$(ktree rev-parse HEAD)
-	# It is what it should be, or that and somebody's work on top of it.
+	# It is what it should be, or that and the user's work on top of it.
 	if [[ ! $force ]] && { ktree merge-base --is-ancestor "$target" "$head" ||
 	   [[ $(ktree rev-parse "$head^{tree}") == $(ktree rev-parse "$target^{tree}") ]]; }; then
 		[[ $GMEM_DRY ]] || record_applied "$key" "$head"

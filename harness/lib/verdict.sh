@@ -16,7 +16,7 @@ splat_regex+='|sleeping function called from invalid context|scheduling while at
 splat_regex+='|list_(add|del) corruption|refcount_t:|DEBUG_LOCKS_WARN_ON|Out of memory'
 splat_regex+='|unchecked MSR access|!!!|Badness'
 
-# splats CONSOLE REGEX...: the lines that begin a report nobody expects. A trace belongs
+# splats CONSOLE REGEX...: the lines that begin an unexpected report. A trace belongs
 # to the report above it; one that stands alone is a report of its own.
 splats() {
 	local console=$1
@@ -89,7 +89,7 @@ plan_errors() {
 		next
 	}
 	line ~ /^(not )?ok [0-9]+/ {
-		# Results at a level nobody planned are a program talking, not a test.
+		# Results at a level without a plan are a program talking, not a test.
 		if (!has[depth])
 			next
 		close_to(depth)

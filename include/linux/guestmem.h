@@ -40,7 +40,7 @@ typedef unsigned int (*guestmem_wanted_fn)(struct address_space *mapping,
 
 /**
  * struct guestmem_split - a folio that is about to be split
- * @folio: the folio, which nobody else can find
+ * @folio: the folio, frozen and not in the page cache
  * @origin: what takes its metadata if it is a hugetlb folio
  * @cuts: where, may be one and the same
  */

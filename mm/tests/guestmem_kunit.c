@@ -160,7 +160,7 @@ void guestmem_test_check(struct kunit *test, const char *what)
 	nr_bad = guestmem_check_mapping(t->mapping);
 	KUNIT_ASSERT_EQ_MSG(test, nr_bad, 0, "%s", what);
 
-	/* Nobody but the test changes anything. */
+	/* Only the test changes anything. */
 	nr_nodes = count_nodes(t, rcu_dereference_protected(t->mapping->i_pages.xa_head,
 							    true));
 	KUNIT_ASSERT_EQ_MSG(test, nr_nodes, guestmem_test_nr_nodes(t), "%s", what);
@@ -209,7 +209,7 @@ void guestmem_test_split(struct kunit *test, pgoff_t start, pgoff_t end)
 
 	KUNIT_ASSERT_EQ(test, 0, guestmem_reshape_prepare(&reshape, t->mapping, start,
 							  end, &index));
-	/* Now and then somebody changes their mind. */
+	/* Give up now and then. */
 	if (!(prandom_u32_state(&t->rnd) % 4)) {
 		guestmem_reshape_abort(&reshape);
 		guestmem_test_check(test, "abort");

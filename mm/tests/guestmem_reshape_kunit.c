@@ -136,7 +136,7 @@ static void test_numbers(struct kunit *test)
 	check_numbers(test, 1, 0);
 }
 
-/* Somebody has a reference: nothing happens, and a merge stops there. */
+/* With a reference held, nothing is split, and a merge stops there. */
 static void test_reference(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;
@@ -249,7 +249,7 @@ static int reader_fn(void *data)
 	return 0;
 }
 
-/* Ends with the unit in one piece if @shared is false and nobody is in the way. */
+/* Ends with the unit in one piece if @shared is false and no reader is in the way. */
 static void try_convert(struct kunit *test, pgoff_t index, bool shared)
 {
 	struct guestmem_test *t = test->priv;
@@ -288,7 +288,7 @@ static bool try_trim(struct kunit *test)
 	return trimmed;
 }
 
-/* Struct pages become read-only while somebody may write to them. */
+/* Struct pages become read-only while readers may write to them. */
 static void test_readers(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;

@@ -5,11 +5,11 @@
  * A conversion is a transaction: the whole range is converted, or nothing is.
  * Everything happens with invalidate_lock held for write, i.e. there are no
  * faults, neither of the guest nor of user space.  All that can fail is done
- * first, and changes nothing that anybody could see:
+ * first, and changes nothing that guest or host could see:
  *
  *  - Allocate what it takes to store the new state, see kvm_gmem_prepare_state().
- *  - To private only: unmap the memory from user space and verify that nobody
- *    else has a reference to it.  As nobody can get at the memory anymore, there
+ *  - To private only: unmap the memory from user space and verify that it
+ *    has no other reference.  As the host can't get at the memory anymore, there
  *    can't be new references, i.e. a look at the reference count is enough.  See
  *    gmem_prepare_private().
  *  - Huge pages only: prepare to split the folios at both ends of the range, and
@@ -53,8 +53,8 @@ module_param(gmem_in_place_conversion, bool, 0444);
 #endif
 
 /*
- * How often to look at a folio before giving up on somebody else's reference.
- * Those that are there for a reason, e.g. for DMA, don't go away.  All others
+ * How often to look at a folio before giving up on the reference of another user.
+ * References that are there for a reason, e.g. for DMA, don't go away.  All others
  * are dropped as soon as their owner gets to run, e.g. a vCPU that has looked up
  * the folio and is about to find out that it must not map it.  Let the owner run
  * if it doesn't do so right now: all in all, this waits for a few milliseconds.
@@ -163,7 +163,7 @@ static int gmem_wait_for_folio(struct gmem_conversion *c, struct folio *folio)
 	return 0;
 }
 
-/* Find out whether somebody has a reference to folios that are unmapped. */
+/* Find out whether folios that are unmapped are still in use. */
 static int gmem_check_folios(struct gmem_conversion *c, struct folio_batch *fbatch)
 {
 	unsigned int i;
@@ -212,7 +212,7 @@ static int gmem_prepare_range(struct gmem_conversion *c, pgoff_t index, pgoff_t 
 }
 
 /*
- * Make sure that nobody but the guest can get at what is to become private.  Takes
+ * Make sure that only the guest can get at what is to become private.  Takes
  * two passes unless it can be done in one go: if folios are in per-CPU batches
  * then those have to be drained after all folios were unmapped.
  */
@@ -430,7 +430,7 @@ static void gmem_requeue_merge(struct gmem_inode *gi, pgoff_t start, pgoff_t end
 		gmem_queue_merge(gi, start, end, delay << gi->merge_tries);
 }
 
-/* How much to merge, or to trim, before everybody else may have the lock. */
+/* How much to merge, or to trim, before other tasks may have the lock. */
 static pgoff_t gmem_next_step(struct inode *inode, pgoff_t index, pgoff_t end)
 {
 	unsigned long nr_pages = 1UL << kvm_gmem_unit_order(inode);
@@ -499,7 +499,7 @@ void kvm_gmem_init_merge(struct inode *inode)
 	GMEM_I(inode)->merge_cancelled = false;
 }
 
-/* There's nobody left who could convert anything. */
+/* The file is closed, i.e. there are no more conversions. */
 void kvm_gmem_cancel_merge(struct inode *inode)
 {
 	guestmem_reshape_cancel(&GMEM_I(inode)->merge_cancelled);
@@ -507,8 +507,8 @@ void kvm_gmem_cancel_merge(struct inode *inode)
 }
 
 /*
- * Merge what can be merged now.  Somebody may have a reference to what was private
- * before, e.g. a fault that is about to map it, in which case it's done later.
+ * Merge what can be merged now.  What was private before may be in use, e.g. by a
+ * fault that is about to map it, in which case the worker merges it later.
  */
 static void gmem_merge(struct gmem_conversion *c)
 {

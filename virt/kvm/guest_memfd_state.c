@@ -20,9 +20,9 @@
  * pages behind the end of the file are never looked at.
  *
  * The file may be converted at any time, independent of what is allocated.  Bits
- * are changed with invalidate_lock held for write.  Whoever holds it, for read
- * or for write, gets an answer that is and stays true.  Anybody else may look as
- * well, under RCU, and has to deal with the answer being stale: KVM's page fault
+ * are changed with invalidate_lock held for write.  A task that holds it, for read
+ * or for write, gets an answer that is and stays true.  Other tasks may look as
+ * well, under RCU, and have to deal with the answer being stale: KVM's page fault
  * handlers take a snapshot of mmu_invalidate_seq before they look, and check
  * with mmu_lock held that no invalidation has started since, as there is no
  * conversion without an invalidation.
@@ -50,7 +50,7 @@ struct gmem_chunk {
 #define GMEM_RESERVED		xa_mk_value(0)
 #define GMEM_ALL_CONVERTED	xa_mk_value(1)
 
-/* Don't let anybody be killed because of a conversion that's way too large. */
+/* Don't let a conversion that is way too large invoke the OOM killer. */
 #define GMEM_STATE_GFP		(GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL)
 
 static bool gmem_starts_private(struct inode *inode)
@@ -69,7 +69,7 @@ void kvm_gmem_init_state(struct inode *inode)
 	GMEM_I(inode)->uniform_chunk = ULONG_MAX;
 }
 
-/* The file isn't in use anymore, but somebody may be looking under RCU. */
+/* The file isn't in use anymore, but other tasks may be looking under RCU. */
 void kvm_gmem_free_state(struct inode *inode)
 {
 	struct xarray *xa = &GMEM_I(inode)->converted;
@@ -576,7 +576,7 @@ static void gmem_flip_chunk(struct gmem_chunk *chunk, unsigned long first,
 		word = chunk->converted + BIT_WORD(bit);
 		old = *word;
 
-		/* Somebody may be looking under RCU. */
+		/* Other tasks may be looking under RCU. */
 		if (converted) {
 			WRITE_ONCE(*word, old | mask);
 			chunk->nr_converted += hweight_long(mask & ~old);

@@ -4,9 +4,9 @@
  * for conversions, the host's services of port.h, and a model of what is in memory. Such a
  * program is one file that includes this; ../payload.c says how it is started.
  *
- * The model is simple. Each 64-bit word has a value of its own, word_at(). Whoever uses a
+ * The model is simple. Each 64-bit word has a value of its own, word_at(). A user of a
  * page, guest or host, complements all of it; turned[] says of each page whether its words
- * are complemented now. So whatever page is lost, stale, or somebody else's shows up.
+ * are complemented now. So a page that is lost, stale, or another one shows up.
  */
 #ifndef GUEST_BARE_H
 #define GUEST_BARE_H

@@ -86,7 +86,7 @@ static void check_errors(void)
 	check_private(pages - 1);
 }
 
-/* Somebody holds on to one page of a range: none of it converts, until that one lets go. */
+/* One page of a range is held: none of it converts until that page is let go. */
 static void check_pin(__u64 first, __u64 nr, __u64 pinned)
 {
 	expect("pin of a private page", pinned, host(HOST_PIN, pinned), -EFAULT);
@@ -95,7 +95,7 @@ static void check_pin(__u64 first, __u64 nr, __u64 pinned)
 	expect("to private while pinned", first, make_private(first, nr), -EAGAIN);
 	for (__u64 page = first; page < first + nr; page++)
 		use_shared(page);
-	/* Its neighbours are nobody's. */
+	/* Its neighbours are not held. */
 	if (pinned > first)
 		expect("what is below the pin", first, make_private(first, pinned - first), 0);
 	expect("unpin", pinned, host(HOST_UNPIN, pinned), 0);

@@ -365,7 +365,7 @@ TEST_F(on, unreadable_argument)
 	kvm_munmap(mem, 2 * page_size);
 }
 
-/* Where there is nothing to say, nobody minds that it cannot be said. */
+/* KVM writes to the argument only if there is an offset to report. */
 TEST_F(on, read_only_argument)
 {
 	struct kvm_memory_attributes2 *args;
@@ -617,7 +617,7 @@ TEST_F(off, ioctl_does_not_exist)
 		assert_fails(self->f.fd, &args, ENOTTY, "On a guest_memfd");
 		assert_fails(self->f.vm->fd, &args, ENOTTY, "On a VM");
 		assert_fails(shared.fd, &args, ENOTTY, "On a shared guest_memfd");
-		/* There is nobody to find fault with this. */
+		/* The ioctl does not exist, i.e. its argument is not looked at. */
 		args.flags = ~0ULL;
 		assert_fails(self->f.fd, &args, ENOTTY, "On a guest_memfd");
 	}

@@ -2,7 +2,7 @@
 /*
  * Pages that are given away to a file system in user space.  FUSE moves a page into its
  * own page cache, instead of copying what is in it, if it comes out of a pipe and if
- * nobody else has a reference: SPLICE_F_GIFT, SPLICE_F_MOVE.  A page of a guest_memfd
+ * there is no other reference: SPLICE_F_GIFT, SPLICE_F_MOVE.  A page of a guest_memfd
  * file that was punched meanwhile looks like that, but it is a part of a HugeTLB page
  * and has to go back there.
  */
@@ -83,7 +83,7 @@ static void answer(struct server *s, struct fuse_in_header *in, int error, void 
 	};
 	ssize_t ret = writev(s->dev, iov, 2);
 
-	/* Nobody may be waiting for it anymore. */
+	/* The request may have been given up. */
 	TEST_ASSERT(ret == out.len || errno == ENOENT,
 		    "Answering request %u should succeed, errno %d", in->opcode, errno);
 }
@@ -396,9 +396,9 @@ static struct gift give_guest_page(struct fuse_fixture *self, int unit, long pag
 }
 
 /*
- * A page that is nobody else's afterwards, and that can be moved: that is what shows that
- * pages are moved at all.  It is one of FUSE itself, which does not want pages that
- * have been anonymous, or those of tmpfs.
+ * A page without another user, which can be moved, shows that pages are moved at all.
+ * It is one of FUSE itself, which does not want pages that have been anonymous, or
+ * those of tmpfs.
  */
 static struct gift give_ordinary_page(struct fuse_fixture *self)
 {
@@ -523,7 +523,7 @@ TEST_F(fuse, still_in_the_file)
 	assert_filled(mem, gifts[0].tag);
 	assert_filled(mem + page_size, gifts[1].tag);
 
-	/* Nobody has a reference to anything. */
+	/* There are no references left. */
 	punch_unit(self, 0);
 	assert_nr_allocated(0);
 	assert_independent(self, mem, gifts, 2);

@@ -214,7 +214,7 @@ TEST_F(cgroup, usage_is_the_allocators)
 	kvm_fallocate(fd, PUNCH, page_size, self->unit - page_size);
 	assert_charge(self->creator, "current", 1);
 
-	/* Whoever punches, it is uncharged where it was charged. */
+	/* It is uncharged where it was charged, no matter which task punches. */
 	kvm_fallocate(fd, PUNCH, 0, self->unit);
 	assert_charge(self->creator, "current", 0);
 	assert_charge(self->allocator, "current", 1);
@@ -405,7 +405,7 @@ TEST_F(cgroup, remove_while_split)
 	assert_pool(0, 0);
 }
 
-/* In use by somebody who holds a page of it, and by no file. */
+/* In use because a page of it is held, and not by a file. */
 TEST_F(cgroup, remove_while_held)
 {
 	struct holder h;

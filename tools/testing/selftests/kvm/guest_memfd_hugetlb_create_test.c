@@ -221,7 +221,7 @@ TEST_F(hugetlb, create_pool_too_small)
 	assert_create_fails(self->vm, ENOMEM, (avail + 1) * self->unit, 0, variant->size_log2);
 	assert_pool(0, 0);
 
-	/* To the last page; and then there is none for anybody. */
+	/* To the last page; and then there is none left. */
 	fd = vm_create_guest_memfd_hugetlb(self->vm, avail * self->unit, 0,
 					   variant->size_log2);
 	assert_pool(0, avail);

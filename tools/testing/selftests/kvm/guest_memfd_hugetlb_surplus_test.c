@@ -27,7 +27,7 @@ FIXTURE_SETUP(surplus)
 		SKIP(return, "needs huge pages of 2M");
 	hugetlb_read_pool(SZ_2M, &self->pool);
 	if (self->pool.free != self->pool.total || hugetlb_available(&self->pool) < NR_SURPLUS)
-		SKIP(return, "needs %d x 2M page and nobody else who uses any, have %ld of %ld",
+		SKIP(return, "needs %d x 2M page and no other user of the pool, have %ld of %ld",
 		     NR_SURPLUS, hugetlb_available(&self->pool), self->pool.total);
 	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
 }

@@ -245,7 +245,7 @@ TEST_F(hugetlb, punch_past_eof)
 	assert_pool(0, 0);
 }
 
-/* What is reserved is there, even if somebody has taken all of the rest. */
+/* What is reserved is there, even if another user has taken all of the rest. */
 TEST_F(hugetlb, reservation_holds)
 {
 	int fd = create_file(0), i;
@@ -737,7 +737,7 @@ TEST_F(hugetlb, race_to_one_unit)
 	for (i = 0; i < NR_RACERS; i++)
 		kvm_pthread_join(threads[i], NULL);
 
-	TEST_ASSERT(!race.errors, "Everybody should succeed, %d did not", race.errors);
+	TEST_ASSERT(!race.errors, "All threads should succeed, %d did not", race.errors);
 	close(race.fd);
 	if (rest)
 		hugetlb_unhog(hog, self->unit, rest);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * HugeTLB pages of guest_memfd files that leave the file, by a hole or with the file
- * itself, while somebody holds one of their 4K pages: the page stays what it is for
+ * itself, while one of their 4K pages is held: the page stays what it is for
  * as long as it is held, and the huge page is back in the pool afterwards, no matter
  * what is left of file, VM and process by then.
  */
@@ -395,7 +395,7 @@ TEST_F(late, punched_and_closed)
 	assert_nr_late(0);
 }
 
-/* Nobody lets go: everybody is gone. */
+/* The holder is killed instead of letting go. */
 TEST_F(late, killed_holder)
 {
 	void *mem = page_of(self, 0, 1);

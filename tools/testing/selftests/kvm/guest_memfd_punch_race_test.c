@@ -159,7 +159,7 @@ struct toucher {
 static struct toucher touchers[NR_TOUCHERS];
 static bool stop;
 
-/* Nobody else ever writes the same. */
+/* No two writes ever are the same. */
 #define STAMP(cell, id, nr)	(((u64)(cell) + 1) << 40 | ((u64)(id) + 1) << 32 | (u32)(nr))
 
 /* Pages that are spread all over a unit, each at another place of its block. */
@@ -307,7 +307,7 @@ static void punch_for_some_time(struct race_fixture *self, u32 *seed, u32 parts,
 
 	for (; time(NULL) < end || *nr_holes < MIN_HOLES; (*nr_holes)++) {
 		wait_for_touches(rand_r(seed) % max_touches);
-		/* Who wakes up interrupts somebody else, wherever that is. */
+		/* A thread that wakes up interrupts another one, at any point. */
 		if (rand_r(seed) % 2)
 			usleep(rand_r(seed) % 500);
 		if (rand_r(seed) % 100 < parts) {

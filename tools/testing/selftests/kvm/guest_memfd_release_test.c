@@ -236,7 +236,7 @@ TEST_F(release, mlocked_and_exited)
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 }
 
-/* One page fewer is mapped, and is in a batch of a CPU that nobody drains. */
+/* One page fewer is mapped, and is in a batch of a CPU that is not drained. */
 static void mlock_and_munmap_page(struct file *f)
 {
 	mlock_on_cpu_1(f);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Pages of guest_memfd files made of HugeTLB pages that are on their way through TCP
- * while they leave the file.  TCP_ZEROCOPY_RECEIVE maps pages that it takes for nobody
- * else's, i.e. it must never get to see one that is neither in a file nor known to be a
- * part of a huge page.
+ * while they leave the file.  TCP_ZEROCOPY_RECEIVE maps pages that it takes for
+ * kernel memory without another user, i.e. it must never get to see one that is
+ * neither in a file nor known to be a part of a huge page.
  */
 #include <errno.h>
 #include <fcntl.h>

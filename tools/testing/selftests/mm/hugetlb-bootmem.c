@@ -5,7 +5,7 @@
  * With the vmemmap optimization on, the struct pages of a gigantic page that
  * is allocated at boot (hugepagesz=1G hugepages=N) are never all initialized:
  * most of them are one shared page from the beginning, which restoring copies.
- * What is wrong in that page shows only when somebody looks at the struct pages
+ * What is wrong in that page shows only when the kernel looks at the struct pages
  * one by one, i.e. when the gigantic page is demoted or freed.
  *
  * The pages cannot be put back as they were, so run this on a machine that is

@@ -59,7 +59,7 @@ TEST_F(guest, faults)
 
 TEST_F(guest, zeroed)
 {
-	/* Start over with a pool full of somebody else's data. */
+	/* Start over with a pool full of another user's data. */
 	close(self->fd);
 	hugetlb_dirty_pool(self->unit);
 	self->fd = create_file();
@@ -168,7 +168,7 @@ static void test_slot(struct guest_fixture *self, const struct slot_case *c, u64
 
 	kvm_fallocate(self->fd, PUNCH, 0, self->size);
 
-	/* Write through the slot in question ... */
+	/* Write through that slot ... */
 	add_slot(self->vm, gpa, nr * PAGE_SIZE, self->hva, self->fd, c->pgoff * PAGE_SIZE);
 	guest_do_faults(self->vcpu, OP_WRITE_TAGS, gpa, nr, TAG(c->pgoff), nr_mappings(want),
 			c->name);

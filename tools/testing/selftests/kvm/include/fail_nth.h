@@ -4,7 +4,7 @@
  *
  * An operation runs with its first allocation failing, then with its second one,
  * and so on until it gets through without a failure.  Each time the operation
- * either succeeds nevertheless, or fails, and then nothing may have happened, and
+ * either succeeds all the same, or fails, and then nothing may have happened, and
  * the same again without an injected failure must succeed.
  *
  * As the kernel likes to try again, e.g. to allocate a node of an xarray, a second

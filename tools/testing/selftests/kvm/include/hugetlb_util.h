@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * HugeTLB pools as a test sees them: what is in them, what became of it, and
- * ways to keep somebody else from having it.
+ * ways to keep other users from having it.
  */
 #ifndef SELFTEST_KVM_HUGETLB_UTIL_H
 #define SELFTEST_KVM_HUGETLB_UTIL_H
@@ -34,7 +34,7 @@ size_t hugetlb_default_size(void);
 /* Read the counters of a pool, and assert that those of the nodes add up. */
 void hugetlb_read_pool(size_t size, struct hugetlb_pool *pool);
 
-/* Pages that neither are in use nor promised to somebody. */
+/* Pages that are neither in use nor reserved. */
 static inline long hugetlb_available(const struct hugetlb_pool *pool)
 {
 	return pool->free - pool->rsvd;
@@ -86,7 +86,7 @@ void hugetlb_write_attr(size_t size, const char *attr, long val);
 /* Make a pool as large as it was, on each of the nodes. */
 void hugetlb_resize_pool(const struct hugetlb_pool *start);
 
-/* Leave a non-zero pattern in all pages of a pool that nobody uses. */
+/* Leave a non-zero pattern in all free pages of a pool. */
 void hugetlb_dirty_pool(size_t size);
 
 #endif /* SELFTEST_KVM_HUGETLB_UTIL_H */

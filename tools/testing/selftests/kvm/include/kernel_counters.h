@@ -9,7 +9,7 @@
 struct kernel_counters {
 	long unevictable;
 	long mlocked;
-	/* Those two are influenced by everything and everybody. */
+	/* Everything that runs changes these two. */
 	long free;
 	long slab;
 	/* For struct pages. */

@@ -25,7 +25,7 @@
 #define GUP_TEST	"/sys/kernel/debug/gup_test"
 #define HOLDER_PAGES	64
 
-/* Somebody who can hold a range of memory, and let it go. */
+/* One way to hold a range of memory, and to let it go. */
 struct holder {
 	int fd[2];
 	int nr;
@@ -64,7 +64,7 @@ static inline bool gup_hold_fast(struct holder *h, void *mem, int nr)
 				    PIN_LONGTERM_TEST_FLAG_USE_FAST);
 }
 
-/* What is in the pages that are held, which may be nobody else's by now. */
+/* What is in the pages that are held, which may have left the file by now. */
 static inline void gup_read(struct holder *h, void *to)
 {
 	u64 addr = (uintptr_t)to;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Conversion of guest_memfd pages that somebody else holds: it fails with EAGAIN
+ * Conversion of guest_memfd pages that are held: it fails with EAGAIN
  * and the exact offset, nothing has happened then, and it succeeds once the page
  * is let go.  And of pages that failed: those convert like any other.
  */
@@ -158,7 +158,7 @@ TEST_F(pins, exact_offset)
 	}
 }
 
-/* A held page is nobody's business who does not convert it. */
+/* A held page is in the way of its own conversion only. */
 TEST_F(pins, neighbours_convert)
 {
 	struct test_file *f = &self->f;
@@ -210,7 +210,7 @@ TEST_F(pins, wanted_state_is_not_looked_at)
 	check(f, ALL_PAGES);
 }
 
-/* Nobody gets hold of what is private, nor keeps what comes before it. */
+/* A private page cannot be held, and pages before it are not kept either. */
 TEST_F(pins, private_pages_cannot_be_held)
 {
 	static const struct {
@@ -332,7 +332,7 @@ TEST(pinned_page_is_the_page)
 }
 
 /*
- * Memory failure: the page stays in the file, whoever touches it is told, and it
+ * Memory failure: the page stays in the file, users that touch it are told, and it
  * converts like any other.
  */
 FIXTURE(poison)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Conversion of guest_memfd files that are not one memslot of a handful of pages:
- * in several slots or in none, and so large that nobody has memory for them.
+ * in several slots or in none, and larger than memory.
  */
 #include <signal.h>
 #include <stdlib.h>
@@ -140,7 +140,7 @@ TEST_F(slots, state_precedes_slot)
 	host_check(f, ALL_PAGES);
 }
 
-/* A large file: many pages, and what nobody touches costs nothing. */
+/* A large file: many pages, and what is not touched costs nothing. */
 FIXTURE(large)
 {
 	struct test_file f;
@@ -343,7 +343,7 @@ TEST_F(large, killed_while_converting)
 			    "All of it should be converted or nothing, %lu of %lu pages are shared",
 			    nr_shared, nr);
 
-		/* The file is as good as before, and nobody holds a page of it. */
+		/* The file is as good as before, and no page of it is held. */
 		gmem_set_shared(f->fd, 0, size);
 		write_tag(f->mem + i * PAGE_SIZE, i);
 		gmem_set_private(f->fd, 0, size);

@@ -4,19 +4,19 @@
  *
  * vCPUs and threads and children of the host convert, read, write and punch
  * random ranges of one file, while others map and unmap, pin, allocate, and move
- * a memslot.  Nobody waits for anybody: who wants to do something that others
- * could notice takes the locks of all pages concerned, or does without.
+ * a memslot.  Actors do not wait for each other: one that is about to do what
+ * others could notice tries to lock all pages concerned, or does without.
  *
  * The oracle is a table, in ordinary memory of the guest, that has for each page
  * a lock, whether the page is private, and its contents: a stamp that names the
- * page and is never used twice.  Whoever holds the lock checks that
+ * page and is never used twice.  The holder of the lock checks that
  *
  *  - contents are what was written last, be it by the guest or by the host, and
  *    before or after any number of conversions, or zeroes after a hole,
  *  - the host gets SIGBUS for what is private, and only for that,
  *  - what is pinned doesn't become private, and everything else does.
  *
- * Without the lock nobody may see anything in a page but stamps of that page or
+ * Without the lock an actor sees nothing in a page but stamps of that page or
  * zeroes.  When all is over, conversions must succeed at the first try, contents
  * must be what the table says, and all counters must be what they were.  That
  * includes a file that is closed while guests run, and with pages of it pinned.
@@ -60,7 +60,7 @@
 #define LONG_RUN_HUGE		240
 #define ROUND_SECONDS		30
 
-/* For what is given back by somebody else. */
+/* For what a worker gives back. */
 #define SETTLE_TRIES		500
 #define SETTLE_DELAY_US		(20 * 1000)
 
@@ -107,7 +107,7 @@ static const struct world_size {
 	u64 nr_cells, unit_cells;
 	u64 first_page;
 	u64 nr_units;
-	/* In use if somebody has punched a huge page, and a page of it is pinned. */
+	/* In use if a huge page was punched, and a page of it is pinned. */
 	u64 nr_spares;
 	int long_run;
 } world_sizes[] = {
@@ -266,7 +266,7 @@ static void run_actors(struct kvm_vcpu **vcpus, char **mem, int ms)
 	}
 
 	/*
-	 * Every now and then somebody looks for memory that can be evicted, and the
+	 * Every now and then the kernel looks for memory that can be evicted, and the
 	 * kernel checks all struct pages of what is split.
 	 */
 	while (now_ms() < end) {
@@ -299,7 +299,7 @@ static void check_units(void)
 		usleep(SETTLE_DELAY_US);
 		guestmem_nr_units(&nr_late);
 	}
-	TEST_ASSERT(!nr_late, "%d units are nobody's", nr_late);
+	TEST_ASSERT(!nr_late, "%d units are in no file", nr_late);
 }
 
 static void check_cells(struct actor *a)
@@ -327,7 +327,7 @@ static void convert_world(bool private)
 		world->units[unit].rest_private = private;
 }
 
-/* Nobody is in the way any more, i.e. there is no reason to retry anything. */
+/* All other actors have ended, i.e. there is no reason to retry anything. */
 static void check_world(struct actor *a, struct kvm_vcpu *vcpu)
 {
 	TEST_ASSERT(trylock_range(world, 0, world->nr_cells), "All cells should be unlocked");

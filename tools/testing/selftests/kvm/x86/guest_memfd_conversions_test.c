@@ -135,7 +135,7 @@ TEST_F(conversion, page_frame_stays)
 	check(f, ALL_PAGES);
 }
 
-/* One page at a time: nobody else loses contents, state or mappings. */
+/* One page at a time: no other page loses contents, state or mappings. */
 TEST_F(conversion, neighbours_are_untouched)
 {
 	struct test_file *f = &self->f;
@@ -245,7 +245,7 @@ TEST_F(conversion, before_allocation)
 	TEST_ASSERT_EQ(allocated_pages(f), NO_PAGES);
 	TEST_ASSERT_EQ(f->private, (page_mask(32, 32) & ~page_mask(40, 4)) | page_mask(10, 4));
 
-	/* Whoever allocates them: host, guest, fallocate(). */
+	/* Host, guest or fallocate() may allocate them. */
 	host_check(f, page_mask(0, 12));
 	TEST_ASSERT_EQ(allocated_pages(f), page_mask(0, 10));
 	guest_check(f, page_mask(9, 3));

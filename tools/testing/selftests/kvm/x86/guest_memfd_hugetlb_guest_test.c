@@ -164,7 +164,7 @@ TEST_F(guest, zeroed)
 	const u64 pages = self->unit / PAGE_SIZE;
 	int i;
 
-	/* Start over with a pool full of somebody else's data. */
+	/* Start over with a pool full of another user's data. */
 	close(self->fd);
 	hugetlb_dirty_pool(self->unit);
 	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, 0, variant->size_log2);
@@ -257,7 +257,7 @@ TEST_F(guest, slots_at_odd_offsets)
 
 		kvm_fallocate(self->fd, PUNCH, 0, self->size);
 
-		/* Write through the slot in question ... */
+		/* Write through that slot ... */
 		add_slot(self->vm, gpa, size, hva, self->fd, c->pgoff * PAGE_SIZE);
 		before = read_mappings(self->vcpu);
 		guest_do(self->vcpu, OP_WRITE_TAGS, gpa, c->nr, PAGE_SIZE, TAG(c->pgoff));

@@ -516,7 +516,7 @@ TEST_F(reshape, pinned_page_does_not_convert)
 	}
 }
 
-/* What is pinned stays pinned, and everybody sees the same. */
+/* What is pinned stays pinned, and all users see the same. */
 TEST_F(reshape, pinned_page_is_the_page)
 {
 	const u64 page = self->unit_pages / 2 - 1;
@@ -557,7 +557,7 @@ TEST_F(reshape, pinned_page_is_the_page)
 	assert_nr_folios(0, 1);
 }
 
-/* Pieces are no page cache, and of no interest to anybody who looks for some. */
+/* Pieces do not count as page cache, and reclaim does not look at them. */
 TEST_F(reshape, counted_as_what_it_is)
 {
 	static const char * const items[] = {

@@ -3,7 +3,7 @@
  * Conversion of parts of the HugeTLB pages that a guest_memfd file is made of.
  *
  * What is shared is split from what is private, and not further than necessary, and
- * it is merged again when it is private again.  Nobody can tell but for the layout:
+ * it is merged again when it is private again.  Only the layout shows it:
  * contents stay, the pool sees a huge page in use, and the guest keeps its mappings
  * of what does not change.
  *
@@ -336,7 +336,7 @@ TEST_F(reshape, all_shared_then_all_private)
 
 /*
  * Everything could be converted but for one page of the last unit: nothing is, and
- * nobody can tell that somebody has tried.
+ * the attempt leaves no trace.
  */
 TEST_F(reshape, pinned_in_the_last_unit)
 {
@@ -617,8 +617,8 @@ static void *run_neighbour(void *data)
 }
 
 /*
- * Everybody who writes to a page writes the same, so that whoever sees something
- * else sees another page, or what a page was before.
+ * All writers of a page write the same: a reader that sees something else sees
+ * another page, or what a page was before.
  */
 TEST_F(reshape, racing_neighbours)
 {

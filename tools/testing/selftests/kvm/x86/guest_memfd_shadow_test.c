@@ -119,7 +119,7 @@ TEST_F(shadow, not_userspace_addr)
 			 TAG2(i));
 	guest_do(self->vcpu, OP_CHECK_TAGS, OTHER_GVA, nr, PAGE_SIZE, TAG2(0));
 
-	/* And it doesn't write to what belongs to somebody else by now. */
+	/* And it doesn't write to what belongs to another user by now. */
 	kvm_munmap(other, size);
 	guest_do(self->vcpu, OP_WRITE_TAGS, OTHER_GVA, nr, PAGE_SIZE, TAG(0));
 	for (i = 0; i < nr; i++)

@@ -4,8 +4,8 @@
  * what is in memory, and the events that they count.
  *
  * A cell is a page, a unit is a huge page and has many cells.  Of a very large unit
- * only a part has cells, the rest of it is converted by nobody but who has locked
- * all cells, and isn't written to.
+ * only a part has cells, the rest of it is converted only with all cells locked,
+ * and isn't written to.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_STRESS_H
 #define SELFTEST_KVM_GUEST_MEMFD_STRESS_H

@@ -228,7 +228,7 @@ static void set_slot(int i, u64 gpa, u64 size)
 				   size ? cell_offset(s->first) : 0);
 }
 
-/* Memslots come and go, aligned like the file or not, and nobody notices. */
+/* Memslots come and go, aligned like the file or not, and the guest does not notice. */
 static void *rebind_thread(void *data)
 {
 	struct slot *s = &world->slots[REBIND_SLOT];
@@ -305,7 +305,7 @@ static void handle_poison(struct kvm_vcpu *vcpu)
 }
 
 /*
- * Somebody converted what the guest was looking at, or a huge page isn't back yet:
+ * Another actor converted what the guest was looking at, or a huge page isn't back yet:
  * look again.  Returns false if there is nothing to look at any more.
  */
 static bool handle_memory_fault(struct kvm_vcpu *vcpu, u64 *progress, int *faults)

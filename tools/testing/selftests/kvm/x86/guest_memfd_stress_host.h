@@ -51,7 +51,7 @@ static __thread int sigbus_expected;
 static void sigbus_handler(int sig, siginfo_t *info, void *context)
 {
 	if (!READ_ONCE(sigbus_expected)) {
-		ksft_print_msg("SIGBUS at %p, where nobody expects it\n", info->si_addr);
+		ksft_print_msg("unexpected SIGBUS at %p\n", info->si_addr);
 		_exit(254);
 	}
 	siglongjmp(sigbus_jmp, 1);
@@ -336,7 +336,7 @@ static void close_pipe(struct pin *pin)
 	kvm_close(pin->fds[1]);
 }
 
-/* What is in the pipe is pinned until somebody has read it. */
+/* What is in the pipe is pinned until it is read. */
 static bool pin_pages(struct pin *pin, void *mem, size_t len)
 {
 	struct iovec iov = { mem, len };

@@ -307,8 +307,8 @@ static void pick_pair(struct actor *a, struct session *s, enum unit_op *op,
 }
 
 /*
- * Whoever is interested in all of a huge page is, for a while, alone with it, but for
- * those who don't care about locks.
+ * An actor that needs all of a huge page is, for a while, alone with it, but for
+ * actors that don't take locks.
  */
 static void host_step_unit(struct actor *a, u64 c)
 {

@@ -369,7 +369,7 @@ static inline void __guest_do_faults(struct kvm_vcpu *vcpu, enum guest_op op, u6
 #define guest_do_faults(vcpu, op, gva, nr, tag, want, what)		\
 	__guest_do_faults(vcpu, op, gva, nr, PAGE_SIZE, tag, want, what)
 
-/* Memory that isn't there: nobody has any business with a slot's address. */
+/* Memory that isn't there: KVM must not use the address of such a slot. */
 static inline void *reserve_hva(size_t size)
 {
 	return kvm_mmap(size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);

@@ -5,7 +5,7 @@
  *
  * The host looks at the file through a mapping of the file itself, which also is
  * what the memslot is made of.  Every page has a tag, which host or guest write
- * into its first and last word; a page nobody wrote to has tag 0.
+ * into its first and last word; a page that was never written to has tag 0.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_CONVERSIONS_H
 #define SELFTEST_KVM_GUEST_MEMFD_CONVERSIONS_H
