@@ -2,12 +2,12 @@
 /*
  * What does it cost to hand a page of guest memory to the host, and to take it back?
  *
- * The same program on a kernel that converts in place (one ioctl on the file, contents
- * stay) and on one that does not (two backings: flip an attribute of the VM, free the page
- * on one side, get one on the other; contents are lost). Everything is counted by RDTSC,
+ * The same program runs on a kernel that converts in place (one ioctl on the file, contents
+ * stay) and on a kernel that does not (two backings: flip an attribute of the VM, free the
+ * page on one side, get a page on the other; contents are lost). The program counts by RDTSC,
  * which in a machine that runs with -icount is the number of instructions.
  *
- * One line a result: "row", title, median, lowest, highest; separated by tabs. --quick
+ * Each result is one line: "row", title, median, lowest, highest; separated by tabs. --quick
  * leaves out 1G, which takes minutes.
  */
 #include <errno.h>
@@ -40,8 +40,8 @@ static struct gmem *gmem_of(__u64 gpa)
 }
 
 /*
- * With two backings: say which of them it is, free the other one's pages, and have those of
- * the file there when the guest wants them, as they were when the guest was started.
+ * Converts with two backings: tells KVM which one to use, and frees the pages of the other one.
+ * To private, the file's pages are allocated before the guest wants them, as when it started.
  */
 static void set_two_backings(struct vm *vm, __u64 gpa, __u64 size, bool to_shared)
 {
@@ -81,7 +81,7 @@ static volatile __u64 *host_words(__u64 gpa)
 	return (volatile __u64 *)(gmem->shared + (gpa - gmem->base));
 }
 
-/* How the host answers hypercalls. Two counters tell what came through. */
+/* How the host answers hypercalls. Counts round trips, and guest's words that came through. */
 static __u64 rep, guests_words;
 static __u64 pfns[MAX_REPS];
 static int pagemap_fd = -1;
@@ -103,7 +103,7 @@ static __s64 convert_and_answer(struct vm *vm, __u64 gpa, __u64 pages, bool to_s
 	return 0;
 }
 
-/* And look up, where the time does not count, which page it was. */
+/* Does the same, and looks up the pfn of the page. Not for runs whose time counts. */
 static __s64 convert_and_look(struct vm *vm, __u64 gpa, __u64 pages, bool to_shared)
 {
 	__u64 entry, this = rep;
@@ -119,7 +119,7 @@ static __s64 convert_and_look(struct vm *vm, __u64 gpa, __u64 pages, bool to_sha
 	return ret;
 }
 
-/* All pages that the kernel has handed out since it was booted. */
+/* Returns how many pages the kernel has handed out since it was booted. */
 static __u64 pages_allocated(void)
 {
 	FILE *file = fopen("/proc/vmstat", "r");
@@ -189,7 +189,7 @@ static void measure_guests_view(struct vm *vm, const char *where, __u64 gpa)
 	print_row("pages allocated in a round trip", allocated, BATCHES);
 }
 
-/* What came through, and is it one page all the time? */
+/* Did all words come through, and was it the same page all the time? */
 static void verify_round_trips(struct vm *vm, __u64 gpa)
 {
 	__u64 nr = PER_BATCH, hosts_words = 0, others = 0, seen_shared = 0;
@@ -216,7 +216,7 @@ static void verify_round_trips(struct vm *vm, __u64 gpa)
 	printf("section\tof %llu such round trips\n", nr);
 	print_row("the host read what the guest had written", &guests_words, 1);
 	print_row("back in private, the guest read the host's", &hosts_words, 1);
-	/* A page that is freed may well be the next one to be allocated: says nothing there. */
+	/* With two backings, the pfn says nothing: a freed page may be allocated again next. */
 	if (vm->in_place)
 		print_row("the host had another pfn than the first time", &others, 1);
 }
@@ -254,7 +254,7 @@ static void measure_calls(struct vm *vm, const char *size_name, __u64 gpa, __u64
 	print_row(title, touched, reps);
 }
 
-/* All of it is private, allocated, and mapped into the guest. */
+/* Makes all of a file private, allocated, and mapped into the guest. */
 static void populate(struct vm *vm, const struct gmem *gmem)
 {
 	set_shared(vm, gmem->base, gmem->size, false);

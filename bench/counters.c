@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the kernel counts, for what instructions don't show: memory, xarray nodes, faults
- * of the guest, and what others do later.
+ * Counters of the kernel, for costs that instructions don't show: memory, xarray nodes, faults
+ * of the guest, and work that workers do later.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -33,7 +33,7 @@ static long read_vmstat(const char *name)
 	die("/proc/vmstat has no %s", name);
 }
 
-/* Free as well, but not part of nr_free_pages. */
+/* Returns the free pages in per-CPU lists, which nr_free_pages doesn't include. */
 static long percpu_free_pages(void)
 {
 	FILE *file = fopen("/proc/zoneinfo", "r");
@@ -50,7 +50,7 @@ static long percpu_free_pages(void)
 	return sum;
 }
 
-/* Add up what each CPU has counted. */
+/* Makes the kernel add up what each CPU has counted. */
 static void refresh_vmstat(void)
 {
 	int fd = open("/proc/sys/vm/stat_refresh", O_WRONLY | O_CLOEXEC);
@@ -76,12 +76,12 @@ void read_memory(struct kernel_memory *memory)
 }
 
 /*
- * The nodes of xarrays, such as the page cache, are from a slab cache. There may be no
- * slabinfo, so fill up its last slab before and afterwards: with the nodes of another file,
- * one page for each.
+ * The nodes of xarrays, such as the page cache, are from a slab cache. There may be no slabinfo,
+ * so the last slab of the cache is filled up before and afterwards, with nodes of another file:
+ * each page that is written to this file takes one node.
  */
 #define NODE_PAGES		64ULL
-/* Nodes on the next level come in between; stay away from where they do. */
+/* Nodes on the next level come in between; align_fill() skips the places where they do. */
 #define MAX_PER_SLAB		28
 #define MAX_FILLERS		4096
 #define GRACE_PERIOD_US		(500 * 1000)
@@ -98,7 +98,7 @@ static void fill_one(void)
 		die("a page of a memfd");
 }
 
-/* Until there is a new slab, with one node in it. Returns how many nodes that took. */
+/* Adds nodes until there is a new slab, with one node in it. Returns how many it added. */
 static int fill_slab(void)
 {
 	long before = slab_pages();
@@ -130,7 +130,7 @@ bool count_nodes_begin(void)
 	fill_slab();
 	align_fill();
 	fill_slab();
-	/* No other user has nodes on a list of its own: this is all of a slab. */
+	/* Other lists have no free nodes anymore: this fills all of a slab. */
 	fill.per_slab = fill_slab();
 	align_fill();
 	if (fill_slab() > fill.per_slab || fill.per_slab > MAX_PER_SLAB)
@@ -143,7 +143,7 @@ long count_nodes_end(void)
 {
 	long slabs;
 
-	/* Nodes that were there only in between are freed after a grace period. */
+	/* Nodes that were needed only for a moment are freed after a grace period. */
 	usleep(GRACE_PERIOD_US);
 	slabs = (slab_pages() - fill.slab_before) / fill.slab_pages;
 	return slabs * fill.per_slab + fill.per_slab - fill_slab();
@@ -175,7 +175,7 @@ static bool is_worker(const char *pid)
 	return !strncmp(name, "kworker/", strlen("kworker/"));
 }
 
-/* The clock of another process, as clock_getcpuclockid() has it. */
+/* Returns the clock of another process, as clock_getcpuclockid() does. */
 static clockid_t process_clock(int pid)
 {
 	enum { CPUCLOCK_SCHED = 2 };

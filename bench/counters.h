@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What the kernel counts, for what instructions don't show. */
+/* Counters of the kernel, for costs that instructions don't show. */
 #ifndef BENCH_COUNTERS_H
 #define BENCH_COUNTERS_H
 
@@ -7,25 +7,25 @@
 
 #include <linux/types.h>
 
-/* In pages of 4K. */
+/* Memory, in pages of 4K. */
 struct kernel_memory {
-	long used;		/* of all that is not reserved for huge pages */
-	long struct_pages;	/* the rest is parts of it */
+	long used;		/* of all memory that is not reserved for huge pages */
+	long struct_pages;	/* part of used, and so are user_tables */
 	long user_tables;
 };
 
 void read_memory(struct kernel_memory *memory);
 
 /*
- * How many nodes of xarrays does something take? begin, do it, end. False if that can't be
- * told with the slab allocator that this kernel has.
+ * Count the nodes of xarrays that are allocated between begin and end. begin returns false if
+ * the slab allocator of this kernel doesn't allow it, end returns the number of nodes.
  */
 bool count_nodes_begin(void);
 long count_nodes_end(void);
 
-/* Faults of all guests that have mapped something. */
+/* Returns the number of faults, of all guests, that have mapped a page. */
 __u64 guest_faults(void);
-/* What kernel workers have done until now, in ns of their CPU time. */
+/* Returns the CPU time that kernel workers have used until now, in ns. */
 __u64 workers_time(void);
 
 #endif

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The guest of the benchmarks. Compiled so that it refers to nothing outside of itself (see
- * the Makefile), because it is copied and runs elsewhere: no library, no constants in other
- * sections, no vector registers.
+ * The guest of the benchmarks. The code is copied and runs elsewhere, so the Makefile has it
+ * compiled without references to anything outside: no library, no constants in other sections,
+ * no vector registers.
  */
 #include "guest.h"
 
@@ -24,7 +24,7 @@ static inline __attribute__((always_inline)) void done(void)
 	asm volatile("outb %%al, %%dx" :: "a"(0), "d"(PORT_DONE) : "memory");
 }
 
-/* VMMCALL of AMD; on Intel KVM patches it. */
+/* VMMCALL is AMD's; on Intel, KVM patches it. */
 static inline __attribute__((always_inline))
 __s64 convert(__u64 gpa, __u64 pages, __u64 attributes)
 {
@@ -37,8 +37,8 @@ __s64 convert(__u64 gpa, __u64 pages, __u64 attributes)
 }
 
 /*
- * The first access follows the hypercall at once: what it costs to get the page back into
- * the guest is part of the conversion.
+ * Does a round trip of a page. The first access follows each hypercall at once: the cost of
+ * getting the page back into the guest is part of the conversion.
  */
 static __guest void round_trip(volatile struct sample *sample, __u64 gpa, __u64 rep)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the benchmarks' guest and the process that runs it agree on. The guest is no Linux:
- * it is the functions of guest.c, copied into ordinary memory, in 64-bit mode, with every
- * address mapped to itself. It does one command after the other and says "done" by writing
- * to a port.
+ * The interface between the benchmarks' guest and the process that runs it. The guest is no
+ * Linux: its code is the functions of guest.c, copied into ordinary memory, in 64-bit mode, with
+ * every address mapped to itself. The guest carries out one command after the other and says
+ * "done" by writing to a port.
  */
 #ifndef BENCH_GUEST_H
 #define BENCH_GUEST_H
@@ -14,7 +14,7 @@
 #define MIB			(256 * PAGE)
 #define GIB			(1024 * MIB)
 
-/* Ordinary memory, and what is where in it. */
+/* Ordinary memory, and the addresses in it. */
 #define LOW_SIZE		(2 * MIB)
 #define PML4_ADDR		0x1000
 #define PDPT_ADDR		0x2000
@@ -33,12 +33,12 @@
 
 enum guest_op {
 	GUEST_WRITE,		/* a word of its own into each page: guest_word() */
-	GUEST_READ,		/* a word of each page */
+	GUEST_READ,		/* one word of each page */
 	GUEST_HYPERCALLS,	/* how long does a conversion take that converts nothing? */
-	GUEST_ROUND_TRIPS,	/* to shared, look, to private, look */
+	GUEST_ROUND_TRIPS,	/* to shared, read, to private, read */
 };
 
-/* One repetition, in the guest's clock: hypercall, first access, and back. What it saw. */
+/* One repetition: the times by the guest's clock, to shared and back, and the words it read. */
 struct sample {
 	__u64 to_shared, access_shared, to_private, access_private;
 	__u64 seen_shared, seen_private;
@@ -50,7 +50,7 @@ struct command {
 	struct sample samples[MAX_REPS];
 };
 
-/* What the guest has in a page at @gpa before round trip @rep, and what the host makes of it. */
+/* The guest's word in a page at @gpa before round trip @rep, and the host's word after that. */
 static inline __attribute__((always_inline)) __u64 guest_word(__u64 gpa, __u64 rep)
 {
 	return (gpa + rep) * 0x9e3779b97f4a7c15ULL | 1;
@@ -61,7 +61,7 @@ static inline __attribute__((always_inline)) __u64 host_word(__u64 gpa, __u64 re
 	return ~guest_word(gpa, rep);
 }
 
-/* guest.c, in a section of its own; the linker gives it these bounds. */
+/* The section of guest.c; the linker defines its bounds. */
 extern const __u8 __start_guest[], __stop_guest[];
 void guest_main(void);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What the benchmarks measure with, and how they say it. */
+/* How the benchmarks measure, and how they print results. */
 #ifndef BENCH_MEASURE_H
 #define BENCH_MEASURE_H
 
@@ -7,7 +7,7 @@
 
 #define ARRAY_SIZE(array)	(sizeof(array) / sizeof((array)[0]))
 
-/* With -icount, that is the number of instructions. */
+/* Returns the TSC. With -icount, the TSC is the number of instructions. */
 static inline __u64 clock_now(void)
 {
 	__u32 low, high;
@@ -16,7 +16,7 @@ static inline __u64 clock_now(void)
 	return (__u64)high << 32 | low;
 }
 
-/* One line of the table. Sorts the values and returns the median. */
+/* Prints one line of the table. Sorts the values, and returns the median. */
 __u64 print_row(const char *title, __u64 *values, int nr);
 
 #endif

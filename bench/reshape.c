@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What does it cost that huge pages are split and merged?
+ * What does it cost to split and to merge huge pages?
  *
- * One file of 1 GiB in huge pages of 1G, then one in huge pages of 2M. Of one huge page of
- * it, single pages become shared and private again; all of them do; and the host touches
- * pages of a file that is shared from the start. Instructions are counted by RDTSC, as in
- * convert.c; what else counts are memory and faults of the guest.
+ * The program measures a file of 1 GiB in huge pages of 2M, then a file in huge pages of 1G. In
+ * one huge page, single pages become shared and private again, then all pages do. Afterwards,
+ * the host touches pages of a file that is shared from the start. The program counts instructions
+ * by RDTSC, as in convert.c; other results are memory and faults of the guest.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -24,7 +24,7 @@
 #define NR_RANDOM		64
 #define TOUCH_SPAN		(64 * MIB)
 
-/* Struct pages that aren't needed anymore are given back after a second. */
+/* The kernel gives back struct pages of a merged huge page after a second. */
 #define SETTLE_TRIES		100
 #define SETTLE_DELAY_US		(100 * 1000)
 
@@ -61,7 +61,7 @@ static volatile __u64 *host_word_at(__u64 gpa)
 	return (volatile __u64 *)(gmem.shared + (gpa - gmem.base));
 }
 
-/* Wait until a huge page that is whole again takes as little memory as it did at first. */
+/* Waits until a huge page that is whole again takes as little memory as it did at first. */
 static void settle(void)
 {
 	struct kernel_memory memory;
@@ -75,7 +75,7 @@ static void settle(void)
 	die("%ld pages of struct pages, once %ld", memory.struct_pages, whole_struct_pages);
 }
 
-/* A machine of its own for each file: none has page tables of what was there before. */
+/* Each file gets a machine of its own, so that it has no page tables of an earlier file. */
 static void add_file(__u64 flags, int shift)
 {
 	struct kernel_memory memory;
@@ -104,7 +104,7 @@ static void populate(__u64 gpa, __u64 size)
 		die("fallocate()");
 }
 
-/* Each repeat sets it to the same value, and gets the same pages. */
+/* Each repeat starts with the same value, and so gets the same pages. */
 static __u64 random_state;
 
 static __u64 next_random(__u64 below)
@@ -114,8 +114,8 @@ static __u64 next_random(__u64 below)
 }
 
 /*
- * What becomes of one huge page. The neighbor of the first page is a folio of its own by
- * then, as it is the other half of a block of 8K.
+ * The steps that one huge page takes. When the neighbor of the first page is converted, it is a
+ * folio of its own already, as it is the other half of a block of 8K.
  */
 enum { THE_PAGE, NEIGHBOR, HALFWAY, ALL };
 
@@ -154,7 +154,7 @@ static __u64 step_gpa(const struct step *step)
 	}
 }
 
-/* The guest has the unit in use: how often must it fault to have all of it again? */
+/* The guest uses all of the unit again. Returns how many faults that takes. */
 static __u64 use_again(__u64 gpa, bool single_page)
 {
 	__u64 before = guest_faults();
@@ -184,7 +184,7 @@ static void print_steps(__u64 values[NR_STEPS][MAX_REPEATS],
 	}
 }
 
-/* One after the other, starting from a huge page that has been whole for long. */
+/* Takes the steps one after the other, from a huge page that has been whole for long. */
 static void take_steps(int repeat, __u64 values[NR_STEPS][MAX_REPEATS],
 		       __u64 faults[NR_STEPS][MAX_REPEATS])
 {
@@ -210,7 +210,7 @@ static void measure_steps(bool in_use)
 	print_steps(values, in_use ? faults : NULL);
 }
 
-/* Random pages one after the other, and back in the same order. */
+/* Converts random pages one after the other, and back in the same order. */
 static void measure_random(void)
 {
 	__u64 to_shared[MAX_REPEATS] = {}, to_private[MAX_REPEATS] = {};
@@ -286,7 +286,7 @@ static __u64 workers_time_within(unsigned int seconds)
 	return workers_time() - before;
 }
 
-/* What a worker does about a merge afterwards. */
+/* Measures the work that a worker does some time after a merge. */
 static void measure_trim(void)
 {
 	__u64 values[MAX_REPEATS], idle;
@@ -302,7 +302,7 @@ static void measure_trim(void)
 	print_row("struct pages given back, by a worker later", values, repeats);
 }
 
-/* As long as these calls take, invalidate_lock is held for write. */
+/* These calls hold invalidate_lock for write as long as they take. */
 static void measure_whole_file(const char *who, bool in_use)
 {
 	__u64 to_shared[MAX_REPEATS], to_private[MAX_REPEATS];
@@ -330,7 +330,7 @@ static void measure_conversions(int shift)
 	measure_steps(false);
 	measure_random();
 	measure_memory();
-	/* With 2M it is less than what workers do anyway. */
+	/* With 2M, the work is less than what workers do anyway. */
 	if (!strcmp(hvo, "on") && unit_size == GIB)
 		measure_trim();
 
@@ -346,7 +346,7 @@ static void measure_conversions(int shift)
 	del_file();
 }
 
-/* What the host touches of a file that is shared. */
+/* The pages of a shared file that the host touches. */
 static const struct pattern {
 	const char *name;
 	unsigned int nr;
@@ -376,7 +376,7 @@ static __u64 touch(const struct pattern *pattern, __u64 first, __u64 size)
 	return sum;
 }
 
-/* Make all of it as it was before it was touched, page tables included. */
+/* Makes the file as it was before the host touched it, page tables included. */
 static __u64 make_whole(void)
 {
 	__u64 spent = timed(gmem.base, SIZE, false);
@@ -458,7 +458,7 @@ static void measure_host(int shift)
 	del_file();
 }
 
-/* The same for a file that has nothing to be split. */
+/* Does the same for a file of 4K pages, which has nothing to be split. */
 static void measure_host_4k(void)
 {
 	size_name = "4K";
@@ -469,7 +469,7 @@ static void measure_host_4k(void)
 	del_file();
 }
 
-/* "on" if huge pages that were reserved on the boot line have few struct pages. */
+/* Returns "on" if huge pages that were reserved on the boot line have few struct pages. */
 static const char *read_hvo(void)
 {
 	FILE *file = fopen("/proc/sys/vm/hugetlb_optimize_vmemmap", "r");

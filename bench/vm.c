@@ -84,7 +84,7 @@ void vm_add_gmem(struct vm *vm, struct gmem *gmem)
 {
 	struct kvm_create_guest_memfd create = { .size = gmem->size, .flags = gmem->flags };
 
-	/* What is shared is in the file itself, so the host maps the file; else it may not. */
+	/* In place, the file itself has the shared pages, so the host maps it; else it may not. */
 	if (vm->in_place)
 		create.flags |= GUEST_MEMFD_FLAG_MMAP;
 	if (gmem->flags & GUEST_MEMFD_FLAG_HUGETLB)
@@ -118,9 +118,9 @@ void gmem_remap(const struct gmem *gmem)
 }
 
 /*
- * The mapping of the file stays as it is: the kernel takes the pages out of it that become
- * private, and the next access to a shared one faults it in. Nothing is pinned here, so
- * that even EAGAIN is an error.
+ * Converts a range in place. The mapping of the file stays as it is: the kernel removes the
+ * pages that become private from it, and the next access to a shared page faults it in. Nothing
+ * is pinned here, so even EAGAIN is an error.
  */
 void gmem_convert(const struct gmem *gmem, __u64 gpa, __u64 size, bool to_shared)
 {
@@ -135,7 +135,7 @@ void gmem_convert(const struct gmem *gmem, __u64 gpa, __u64 size, bool to_shared
 		    args.offset, args.size, args.error_offset);
 }
 
-/* Every address is mapped to itself, in pages of 1G. */
+/* Maps every address to itself, in pages of 1G, and copies the guest's code. */
 static void load_guest(struct vm *vm)
 {
 	__u64 *pml4 = (void *)(vm->low + PML4_ADDR), *pdpt = (void *)(vm->low + PDPT_ADDR);
@@ -173,7 +173,7 @@ static void set_registers(struct vm *vm)
 {
 	struct kvm_regs regs = {
 		.rip = CODE_ADDR + ((unsigned long)guest_main - (unsigned long)__start_guest),
-		.rsp = STACK_TOP - 8,	/* as if it had been called */
+		.rsp = STACK_TOP - 8,	/* as if guest_main() had been called */
 		.rflags = 2,
 	};
 	struct kvm_sregs sregs;
@@ -225,7 +225,7 @@ void vm_create(struct vm *vm)
 	add_vcpu(vm);
 }
 
-/* Its files were deleted before. */
+/* The caller has deleted the files of the VM before. */
 void vm_destroy(struct vm *vm)
 {
 	munmap(vm->run, vm->run_size);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * A machine for benchmarks: one vCPU, 2M of ordinary memory with the guest's program, and
- * slots of guest_memfd. The same on a kernel that converts in place and on one that does
- * not; vm->in_place says which it is.
+ * slots of guest_memfd. The machine is the same on a kernel that converts in place and on one that
+ * does not; vm->in_place says which kernel this is.
  */
 #ifndef BENCH_VM_H
 #define BENCH_VM_H
@@ -13,13 +13,13 @@
 
 #include "guest.h"
 
-/* A file, all of it one slot. The first line is up to who adds it. */
+/* A file, all of it one slot. The caller of vm_add_gmem() sets the first line. */
 struct gmem {
 	__u64 slot, base, size, flags, huge_page_shift;
 	int fd;
 	/*
-	 * Where the host finds what is shared, mapped once and for all: in place, the file
-	 * itself; else anonymous memory, the other half of the slot.
+	 * The host's mapping of shared memory, made once and for all: in place, a mapping of the
+	 * file itself; else anonymous memory, the other half of the slot.
 	 */
 	__u8 *shared;
 };
@@ -32,7 +32,7 @@ struct vm {
 	__u8 *low;			/* ordinary memory */
 	bool in_place;
 
-	/* What to do about a guest that wants a conversion; 0 or a KVM_E* for the guest. */
+	/* Converts for the guest; returns 0 or a KVM_E* for the guest. */
 	__s64 (*convert)(struct vm *vm, __u64 gpa, __u64 pages, bool to_shared);
 };
 
@@ -40,12 +40,12 @@ void vm_create(struct vm *vm);
 void vm_destroy(struct vm *vm);
 void vm_add_gmem(struct vm *vm, struct gmem *gmem);
 void vm_del_gmem(struct vm *vm, struct gmem *gmem);
-/* Let the guest carry out vm->command. */
+/* Lets the guest carry out vm->command. */
 void vm_run(struct vm *vm);
 void vm_guest(struct vm *vm, enum guest_op op, __u64 gpa, __u64 size, int reps);
-/* Map the file anew, at the same address. */
+/* Maps the file anew, at the same address. */
 void gmem_remap(const struct gmem *gmem);
-/* In place, on the file. */
+/* Converts in place, on the file. */
 void gmem_convert(const struct gmem *gmem, __u64 gpa, __u64 size, bool to_shared);
 void __attribute__((noreturn, format(printf, 1, 2))) die(const char *fmt, ...);
 

@@ -6,13 +6,13 @@
  *
  *   pfn 0x140000 order 18 out 0 ino 41 index 0x0 folios 19: 0*2 1 2 3 4 ... 17
  *
- * The list is that of the orders of all folios, in the order of the file, with
- * repetitions counted.  "out" is the number of pages that aren't in the page cache
- * and not back yet.
+ * The list at the end has the orders of all folios, in the order of the file, with
+ * repetitions counted.  "out" is the number of pages that have left the page cache
+ * and aren't back yet.
  *
- * While at it, everything is checked that must be true of a unit, a violation is
- * one more line, that begins with "BAD".  The last line has the number of units and
- * of violations.
+ * Reading the file also checks everything that must be true of a unit.  A violation
+ * is one more line, which begins with "BAD".  The last line has the number of units
+ * and of violations.
  */
 #define pr_fmt(fmt) "guestmem: " fmt
 
@@ -43,7 +43,7 @@ static __printf(3, 4) void guestmem_bad(struct guestmem_check *c, struct page *p
 	va_start(args, fmt);
 	vaf.fmt = fmt;
 	vaf.va = &args;
-	/* Enough to find out what's wrong. */
+	/* Show the first 20, which is enough to find out what's wrong. */
 	if (c->nr_bad++ < 20) {
 		if (c->m)
 			seq_printf(c->m, "\nBAD pfn 0x%lx: %pV",
@@ -72,7 +72,7 @@ static void guestmem_add_order(struct guestmem_check *c, unsigned int order)
 	c->nr_orders++;
 }
 
-/* A page that is not the first one of a folio. */
+/* Check a page that is not the first one of its folio. */
 static void guestmem_check_tail(struct guestmem_check *c, struct folio *folio,
 				unsigned long i)
 {
@@ -86,7 +86,7 @@ static void guestmem_check_tail(struct guestmem_check *c, struct folio *folio,
 		guestmem_bad(c, page, "tail with poison");
 	if (page_ref_count(page))
 		guestmem_bad(c, page, "tail with refcount %d", page_ref_count(page));
-	/* Pages 1 to 3 have other uses. */
+	/* Struct pages 1 to 3 have other uses. */
 	if (i > 3 && page->mapping != TAIL_MAPPING)
 		guestmem_bad(c, page, "tail with mapping %p", page->mapping);
 	if (i > 3 && page->private)
@@ -95,7 +95,7 @@ static void guestmem_check_tail(struct guestmem_check *c, struct folio *folio,
 		guestmem_bad(c, page, "tail in another zone");
 }
 
-/* The flag says that the list has a page of the folio. */
+/* Tell whether PG_hwpoison is set exactly if the list has a page of the folio. */
 static bool guestmem_poison_is_consistent(struct folio *folio)
 {
 	unsigned long pfn = folio_pfn(folio);
@@ -108,7 +108,7 @@ static bool guestmem_poison_is_consistent(struct folio *folio)
 	       guestmem_origin_is_poisoned(origin, pfn, folio_nr_pages(folio));
 }
 
-/* A folio of the page cache. */
+/* Check a folio of the page cache. */
 static void guestmem_check_piece(struct guestmem_check *c, struct folio *folio,
 				 struct address_space *mapping, pgoff_t index)
 {
@@ -175,7 +175,7 @@ static void guestmem_check_unit(struct guestmem_check *c, struct guestmem_origin
 }
 
 /**
- * guestmem_check_mapping - check all units of a file that are split
+ * guestmem_check_mapping - check all split units of a file
  * @mapping: the file
  *
  * Context: may sleep.  The caller keeps the file from being changed.
@@ -200,7 +200,7 @@ unsigned long guestmem_check_mapping(struct address_space *mapping)
 	return c.nr_bad;
 }
 
-/* What there is to know about a unit that may be on its way out. */
+/* A copy of what an origin says of its unit, as the origin may be about to be freed. */
 struct guestmem_unit {
 	unsigned long pfn;
 	unsigned long nr_pages;
@@ -210,9 +210,11 @@ struct guestmem_unit {
 };
 
 /*
- * Find the next unit and, if it is part of a file, lock that: a unit isn't changed
- * without the lock, and as long as a unit is part of a file the file doesn't go away,
- * nor does its module.  As for the time before, nothing but RCU keeps the inode.
+ * Find the next unit and, if it is part of a file, lock the file.  Returns -ENOENT if
+ * there are no more units, and -EAGAIN if the caller has to try again.
+ * A unit isn't changed without the lock, and as long as a unit is part of a file the
+ * file doesn't go away, nor does its module.  Until the lock is held, nothing but RCU
+ * keeps the inode.
  */
 static int guestmem_lock_unit(struct guestmem_unit *u)
 {
@@ -248,7 +250,7 @@ static int guestmem_lock_unit(struct guestmem_unit *u)
 
 static void guestmem_unlock_unit(struct guestmem_unit *u)
 {
-	/* The last user may be waiting for the lock just to free the inode. */
+	/* The last user may be waiting for the lock, just to free the inode. */
 	guard(rcu)();
 
 	up_write(&u->mapping->invalidate_lock);

@@ -2,30 +2,36 @@
 /**
  * DOC: Words
  *
- * Guest memory made of hugetlb pages, the allocator behind guest_memfd.
+ * Guest memory made of hugetlb pages: the allocator behind guest_memfd.
  *
  * A *unit* is one hugetlb page of a file: huge_page_size() bytes, naturally
  * aligned in the file.  All units of a file have the same size.
  *
  * A file's *reservation* is the promise, made when the file is created, that
- * every unit can be allocated.  It is a hugetlb subpool whose minimum and
- * maximum are the number of units: allocating a unit takes a page out of the
- * reservation, and a unit that is freed, in whatever context, goes back to the
+ * every unit can be allocated.  The reservation is a hugetlb subpool whose
+ * minimum and maximum are the number of units: allocating a unit takes a page out
+ * of the reservation, and a unit that is freed, in any context, goes back to the
  * pool and is reserved again.
+ *
+ * A unit is *whole* while it is one hugetlb folio.  Otherwise it is split, at *cuts*,
+ * into several folios, its *pieces*, and has an *origin*, which keeps the metadata of
+ * the hugetlb folio.  A *layout* says how pages are cut into folios, and the *wanted*
+ * order is the largest one that a folio may have.  A *late* unit has left its file in
+ * pieces.  To *isolate* failed pages is to split a folio around them, and to *trim* a
+ * whole unit is to free the struct pages that only pieces need.
  */
 
 /**
  * DOC: Rules
  *
- * - A unit is in the page cache as a whole, be it as one folio or in pieces, or it
- *   isn't there.  It enters zeroed and up to date, and it leaves by
- *   guestmem_hugetlb_remove() only.  Generic truncation doesn't get to see any of
- *   it.
+ * - All pages of a unit are in the page cache, as one folio or in pieces, or none is.
+ *   A unit enters the page cache zeroed and up to date, and only
+ *   guestmem_hugetlb_remove() takes it out.  Generic truncation never sees a unit.
  * - A hugetlb folio is never mapped by user space.
  * - Units come from memory that may be pinned for long, i.e. neither from CMA
  *   nor from ZONE_MOVABLE, as guest memory doesn't move.
  * - The pool's counters, the hugetlb cgroup and the memcg see units exactly as
- *   they see pages of a hugetlbfs file, be they one folio or in pieces.
+ *   they see pages of a hugetlbfs file, no matter whether units are whole or split.
  * - Pieces aren't accounted as page cache, and never return to the buddy allocator.
  */
 
@@ -37,16 +43,16 @@
  *   mapping->invalidate_lock   for read to get or allocate units, for write to
  *                              remove them; not needed by the last user
  *     unit bit                 allocation of one unit, guestmem_hugetlb.busy
- *       folio lock             also without any of the above by
- *                              memory_failure() and by the last user
+ *       folio lock             memory_failure() and the last user take it without
+ *                              any of the above
  *         hugetlb_lock, i_pages
  *           subpool lock
  *
- * The unit bit is what the fault mutex is for hugetlbfs, and isn't the fault
- * mutex because clearing a unit takes long: waiting for it must be killable, and
- * must not hit a task that hashes to the same mutex.  The alternative, clearing a
- * unit without any lock and throwing it away if another task was faster, needs
- * a page more than what is reserved.
+ * The unit bit does what the fault mutex does for hugetlbfs.  Clearing a unit takes
+ * long, so a task that waits must be killable, and a task must not have to wait just
+ * because its unit hashes to the same mutex.  The alternative, clearing a unit without
+ * any lock and throwing it away if another task was faster, needs one page more than
+ * the reservation has.
  */
 
 #include <linux/cma.h>
@@ -68,10 +74,10 @@
 
 /**
  * struct guestmem_hugetlb - the units of one file
- * @h: where they come from
+ * @h: the hstate that they come from
  * @spool: the reservation
  * @h_cg_rsvd: hugetlb cgroup that is charged for the reservation
- * @nr_units: size of the file, and of @busy
+ * @nr_units: number of units in the file, and of bits in @busy
  * @late: units that have left the file in pieces
  * @files: entry in guestmem_hugetlb_files
  * @busy: a bit per unit, set by the task that is allocating the unit
@@ -86,14 +92,14 @@ struct guestmem_hugetlb {
 	unsigned long *busy;
 };
 
-/* All files, to compare what they have been promised with what there is. */
+/* All files, to compare their reservations with what the pool has. */
 static LIST_HEAD(guestmem_hugetlb_files);
 static DEFINE_MUTEX(guestmem_hugetlb_files_lock);
 
 /* How long an allocation waits for a unit of which a piece is in use. */
 #define GMH_LATE_TIMEOUT	(HZ / 10)
 
-/* How long to wait for any unit that has left the file. */
+/* How long an allocation waits for any unit that has left the file. */
 #define GMH_UNIT_TIMEOUT	(30 * HZ)
 
 static unsigned long gmh_rsvd_base_pages(const struct guestmem_hugetlb *gh)
@@ -101,13 +107,13 @@ static unsigned long gmh_rsvd_base_pages(const struct guestmem_hugetlb *gh)
 	return gh->nr_units << huge_page_order(gh->h);
 }
 
-/* How long a file that is gone waits for a page that is half way back to the pool. */
+/* How long the release of a file waits for a page that is half way back to the pool. */
 #define GMH_SETTLE_TICKS	10
 
 /* How many free pages to look at with interrupts disabled. */
 #define GMH_FREE_BATCH		256UL
 
-/* Is there any memory that FOLL_LONGTERM refuses? */
+/* Tell whether there is any memory that FOLL_LONGTERM refuses. */
 static bool gmh_has_unpinnable_memory(void)
 {
 	struct zone *zone;
@@ -124,8 +130,8 @@ static bool gmh_has_unpinnable_memory(void)
 }
 
 /*
- * Look at the first free pages of a node, and let them change places with the others.
- * Returns how many there are that units can be made of.
+ * Look at the first @nr free pages of a node, and move them behind the others.  Returns
+ * how many of them units can be made of.
  */
 static unsigned long gmh_count_pinnable(struct hstate *h, int nid, unsigned long nr)
 {
@@ -149,10 +155,10 @@ static unsigned long gmh_count_pinnable(struct hstate *h, int nid, unsigned long
 }
 
 /*
- * The global reservation counts pages of any kind, units are of one kind only.
- * Check that there are enough of those for all that files have yet to allocate.
- * Users of hugetlbfs may take them in spite of that, which can't be helped here, but
- * a file that can't ever get its units is refused when it is created.
+ * Tell whether there are enough pinnable pages for all units that files have yet to
+ * allocate.  The global reservation counts pages of any kind, but units need pinnable
+ * ones.  A file that can't ever get its units is refused when it is created.  Users of
+ * hugetlbfs may still take the pages later, which can't be prevented here.
  * The lists are as long as the pool is large, so don't look at them without reason,
  * no further than necessary, and at a few pages at a time.  The number is an estimate
  * if pages come and go meanwhile.
@@ -196,7 +202,7 @@ static int gmh_reserve(struct guestmem_hugetlb *gh)
 					      &gh->h_cg_rsvd))
 		return -ENOMEM;
 
-	/* May allocate surplus pages, which have to be pinnable as well. */
+	/* The subpool may need new surplus pages, which have to be pinnable as well. */
 	pin_flags = memalloc_pin_save();
 	gh->spool = hugepage_new_subpool(gh->h, gh->nr_units, gh->nr_units);
 	memalloc_pin_restore(pin_flags);
@@ -223,9 +229,9 @@ err_uncharge:
 }
 
 /*
- * free_huge_folio() returns a page to the subpool first and to the global reservation a
- * moment later, and no lock is held in between.  Subtracting the former from the latter
- * must not make it negative.
+ * Wait a moment until the global reservation has @nr pages.  free_huge_folio() returns a
+ * page to the subpool first and to the global reservation a moment later, and holds no lock
+ * in between.  Subtracting @nr must not make the global reservation negative.
  */
 static void gmh_wait_for_reservation(struct hstate *h, unsigned long nr)
 {
@@ -236,9 +242,9 @@ static void gmh_wait_for_reservation(struct hstate *h, unsigned long nr)
 }
 
 /*
- * Give up the reservation and its charge, no matter whether units are still in use:
- * these are taken from the pool, and no reservation has them when they return.  From here
- * on, the subpool has nothing but their number, and is freed with the last of them.
+ * Give up the reservation and its charge, no matter whether units are still in use.  The
+ * pool lacks such units until they return, and they aren't reserved then.  From here on,
+ * the subpool only counts these units, and is freed with the last of them.
  */
 static void gmh_unreserve(struct guestmem_hugetlb *gh)
 {
@@ -268,15 +274,15 @@ static void gmh_unreserve(struct guestmem_hugetlb *gh)
  * @size: size of the file in bytes
  * @size_log2: log2 of the huge page size, 0 for the default huge page size
  *
- * Nothing is allocated, but all of it is guaranteed to be there later, subject
+ * No unit is allocated, but all of them are guaranteed to be there later, subject
  * to the memory policy, the cpuset and the cgroup of the task that allocates.  The
  * current task's hugetlb cgroup is charged for the reservation.
  *
  * Context: may sleep.
  * Return: the reservation, to be released with guestmem_hugetlb_destroy().
  *	-EINVAL: no such huge page size, or @size isn't a multiple of it.
- *	-ENOMEM: the pool or the cgroup can't cover @size, or what the pool has
- *	is CMA or movable memory.
+ *	-ENOMEM: the pool or the cgroup can't cover @size, or too many pages of the
+ *	pool are CMA or movable memory.
  */
 struct guestmem_hugetlb *guestmem_hugetlb_create(loff_t size, unsigned int size_log2)
 {
@@ -310,7 +316,7 @@ struct guestmem_hugetlb *guestmem_hugetlb_create(loff_t size, unsigned int size_
 	if (ret)
 		goto err_late;
 
-	/* Only now is the size known to be sane. */
+	/* The reservation has succeeded, so the size is sane. */
 	gh->busy = kvcalloc(BITS_TO_LONGS(gh->nr_units), sizeof(*gh->busy),
 			    GFP_KERNEL_ACCOUNT);
 	if (!gh->busy) {
@@ -334,9 +340,9 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_create);
  * guestmem_hugetlb_destroy - give up the reservation of a file
  * @gh: the reservation
  *
- * The file is gone, or doesn't exist yet, and so are all of its units.  A unit that is
- * still in use, e.g. because a piece of it is pinned, doesn't keep any other unit, nor
- * the charge for the reservation: it is the only page that the pool lacks.
+ * The file is gone, or doesn't exist yet, and has no units.  A unit that is still in use,
+ * e.g. because a piece of it is pinned, keeps neither any other unit nor the charge for
+ * the reservation: the pool lacks this one page only.
  *
  * Context: may sleep.
  */
@@ -350,10 +356,10 @@ void guestmem_hugetlb_destroy(struct guestmem_hugetlb *gh)
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_destroy);
 
 /**
- * guestmem_hugetlb_order - the order of a file's units
+ * guestmem_hugetlb_order - get the order of a file's units
  * @gh: the reservation
  *
- * Return: log2 of the number of pages.
+ * Return: log2 of the number of pages in a unit.
  */
 unsigned int guestmem_hugetlb_order(const struct guestmem_hugetlb *gh)
 {
@@ -361,21 +367,21 @@ unsigned int guestmem_hugetlb_order(const struct guestmem_hugetlb *gh)
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_order);
 
-/* Where the units of a file come from. */
+/* Get the hstate that the units of a file come from. */
 struct hstate *guestmem_hugetlb_hstate(const struct guestmem_hugetlb *gh)
 {
 	return gh->h;
 }
 
 /**
- * guestmem_hugetlb_block_order - the largest folio that fits into a range
+ * guestmem_hugetlb_block_order - find the largest folio that fits into a range
  * @gh: the reservation
  * @index: a page of the range
  * @start: the first page of the range
  * @end: the page after the last one
  *
- * Return: the order of the largest naturally aligned block of pages that has @index,
- *	and that is part of a unit.
+ * Return: the order of the largest naturally aligned block of pages that contains
+ *	@index, and that is part of the range and of a unit.
  */
 unsigned int guestmem_hugetlb_block_order(const struct guestmem_hugetlb *gh,
 					  pgoff_t index, pgoff_t start, pgoff_t end)
@@ -411,7 +417,10 @@ static struct folio *gmh_alloc_hugetlb_folio(struct guestmem_hugetlb *gh,
 	return folio;
 }
 
-/* Reserve a page more, up to a limit, if the pool has one and the file isn't gone. */
+/*
+ * Add a page to the reservation, unless it has @limit pages or the file is gone.  Returns
+ * false if the pool has no page for it.
+ */
 static bool gmh_reserve_page(struct hugepage_subpool *spool, long limit)
 {
 	unsigned int pin_flags;
@@ -439,43 +448,43 @@ static bool gmh_reserve_page(struct hugepage_subpool *spool, long limit)
 }
 
 /*
- * Try to get a reservation for another page in place of a poisoned one.  Returns true if
- * there is a page more than before, or if there's none missing.
+ * Try to reserve another page in place of a unit that was poisoned.  Returns true if the
+ * reservation has one page more than before, or if it lacks none.
  */
 static bool gmh_replace_poisoned(struct guestmem_hugetlb *gh)
 {
 	return gmh_reserve_page(gh->spool, gh->nr_units);
 }
 
-/* Whether to wait for a page that isn't in the reservation to return to it. */
+/* Tell whether to wait for a page to return to the reservation. */
 static bool gmh_page_may_return(struct guestmem_hugetlb *gh, struct address_space *mapping,
 				unsigned long start)
 {
 	struct hugepage_subpool *spool = gh->spool;
 	long nr_late = 0;
 
-	/* A reference that lasts that long is no fault's. */
+	/* A fault doesn't keep a reference for that long. */
 	if (time_after(jiffies, start + GMH_UNIT_TIMEOUT))
 		return false;
 
 	if (time_after(jiffies, start + GMH_LATE_TIMEOUT))
 		nr_late = atomic_long_read(&gh->late->nr_held);
 
-	/* Only if it's still exhausted, a page may have returned by now. */
+	/* A page may have returned by now.  Otherwise see whether one is missing. */
 	guard(spinlock_irq)(&spool->lock);
 	return spool->used_hpages < spool->max_hpages ||
 	       spool->used_hpages - nr_late > mapping->nrpages >> huge_page_order(gh->h);
 }
 
 /*
- * Take a page out of the reservation.  That covers all units, i.e. if nothing is
- * left then a unit that was removed from the file is still in use.  Most often, a
- * fault that was in flight when the hole was punched has yet to drop its
- * reference, which is a matter of scheduling and doesn't need any lock that the
- * caller has.  Wait for as long as there is a page that is neither in the
- * reservation nor in the file.  If there is none, then a unit was poisoned, and
- * there was no other page to take its place.  What user space could map may also
- * be pinned for an unlimited time, so don't wait long for pieces.
+ * Take a page out of the reservation.  Returns 0, -EINTR or -ENOSPC.
+ * The reservation covers all units.  If it has no page left then a unit that was removed
+ * from the file is still in use.  Most often, a fault that was in flight when the hole was
+ * punched has yet to drop its reference.  The fault only has to be scheduled for that, and
+ * needs no lock that the caller has.  Wait for as long as there is a page that is neither in
+ * the reservation nor in the file.  If there is none then a unit was poisoned, and no other
+ * page could take its place.  Pieces that user space could map may also be pinned for an
+ * unlimited time, so don't wait long for pieces.
  */
 static int gmh_get_reserved_page(struct guestmem_hugetlb *gh,
 				 struct address_space *mapping)
@@ -487,7 +496,7 @@ static int gmh_get_reserved_page(struct guestmem_hugetlb *gh,
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
-		/* A page that was cut out of the reservation can be had from others now. */
+		/* The pool may have a page by now to replace one that was cut out. */
 		if (!gmh_page_may_return(gh, mapping, start) &&
 		    (READ_ONCE(spool->max_hpages) == gh->nr_units ||
 		     !gmh_replace_poisoned(gh)))
@@ -500,8 +509,8 @@ static int gmh_get_reserved_page(struct guestmem_hugetlb *gh,
 }
 
 /*
- * From here on the folio isn't a unit of guest memory anymore.  But if it's poisoned then
- * it's going to be dissolved, and stays one until then: cut it out of the reservation.
+ * Make an ordinary hugetlb folio of a unit, and return false.  But a poisoned unit stays
+ * a unit until the pool loses it: cut it out of the reservation, and return true.
  */
 static bool gmh_cut_if_poisoned(struct guestmem_hugetlb *gh, struct folio *folio)
 {
@@ -541,8 +550,8 @@ static void gmh_put_unit(struct guestmem_hugetlb *gh, struct folio *folio, bool 
 }
 
 /*
- * Allocate the unit that has an index and add it to the file.  Returns the folio
- * there with a reference, or an ERR_PTR with all counters as they were.
+ * Allocate the unit that contains @index and add it to the file.  Returns the folio at
+ * @index with a reference, or an ERR_PTR with all counters as they were.
  */
 static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
 				    struct address_space *mapping, pgoff_t index,
@@ -593,7 +602,7 @@ static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
 }
 
 /**
- * guestmem_hugetlb_get_folio - get the folio at an index, allocate if necessary
+ * guestmem_hugetlb_get_folio - get the folio at an index, allocate a unit if necessary
  * @gh: the file's reservation
  * @mapping: the file
  * @index: any index below the end of the file
@@ -601,12 +610,13 @@ static struct folio *gmh_alloc_unit(struct guestmem_hugetlb *gh,
  * @wanted: how large the folios of a new unit may be
  *
  * Context: may sleep.  The caller holds invalidate_lock.
- * Return: the folio, unlocked and with a reference.  It is up to date.
+ * Return: the folio, up to date, unlocked and with a reference.
  *	-ENOSPC: the memory policy or the cpuset confine the allocation to nodes
- *	that have no free page, or a unit that was removed is still in use.
+ *	that have no free page, a unit that was removed is still in use, or a
+ *	poisoned unit could not be replaced.
  *	-ENOMEM: a cgroup is at its limit, or no memory for the page cache.
- *	-EINTR: killed while waiting for a unit, either because another task is
- *	busy allocating it or because it has yet to come back to the pool.
+ *	-EINTR: the task was killed while it waited for a unit that another task is
+ *	busy allocating, or that has yet to come back to the pool.
  */
 struct folio *guestmem_hugetlb_get_folio(struct guestmem_hugetlb *gh,
 					 struct address_space *mapping,
@@ -645,7 +655,7 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_get_folio);
  * guestmem_hugetlb_zero_folio - clear a part of a unit
  * @folio: the unit
  * @first: first page to clear, relative to the folio
- * @nr_pages: how many
+ * @nr_pages: number of pages to clear
  *
  * Context: may sleep.  The caller has locked the folio, which isn't poisoned:
  *	memory_failure() may take a page out of the direct map, but not as long
@@ -664,15 +674,15 @@ void guestmem_hugetlb_zero_folio(struct folio *folio, pgoff_t first,
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_zero_folio);
 
 /**
- * guestmem_cut_reservation - give up a unit that is lost
- * @spool: the file's reservation, that has one page in use for the unit
+ * guestmem_cut_reservation - cut a unit that is lost out of the reservation
+ * @spool: the file's reservation, which has one page in use for the unit
  *
- * Context: any that interrupts can be enabled in.
+ * Context: any in which interrupts can be enabled.
  */
 void guestmem_cut_reservation(struct hugepage_subpool *spool)
 {
 	spin_lock_irq(&spool->lock);
-	/* The file is gone, and all that is left is the number of pages in use. */
+	/* The file is gone, and the subpool only counts the pages in use. */
 	if (spool->min_hpages == -1) {
 		spin_unlock_irq(&spool->lock);
 		hugepage_subpool_put_pages(spool, 1);
@@ -686,8 +696,8 @@ void guestmem_cut_reservation(struct hugepage_subpool *spool)
 }
 
 /**
- * guestmem_replace_unit - give up a unit that is lost, and get another one if possible
- * @spool: the file's reservation, that has one page in use for the unit
+ * guestmem_replace_unit - cut out a unit that is lost, and replace it if possible
+ * @spool: the file's reservation, which has one page in use for the unit
  *
  * Context: may sleep.
  */
@@ -709,7 +719,7 @@ static void gmh_remove_folio(struct guestmem_hugetlb *gh,
 	folio_unlock(folio);
 }
 
-/* Remove a unit that can't be merged: a piece is in use, or memory is short. */
+/* Remove a unit that can't be merged: a piece is in use or poisoned, or memory is short. */
 static void gmh_remove_pieces(struct guestmem_hugetlb *gh,
 			      struct address_space *mapping, pgoff_t index,
 			      bool may_replace)
@@ -718,7 +728,7 @@ static void gmh_remove_pieces(struct guestmem_hugetlb *gh,
 	struct folio *folio = filemap_get_folio(mapping, index);
 	struct guestmem_origin *origin;
 
-	/* Has to be there before the last piece is gone. */
+	/* The unit has to be a late one before its last piece comes back. */
 	origin = guestmem_origin_find(folio_pfn(folio));
 	if (guestmem_origin_is_poisoned(origin, origin->pfn, pages_per_huge_page(gh->h))) {
 		origin->spool = NULL;
@@ -743,8 +753,8 @@ static void gmh_remove_pieces(struct guestmem_hugetlb *gh,
 }
 
 /*
- * Unmap what is about to be removed.  A fault that is under way holds the folio lock
- * until the PTE is there.
+ * Unmap the pieces of a unit that is about to be removed.  A fault that is under way
+ * holds the folio lock until the PTE is there.
  */
 static void gmh_unmap_pieces(struct guestmem_hugetlb *gh, struct address_space *mapping,
 			     pgoff_t index)
@@ -754,7 +764,7 @@ static void gmh_unmap_pieces(struct guestmem_hugetlb *gh, struct address_space *
 
 	for (; index < end; index = folio_next_index(folio)) {
 		folio = xa_load(&mapping->i_pages, index);
-		/* Nothing else is ever mapped. */
+		/* Large folios are never mapped. */
 		if (!folio_test_large(folio)) {
 			folio_lock(folio);
 			if (folio_mapped(folio))
@@ -813,13 +823,13 @@ static void gmh_unmap(struct guestmem_hugetlb *gh, struct address_space *mapping
 }
 
 /**
- * guestmem_hugetlb_unmap - unmap from user space what is about to be removed
+ * guestmem_hugetlb_unmap - unmap units from user space before they are removed
  * @gh: the file's reservation
  * @mapping: the file
  * @start: first index of the hole
  * @end: index after the last one
  *
- * Units that are part of the hole only in part stay mapped, they aren't removed.
+ * A unit that is only partly in the hole stays mapped, as it isn't removed.
  *
  * Context: may sleep.  The caller holds invalidate_lock for write, until it has called
  *	guestmem_hugetlb_remove().
@@ -843,8 +853,8 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_unmap);
  * @start: first index, at the start of a unit
  * @end: index after the last one, at the start of a unit, or ULONG_MAX for all
  *
- * The units go back to the pool, and are reserved for the file again, as soon as
- * the last reference to them, or to a piece of them, is dropped.  Those without any
+ * A unit goes back to the pool, and is reserved for the file again, as soon as the
+ * last reference to it, or to a piece of it, is dropped.  Units without a reference
  * are there when guestmem_hugetlb_sync() returns.
  *
  * Context: may sleep.  The caller holds invalidate_lock for write, and has called
@@ -871,10 +881,11 @@ void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_remove);
 
 /**
- * guestmem_hugetlb_sync - wait for units that were removed
+ * guestmem_hugetlb_sync - wait until units that were removed are in the pool
  * @gh: the file's reservation
  *
- * Units that others have a reference to aren't waited for, nor are other files' units.
+ * Doesn't wait for a unit as long as it, or a piece of it, has a reference, nor for
+ * units of other files.
  *
  * Context: may sleep, the caller doesn't hold any lock.  Returns early if the task is
  *	killed.

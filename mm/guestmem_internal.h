@@ -19,15 +19,15 @@
 #include "guestmem_layout.h"
 
 /**
- * struct guestmem_late - units of one file that have left it in pieces
- * @refs: one of the file, one for each of these units and one if @work is queued
- * @nr_held: number of units that are late because of a piece that is still in use
- * @nr_back: number of units that are complete, but not yet in the pool
- * @list: the units that are complete
- * @work: returns them to the pool
- * @wait: for @nr_back to become 0
+ * struct guestmem_late - the late units of one file, which have left it in pieces
+ * @refs: one for the file, one for each late unit and one if @work is queued
+ * @nr_held: number of units that are late because a piece of them is still in use
+ * @nr_back: number of units whose pieces are all back, but that aren't in the pool yet
+ * @list: the units whose pieces are all back
+ * @work: returns the units of @list to the pool
+ * @wait: where tasks wait for @nr_back to become 0
  *
- * Outlives the file: the last reference to a piece may be dropped at any time.
+ * The struct outlives the file, as the last reference to a piece may be dropped at any time.
  */
 struct guestmem_late {
 	refcount_t refs;
@@ -39,28 +39,28 @@ struct guestmem_late {
 };
 
 /**
- * struct guestmem_origin - what a hugetlb folio knew before it was split
- * @h: where it came from
- * @pfn: its first pfn
+ * struct guestmem_origin - the metadata that a hugetlb folio had before it was split
+ * @h: the hstate that the unit came from
+ * @pfn: the unit's first pfn
  * @nr_out: number of base pages that haven't come back, see guestmem_origin.c
- * @list: all origins, under hugetlb_lock
- * @free_node: used when all pages are back
- * @rcu: freed after a grace period, the table is looked up under RCU
- * @hpg_flags: what was in folio->private
+ * @list: entry in the list of all origins, under hugetlb_lock
+ * @free_node: entry in @late->list, used when all pages are back
+ * @rcu: frees the origin after a grace period, as readers look it up under RCU
+ * @hpg_flags: the value of folio->private
  * @spool: the file's reservation
- * @late: the file's units that have left it in pieces, NULL unless this is one of them
+ * @late: the file's late units, NULL unless this unit is one of them
  * @held: this unit is counted in @late->nr_held
  * @h_cg: hugetlb cgroup that is charged for the usage, under hugetlb_lock
  * @h_cg_rsvd: hugetlb cgroup that is charged for the reservation
  * @memcg_data: memcg that is charged, or 0
- * @poison: the pages that have failed, of struct raw_hwp_page.  Entries are added
- *	under hugetlb_lock, as long as the page isn't part of a frozen folio, and are
- *	never removed
+ * @poison: the failed pages, a list of struct raw_hwp_page.  Entries are added under
+ *	hugetlb_lock, as long as the page isn't part of a frozen folio, and are never
+ *	removed
  * @optimized: the vmemmap was optimized, i.e. tails had no struct pages, and is going to
- *	be so again if the unit isn't split after all
+ *	be optimized again if the unit isn't split after all
  *
- * As long as there is an origin, the counters of hugetlb, of its cgroup and of
- * the memcg count one huge page in use.
+ * As long as an origin exists, the counters of hugetlb, of its cgroup and of the
+ * memcg count one huge page in use.
  */
 struct guestmem_origin {
 	struct hstate *h;
@@ -107,13 +107,13 @@ void guestmem_late_add(struct guestmem_late *late, struct guestmem_origin *origi
 		       bool held);
 void guestmem_late_sync(struct guestmem_late *late);
 
-/* Takes the place of folios in the page cache. */
+/* Takes the place of a folio in the page cache while its struct pages change. */
 #define GUESTMEM_PLACEHOLDER	xa_mk_value(0)
 
-/* What is whole again, but has more struct pages than it needs. */
+/* Marks a unit that is whole again, but has more struct pages than it needs. */
 #define GUESTMEM_TRIM_MARK	PAGECACHE_TAG_TOWRITE
 
-/* Rewriting struct pages: how many of them until others may run. */
+/* How many struct pages to rewrite before other tasks may run. */
 #define GUESTMEM_RESCHED_PAGES	SZ_4K
 
 /* guestmem_reshape.c */

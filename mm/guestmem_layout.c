@@ -7,19 +7,20 @@
 #endif
 
 /**
- * guestmem_block_order - the largest block that fits into a range
+ * guestmem_block_order - find the largest block that fits into a range
  * @index: a page of the range
  * @start: the first page of the range
  * @end: the page after the last one
  * @max_order: limit of the order
  *
- * A block is naturally aligned, i.e. the order of the largest one that has
- * @index follows from the most significant bit in which @index differs from the
- * nearest page on either side that's not part of the range:  all blocks up to the
- * one of that bit's order separate the two.
+ * Blocks are naturally aligned.  On either side, compare @index with the nearest
+ * page outside the range: a block that contains @index doesn't contain that page
+ * if its order is at most the number of the most significant bit in which the two
+ * differ.
  *
  * Context: any.
- * Return: the order, between 0 and @max_order.
+ * Return: the order of the largest block that contains @index, between 0 and
+ *	@max_order.
  */
 unsigned int guestmem_block_order(pgoff_t index, pgoff_t start, pgoff_t end,
 				  unsigned int max_order)
@@ -33,20 +34,20 @@ unsigned int guestmem_block_order(pgoff_t index, pgoff_t start, pgoff_t end,
 }
 
 /**
- * guestmem_next_extent - find where a layout isn't what it should be
- * @index: where to begin, at the start of a block in both layouts; where to
- *	continue afterwards
+ * guestmem_next_extent - find the next place where two layouts differ
+ * @index: where to begin, at the start of a block in both layouts; the function
+ *	sets it to where to continue
  * @end: where to stop, the end of a block in both layouts
  * @arg: passed to the layouts
  * @present: the layout that is there
  * @wanted: the layout that should be there
- * @ext: the next place where they differ
+ * @ext: set to the place where they differ
  *
  * Two blocks either have no page in common, or one is part of the other.  So
  * wherever two layouts differ, a block of one is several blocks of the other.
  *
  * Context: that of @present and @wanted.
- * Return: false if there's no difference.
+ * Return: true if there's a difference, false if there's none up to @end.
  */
 bool guestmem_next_extent(pgoff_t *index, pgoff_t end, void *arg,
 			  guestmem_order_fn present, guestmem_order_fn wanted,

@@ -3,9 +3,10 @@
 #define _MM_GUESTMEM_LAYOUT_H
 
 /*
- * Arithmetic about layouts, i.e. about how a range of pages is cut into folios:
- * naturally aligned blocks of a power of two pages.  No folios, no locks, no
- * allocations: tools/testing/guestmem compiles it for user space.
+ * Arithmetic about layouts.  A layout says how a range of pages is cut into folios,
+ * i.e. into naturally aligned blocks of a power of two pages.  The code uses no
+ * folios and no locks, and doesn't allocate, so that tools/testing/guestmem can
+ * compile it for user space.
  */
 
 #ifdef __KERNEL__
@@ -16,18 +17,18 @@
 
 /**
  * typedef guestmem_order_fn - a layout
- * @arg: whatever the layout needs
- * @index: any page of the file
+ * @arg: the data that the layout needs
+ * @index: the index of any page of the file
  *
- * Return: the order of the block that has this page.
+ * Return: the order of the block that contains @index.
  */
 typedef unsigned int (*guestmem_order_fn)(void *arg, pgoff_t index);
 
 /**
- * struct guestmem_extent - where two layouts differ
+ * struct guestmem_extent - a range in which two layouts differ
  * @index: first page, aligned to @order
  * @order: log2 of the number of pages
- * @merge: one block is wanted instead of several, otherwise it's the opposite
+ * @merge: true if one block is wanted instead of several, false if it's the opposite
  */
 struct guestmem_extent {
 	pgoff_t index;

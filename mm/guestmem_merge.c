@@ -2,13 +2,13 @@
 /**
  * DOC: Merge
  *
- * All folios of a block that may be one folio again are replaced by it, unless one of
- * them has a reference beside those of the page cache, or has a poisoned page.  Then the
- * blocks next to that folio are merged as far as possible.
+ * If a block may be one folio again, then a merge replaces all folios of the block by
+ * that folio.  A folio that has a reference beside those of the page cache, or has a
+ * poisoned page, stays as it is, and the blocks next to it are merged as far as possible.
  *
- * What was the first struct page of a piece has had a reference count, and becomes
- * that of a tail.  It remains an ordinary, writable struct page until all tasks that may
- * have seen it with a reference count are past that, see guestmem_reshape_barrier().
+ * The first struct page of a piece has had a reference count, and becomes the struct
+ * page of a tail.  The struct page remains an ordinary, writable one as long as a task
+ * that has seen the reference count may still use it, see guestmem_reshape_barrier().
  */
 #include <linux/hugetlb.h>
 #include <linux/kvm_types.h>
@@ -19,9 +19,9 @@
 #include "internal.h"
 
 /**
- * guestmem_join_pages - make one folio of all pages of several
- * @page: the first page, of folios with a reference count of 0
- * @order: order of what becomes of them
+ * guestmem_join_pages - make one folio of all pages of several folios
+ * @page: the first page of the folios, which have a reference count of 0
+ * @order: order of the new folio
  *
  * Context: may sleep.
  */
@@ -63,9 +63,9 @@ static bool guestmem_freeze_folio(struct folio *folio)
 		return false;
 
 	/*
-	 * A fault that has mapped a page gave its reference away, and it's gone if the
-	 * page was unmapped since.  But the fault still has the folio lock.  Poison is
-	 * there before memory_failure() drops its reference.
+	 * A fault that has mapped a page gave its reference away, and the reference is gone
+	 * if the page was unmapped since.  But the fault still has the folio lock.
+	 * memory_failure() sets PG_hwpoison before it drops its reference.
 	 */
 	if (likely(!folio_test_locked(folio) && !folio_test_hwpoison(folio)))
 		return true;
@@ -76,14 +76,15 @@ static bool guestmem_freeze_folio(struct folio *folio)
 
 /*
  * All folios of a block are frozen with a lock held and interrupts disabled, which
- * limits their number: begin with those that are small.
+ * limits their number: begin with blocks that are small.
  */
 #define GUESTMEM_MERGE_ORDER	9U
 #define GUESTMEM_MERGE_FOLIOS	(2U << GUESTMEM_MERGE_ORDER)
 
 /*
- * Freeze all folios of a block, or none: there may be a hole, i.e. a folio that
- * another task is about to change, and a folio may be in use.
+ * Freeze all folios of a block, or none.  Returns false if a folio is in use, if there
+ * is a hole, i.e. a folio that another task is about to change, or if there are too
+ * many folios.
  */
 static bool guestmem_freeze_block(struct address_space *mapping, pgoff_t index,
 				  unsigned int order)
@@ -110,7 +111,7 @@ static bool guestmem_freeze_block(struct address_space *mapping, pgoff_t index,
 	return false;
 }
 
-/* Make one folio of all that are in a block. */
+/* Make one folio of all folios of a block.  Returns false if that isn't possible now. */
 static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 				 unsigned int order)
 {
@@ -119,7 +120,7 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 	struct folio *folio;
 	bool frozen;
 
-	/* All of it is there, and no other task splits or removes anything. */
+	/* All pages are there, and no other task splits or removes a folio. */
 	folio = xa_load(&mapping->i_pages, index);
 	origin = guestmem_origin_find(folio_pfn(folio));
 
@@ -128,8 +129,8 @@ static bool guestmem_merge_block(struct address_space *mapping, pgoff_t index,
 		frozen = guestmem_freeze_block(mapping, index, order);
 		if (frozen) {
 			/*
-			 * This frees all nodes below.  It may need one above, if
-			 * the xarray has shrunk since the unit was split.
+			 * Storing frees all nodes below, and may need a node above
+			 * if the xarray has shrunk since the unit was split.
 			 */
 			xas_store(&xas, GUESTMEM_PLACEHOLDER);
 			if (xas_error(&xas)) {
@@ -163,7 +164,7 @@ static unsigned int guestmem_order_at(struct address_space *mapping, pgoff_t ind
 	return folio_order(xa_load(&mapping->i_pages, index));
 }
 
-/* Whether memory has failed in a block of a unit that is split. */
+/* Tell whether a block of a unit that is split has a failed page. */
 static bool guestmem_block_is_poisoned(struct address_space *mapping, pgoff_t index,
 				       unsigned int order)
 {
@@ -173,9 +174,9 @@ static bool guestmem_block_is_poisoned(struct address_space *mapping, pgoff_t in
 }
 
 /*
- * Merge a block or, if there's something in it that can't be merged, what's next to
- * that: try both halves unless they are of @min_order, i.e. have been tried before.
- * Poison stays, i.e. returns true if nothing is left that may be merged later.
+ * Merge a block.  If a folio in it can't be merged then try both halves of the block,
+ * unless they are of @min_order, i.e. have been tried before.  Returns true if nothing is
+ * left that may be merged later.  A folio with a failed page never may.
  */
 static bool guestmem_merge_blocks(struct address_space *mapping, pgoff_t index,
 				  unsigned int order, unsigned int min_order)
@@ -199,7 +200,10 @@ static bool guestmem_merge_blocks(struct address_space *mapping, pgoff_t index,
 	return merged;
 }
 
-/* What can't be merged is of no use to the caller unless it wants it @partly merged. */
+/*
+ * Merge a block, beginning with small blocks.  If one of these can't be merged then the
+ * rest is of no use to the caller, unless it wants the block @partly merged.
+ */
 static bool guestmem_merge(struct address_space *mapping, pgoff_t index,
 			   unsigned int order, bool partly)
 {
@@ -207,7 +211,7 @@ static bool guestmem_merge(struct address_space *mapping, pgoff_t index,
 	pgoff_t next = index, end = index + (1UL << order);
 	bool merged = true;
 
-	/* A unit is there as a whole. */
+	/* All pages of a unit are there. */
 	while (next < end) {
 		merged &= guestmem_merge_blocks(mapping, next, lower, partly ? 0 : lower);
 		if (!merged && !partly)
@@ -225,16 +229,16 @@ static bool guestmem_merge(struct address_space *mapping, pgoff_t index,
 }
 
 /**
- * guestmem_reshape_merge - have folios as large as possible
+ * guestmem_reshape_merge - merge the folios of a range as far as possible
  * @gh: the file's reservation
  * @mapping: the file
  * @start: the first page of the range
  * @end: the page after the last one
- * @lo: the first page of the range that may be merged, includes @start
- * @hi: the page after the last one, includes @end
+ * @lo: the first page of a range whose pages may be merged, at most @start
+ * @hi: the page after the last one, at least @end
  *
- * Context: may sleep.  The caller holds invalidate_lock for write, and nothing of
- *	[@lo, @hi) is mapped by user space.
+ * Context: may sleep.  The caller holds invalidate_lock for write, and user space maps
+ *	no page of [@lo, @hi).
  * Return: false if a folio that should be merged has a reference, or if there's no
  *	memory.  Such folios stay as they are, and all others are merged.  A folio with
  *	a poisoned page never should be merged.
@@ -255,7 +259,7 @@ bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *m
 
 		folio = filemap_get_folio(mapping, index);
 		if (IS_ERR(folio)) {
-			/* A unit is there as a whole, or it isn't there. */
+			/* All pages of a unit are there, or none is. */
 			index = round_down(index, 1UL << unit_order) + (1UL << unit_order);
 			cond_resched();
 			continue;
@@ -276,14 +280,14 @@ bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *m
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_merge);
 
 /**
- * guestmem_reshape_mark - find out which units have more struct pages than they need
+ * guestmem_reshape_mark - mark units that have more struct pages than they need
  * @gh: the file's reservation
  * @mapping: the file
  * @start: the first page of a range, at the start of a unit
  * @end: the page after the last one
  *
  * Context: may sleep.  The caller holds invalidate_lock for write.
- * Return: true if there are any, for guestmem_reshape_trim().
+ * Return: true if there are such units, for guestmem_reshape_trim().
  */
 bool guestmem_reshape_mark(struct guestmem_hugetlb *gh, struct address_space *mapping,
 			   pgoff_t start, pgoff_t end)
@@ -315,7 +319,7 @@ bool guestmem_reshape_mark(struct guestmem_hugetlb *gh, struct address_space *ma
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_mark);
 
 /**
- * guestmem_reshape_needs_trim - whether guestmem_reshape_trim() does anything
+ * guestmem_reshape_needs_trim - tell whether guestmem_reshape_trim() does anything
  * @gh: the file's reservation
  *
  * Return: false if units take as much memory when they are split as they do when
@@ -352,17 +356,17 @@ static bool guestmem_trim_unit(struct hstate *h, struct address_space *mapping,
 }
 
 /**
- * guestmem_reshape_trim - free the struct pages that only pieces needed
+ * guestmem_reshape_trim - free the struct pages that only pieces need
  * @gh: the file's reservation
  * @mapping: the file
  * @start: the first page of a range, at the start of a unit
  * @end: the page after the last one
  *
- * Does so for those units that guestmem_reshape_mark() has found, if they haven't been
- * split and merged since.
+ * Trims the units that guestmem_reshape_mark() has marked, if they haven't been split
+ * and merged since.
  *
  * Context: may sleep.  The caller holds invalidate_lock for write, and has called
- *	guestmem_reshape_barrier() in between.
+ *	guestmem_reshape_barrier() after guestmem_reshape_mark().
  * Return: false if a unit is in use.
  */
 bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *mapping,
@@ -384,7 +388,10 @@ bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *ma
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_trim);
 
-/* Make a hugetlb folio of a unit that is about to be removed from the file. */
+/*
+ * Make a hugetlb folio of a unit that is about to be removed from the file.  Returns
+ * false if that isn't possible.
+ */
 bool guestmem_merge_unit(struct address_space *mapping, pgoff_t index,
 			 unsigned int order)
 {

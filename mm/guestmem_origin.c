@@ -2,16 +2,16 @@
 /**
  * DOC: Origins
  *
- * A hugetlb folio that is split leaves an *origin* behind: what it takes to turn
- * its pages, the *pieces*, into a hugetlb folio again.
+ * A hugetlb folio that is split leaves an *origin* behind.  The origin has all that
+ * is needed to turn the pages of the folio, the *pieces*, into a hugetlb folio again.
  *
- * That is done by a merge, as long as all pieces are in the page cache, or when
- * the last piece is freed.  A piece that leaves the page cache may be in use for
- * as long as a user has a reference to it, e.g. for DMA.  Its page type,
- * PGTY_guestmem, tells the final folio_put(), which may come in any context and
- * when the file, the VM and KVM are gone, to call guestmem_free_folio() instead
- * of giving the piece to the buddy allocator.  The piece keeps type and contents
- * and waits, with a reference count of 0, until all of the unit is back.
+ * A merge does so while all pieces are in the page cache.  Otherwise a worker does so
+ * when the last piece is freed.  A piece that leaves the page cache may be in use for
+ * as long as a user has a reference to it, e.g. for DMA.  The final folio_put() may
+ * come in any context, and when the file, the VM and KVM are gone.  The page type of
+ * the piece, PGTY_guestmem, tells it to call guestmem_free_folio() instead of giving
+ * the piece to the buddy allocator.  The piece keeps its type and its contents, and
+ * waits with a reference count of 0 until all pages of the unit are back.
  */
 #define pr_fmt(fmt) "guestmem: " fmt
 
@@ -31,7 +31,7 @@
 /* All origins by pfn, each as one entry of the unit's order.  Read under RCU. */
 static DEFINE_XARRAY(guestmem_origins);
 
-/* All origins, under hugetlb_lock. */
+/* The origins of all units that are split, under hugetlb_lock. */
 static LIST_HEAD(guestmem_origin_list);
 
 static int guestmem_origin_store(struct guestmem_origin *origin, void *entry)
@@ -48,12 +48,12 @@ static int guestmem_origin_store(struct guestmem_origin *origin, void *entry)
 }
 
 /**
- * guestmem_origin_alloc - allocate what splitting a unit takes
- * @h: where it comes from
- * @pfn: its first pfn
+ * guestmem_origin_alloc - allocate the origin of a unit that is about to be split
+ * @h: the hstate that the unit comes from
+ * @pfn: the unit's first pfn
  *
  * Context: may sleep.
- * Return: the origin, which is in the table already, or NULL.
+ * Return: the origin, which is in the table already, or NULL if there's no memory.
  */
 struct guestmem_origin *guestmem_origin_alloc(struct hstate *h, unsigned long pfn)
 {
@@ -76,8 +76,8 @@ struct guestmem_origin *guestmem_origin_alloc(struct hstate *h, unsigned long pf
 }
 
 /**
- * guestmem_origin_free - free what isn't needed anymore, or not after all
- * @origin: the origin
+ * guestmem_origin_free - remove an origin from the table and free it
+ * @origin: the origin of a unit that is whole again, or that wasn't split after all
  *
  * Context: may sleep.
  */
@@ -85,7 +85,7 @@ void guestmem_origin_free(struct guestmem_origin *origin)
 {
 	VM_WARN_ON_ONCE(!list_empty(&origin->list));
 
-	/* Takes no memory. */
+	/* Storing NULL takes no memory. */
 	guestmem_origin_store(origin, NULL);
 	kfree_rcu(origin, rcu);
 }
@@ -94,9 +94,9 @@ void guestmem_origin_free(struct guestmem_origin *origin)
  * guestmem_origin_find - look up the origin of a piece
  * @pfn: any pfn of a unit that is split
  *
- * Context: any.  The caller keeps the piece from coming back, e.g. because it is
- *	part of the page cache, or has not come back yet.
- * Return: the origin, NULL if it isn't a piece.
+ * Context: any.  The caller makes sure that the piece doesn't come back meanwhile, e.g.
+ *	because it is part of the page cache, or still in use.
+ * Return: the origin, or NULL if the page isn't part of a piece.
  */
 struct guestmem_origin *guestmem_origin_find(unsigned long pfn)
 {
@@ -104,11 +104,11 @@ struct guestmem_origin *guestmem_origin_find(unsigned long pfn)
 }
 
 /**
- * guestmem_origin_next - find an origin
- * @pfn: where to begin to look, and where it has been found
+ * guestmem_origin_next - find the next origin
+ * @pfn: where to begin to look; set to where the origin was found
  *
- * Context: any.  The origin may be on its way out.
- * Return: an origin, or NULL if there are no more.
+ * Context: any.  The origin may be about to be freed.
+ * Return: the origin, or NULL if there are no more.
  */
 struct guestmem_origin *guestmem_origin_next(unsigned long *pfn)
 {
@@ -116,13 +116,13 @@ struct guestmem_origin *guestmem_origin_next(unsigned long *pfn)
 }
 
 /**
- * guestmem_find_poison - look for a page that has failed
+ * guestmem_find_poison - find a page that has failed
  * @poison: list of struct raw_hwp_page, of a hugetlb folio or of an origin
  * @pfn: the first page of a range
  * @nr_pages: number of pages
  *
- * Context: any.  The caller keeps the list from being moved.
- * Return: a page of the range, or NULL.
+ * Context: any.  The caller keeps the list from being moved to another owner.
+ * Return: a page of the range that has failed, or NULL.
  */
 struct page *guestmem_find_poison(struct llist_head *poison, unsigned long pfn,
 				  unsigned long nr_pages)
@@ -137,20 +137,20 @@ struct page *guestmem_find_poison(struct llist_head *poison, unsigned long pfn,
 	return NULL;
 }
 
-/* The list of failed pages was lost, i.e. each page of the unit may be one. */
+/* Tell whether the list of failed pages was lost, i.e. each page of the unit may be one. */
 static bool guestmem_is_unreliable(const struct guestmem_origin *origin)
 {
 	return test_bit(HPG_raw_hwp_unreliable, &origin->hpg_flags);
 }
 
 /**
- * guestmem_origin_is_poisoned - whether memory has failed in a part of a split unit
+ * guestmem_origin_is_poisoned - tell whether a part of a split unit has a failed page
  * @origin: the origin
  * @pfn: the first page
- * @nr_pages: how many
+ * @nr_pages: number of pages
  *
  * Context: any.  The answer is stable as long as all folios of the range are frozen.
- * Return: true if there is a page that has failed.
+ * Return: true if a page has failed, or if that isn't known.
  */
 bool guestmem_origin_is_poisoned(struct guestmem_origin *origin, unsigned long pfn,
 				 unsigned long nr_pages)
@@ -163,12 +163,12 @@ bool guestmem_origin_is_poisoned(struct guestmem_origin *origin, unsigned long p
  * guestmem_origin_mark_poison - set PG_hwpoison of folios that have failed pages
  * @origin: the origin
  * @pfn: the first page of the range that has the folios
- * @nr_pages: how many
+ * @nr_pages: number of pages in the range
  *
- * As for hugetlb folios, the flag of a large piece says that there is a poisoned page,
- * and the list says which.
+ * As for hugetlb folios, the flag of a large piece says that the piece has a failed page,
+ * and the list says which page that is.
  *
- * Context: any.  The folios are frozen.
+ * Context: may sleep.  The folios are frozen.
  */
 void guestmem_origin_mark_poison(struct guestmem_origin *origin, unsigned long pfn,
 				 unsigned long nr_pages)
@@ -191,13 +191,13 @@ void guestmem_origin_mark_poison(struct guestmem_origin *origin, unsigned long p
 }
 
 /**
- * guestmem_origin_take - move what a hugetlb folio knows to its origin
+ * guestmem_origin_take - move the metadata of a hugetlb folio to its origin
  * @origin: the origin
  * @folio: the folio, with a reference count of 0 and struct pages of its own
  *
- * From here on it is no hugetlb folio anymore.
+ * Afterwards the folio isn't a hugetlb folio anymore.
  *
- * Context: any that interrupts can be enabled in.
+ * Context: any in which interrupts can be enabled.
  */
 void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio)
 {
@@ -212,7 +212,7 @@ void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio)
 	folio->memcg_data = 0;
 #endif
 
-	/* The pieces are going to be marked one by one. */
+	/* guestmem_origin_mark_poison() is going to mark the pieces one by one. */
 	origin->poison.first = __llist_del_all(raw_hwp_list_head(folio));
 	folio_clear_hwpoison(folio);
 
@@ -242,11 +242,11 @@ static void __guestmem_origin_give(struct guestmem_origin *origin, struct folio 
 }
 
 /**
- * guestmem_origin_give - turn a folio into the hugetlb folio that it once was
- * @origin: the origin, to be freed by the caller
- * @folio: a folio as large as that, with a reference count of 0 and without poison
+ * guestmem_origin_give - turn a folio into the hugetlb folio that it was before
+ * @origin: the origin, which the caller has to free
+ * @folio: a folio as large as the unit, with a reference count of 0 and without poison
  *
- * Context: any that interrupts can be enabled in.
+ * Context: any in which interrupts can be enabled.
  */
 void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
 {
@@ -257,12 +257,13 @@ void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
 }
 
 /**
- * guestmem_optimize_folio - free struct pages of a hugetlb folio
- * @h: where it comes from
+ * guestmem_optimize_folio - free the struct pages that a hugetlb folio doesn't need
+ * @h: the hstate that the folio comes from
  * @folio: the folio, with a reference count of 0
  *
- * The first of its struct pages is copied, and must not change meanwhile.  Hence take
- * it off the list, others would write to it when they add or remove what is next to it.
+ * The folio's first struct page is copied, and must not change meanwhile.  The folio is
+ * taken off the list because a task that adds or removes its neighbour in the list would
+ * write to that struct page.
  *
  * Context: may sleep.
  */
@@ -281,11 +282,11 @@ void guestmem_optimize_folio(struct hstate *h, struct folio *folio)
 
 #ifdef CONFIG_CGROUP_HUGETLB
 /**
- * guestmem_move_cgroup - a hugetlb cgroup goes offline, find its charges
- * @h: huge pages of which size
- * @h_cg: the cgroup
+ * guestmem_move_cgroup - move the charges for split units of a hugetlb cgroup
+ * @h: the hstate of the units
+ * @h_cg: the cgroup, which goes offline
  *
- * Units that are split aren't on any of hugetlb's own lists.
+ * hugetlb can't find split units, as these aren't on any of its own lists.
  *
  * Context: hugetlb_lock held.
  */
@@ -305,12 +306,12 @@ void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
 
 #ifdef CONFIG_MEMORY_FAILURE
 /**
- * struct guestmem_lost - a huge page with poison that the pool is going to lose
+ * struct guestmem_lost - a huge page with failed pages that the pool is going to lose
  * @list: entry of guestmem_lost_list
  * @folio: the huge page, which has a reference until it is freed
  * @pages: the pages that have failed
- * @nr_pages: how many
- * @unmapped: they were taken out of the direct map, see set_mce_nospec()
+ * @nr_pages: number of @pages
+ * @unmapped: pages were taken out of the direct map, see set_mce_nospec()
  */
 struct guestmem_lost {
 	struct list_head list;
@@ -326,13 +327,17 @@ static void guestmem_lost_workfn(struct work_struct *work);
 static DECLARE_DELAYED_WORK(guestmem_lost_work, guestmem_lost_workfn);
 
 /*
- * How long a huge page waits: for memory for its struct pages, for the last reference,
- * and first of all for the callers of memory_failure(), which take a page out of the
- * direct map when memory_failure() has returned.
+ * How long the worker waits before it tries to free a huge page, and tries again.  The
+ * callers of memory_failure() need the first delay: they take a page out of the direct map
+ * when memory_failure() has returned.  Later ones are for memory for the struct pages, and
+ * for the last reference.
  */
 #define GUESTMEM_LOST_DELAY	(HZ / 10 + 1)
 
-/* Keep the failed pages of a frozen folio in mind, hugetlb forgets them. */
+/*
+ * Make a copy of the failed pages of a frozen folio, as hugetlb forgets them.  Returns
+ * false if there's no memory.
+ */
 static bool guestmem_note_poison(struct guestmem_lost *lost)
 {
 	struct llist_head *poison = raw_hwp_list_head(lost->folio);
@@ -354,7 +359,7 @@ static bool guestmem_note_poison(struct guestmem_lost *lost)
 	return true;
 }
 
-/* The page allocator may write to all that is freed. */
+/* Map the failed pages again, as the page allocator may write to all pages that are freed. */
 static void guestmem_map_poison(struct guestmem_lost *lost)
 {
 	unsigned int i;
@@ -364,9 +369,10 @@ static void guestmem_map_poison(struct guestmem_lost *lost)
 }
 
 /*
- * Free a huge page to the buddy lists: free_huge_folio() doesn't return a unit of guest
- * memory to the pool.  All that may lack memory comes first.  memory_failure() waits as
- * long as the folio is frozen, and then finds a page that is free.
+ * Free a huge page to the buddy lists.  Returns false if there is another reference, or if
+ * memory is short: all steps that need memory come first.  free_huge_folio() doesn't return
+ * the page to the pool, as it is still marked as a unit.  memory_failure() waits as long as
+ * the folio is frozen, and then finds a free page.
  */
 static bool guestmem_free_lost(struct guestmem_lost *lost)
 {
@@ -386,7 +392,7 @@ static bool guestmem_free_lost(struct guestmem_lost *lost)
 	return true;
 }
 
-/* Take the pages that have failed off the buddy lists. */
+/* Take the failed pages off the buddy lists. */
 static void guestmem_take_poison(struct guestmem_lost *lost)
 {
 	struct page *page;
@@ -407,8 +413,8 @@ static void guestmem_take_poison(struct guestmem_lost *lost)
 }
 
 /*
- * Take a huge page out of the pool, and those of its pages that have failed off the
- * buddy lists.  Returns false if that isn't possible yet.
+ * Take a huge page out of the pool, and take its failed pages off the buddy lists.
+ * Returns false if that isn't possible yet.
  */
 static bool guestmem_try_lose(struct guestmem_lost *lost)
 {
@@ -419,9 +425,9 @@ static bool guestmem_try_lose(struct guestmem_lost *lost)
 		return false;
 
 	/*
-	 * Pages go to the buddy lists right away, and not to those of a CPU.  Before the
-	 * folio is frozen: memory offlining holds the same lock, and waits for folios
-	 * that are frozen.
+	 * Have pages freed to the buddy lists right away, and not to the lists of a CPU.
+	 * This comes before the folio is frozen: memory offlining holds the same lock, and
+	 * waits for frozen folios.
 	 */
 	zone_pcp_disable(zone);
 	done = guestmem_free_lost(lost);
@@ -463,13 +469,14 @@ static void guestmem_lost_workfn(struct work_struct *work)
 }
 
 /**
- * guestmem_lose_folio - take a huge page with poison out of the pool
+ * guestmem_lose_folio - take a huge page with failed pages out of the pool
  * @folio: the hugetlb folio, not part of a file, without a subpool, and still marked as
- *	a unit, i.e. the failed pages don't change without memory_failure()'s reference
+ *	a unit, i.e. memory_failure() has a reference while it adds a failed page
  *
  * Consumes the caller's reference.  A worker frees the huge page to the buddy lists and
- * takes the pages that have failed off these, i.e. the number of huge pages falls by one.
- * If that's impossible for good then the huge page stays in use, for ever.
+ * takes the failed pages off these lists, i.e. the number of huge pages falls by one.
+ * The huge page stays in use for ever if it isn't known which pages have failed, or if it
+ * is a gigantic page that can't be freed at run time.
  *
  * Context: may sleep.
  */
@@ -498,8 +505,8 @@ void guestmem_lose_folio(struct folio *folio)
 #endif
 
 /*
- * All pages are back, without references: free the huge page.  It has more struct pages
- * than a huge page needs, which does no harm to its next user.
+ * Free the huge page of a unit whose pages are all back, without references.  The huge
+ * page has more struct pages than it needs, which does no harm to its next user.
  */
 static void guestmem_free_unit(struct guestmem_origin *origin)
 {
@@ -509,7 +516,7 @@ static void guestmem_free_unit(struct guestmem_origin *origin)
 
 	guestmem_join_pages(&folio->page, huge_page_order(origin->h));
 
-	/* From here on memory_failure() has another look at what the page is. */
+	/* Once the folio is a hugetlb folio, memory_failure() looks again at what the page is. */
 	spin_lock_irq(&hugetlb_lock);
 	__guestmem_origin_give(origin, folio);
 	poisoned = guestmem_origin_is_poisoned(origin, origin->pfn,
@@ -532,7 +539,7 @@ static void guestmem_free_unit(struct guestmem_origin *origin)
 	}
 
 	guestmem_origin_free(origin);
-	/* Unless it has been done when the unit left the file. */
+	/* If there is no subpool, this was done when the unit left the file. */
 	if (spool)
 		guestmem_replace_unit(spool);
 	folio_ref_unfreeze(folio, 1);
@@ -557,11 +564,10 @@ static void guestmem_late_workfn(struct work_struct *work)
 }
 
 /**
- * guestmem_late_alloc - prepare for units that leave a file in pieces
+ * guestmem_late_alloc - allocate a struct guestmem_late for a file
  *
  * Context: may sleep.
- * Return: what guestmem_late_add() needs, to be released with guestmem_late_put(), or
- *	NULL.
+ * Return: the struct, which the caller releases with guestmem_late_put(), or NULL.
  */
 struct guestmem_late *guestmem_late_alloc(void)
 {
@@ -578,8 +584,8 @@ struct guestmem_late *guestmem_late_alloc(void)
 }
 
 /**
- * guestmem_late_put - drop a reference to a file's units that have left it in pieces
- * @late: the units
+ * guestmem_late_put - drop a reference to the late units of a file
+ * @late: the late units
  *
  * Context: any but NMI.
  */
@@ -590,10 +596,10 @@ void guestmem_late_put(struct guestmem_late *late)
 }
 
 /**
- * guestmem_late_add - a unit is about to leave its file in pieces
- * @late: the file's units that have done so
- * @origin: what the unit was, with all of its pieces in the page cache
- * @held: count it until all pieces are back
+ * guestmem_late_add - add a unit that is about to leave its file in pieces
+ * @late: the file's late units
+ * @origin: the origin of the unit, which has all of its pieces in the page cache
+ * @held: count the unit in @late->nr_held until all pieces are back
  *
  * Context: any.
  */
@@ -608,11 +614,11 @@ void guestmem_late_add(struct guestmem_late *late, struct guestmem_origin *origi
 }
 
 /**
- * guestmem_late_sync - wait until units that are complete are in the pool
- * @late: units of one file that have left it in pieces
+ * guestmem_late_sync - wait until units whose pieces are all back are in the pool
+ * @late: the late units of one file
  *
- * Returns early if the task is killed, unless it is exiting.  Doesn't wait for units
- * that others have a reference to a piece of, nor for those of other files.
+ * Returns early if the task is killed, unless it is exiting.  Doesn't wait for a unit
+ * as long as a piece of it has a reference, nor for units of other files.
  *
  * Context: may sleep.
  */
@@ -625,7 +631,7 @@ void guestmem_late_sync(struct guestmem_late *late)
 }
 
 /**
- * guestmem_free_folio - a piece that isn't in the page cache is back
+ * guestmem_free_folio - take back a piece that isn't in the page cache
  * @folio: the piece, of type PGTY_guestmem and with a reference count of 0
  *
  * Context: any but NMI.
@@ -636,22 +642,22 @@ void guestmem_free_folio(struct folio *folio)
 	struct guestmem_origin *origin;
 	struct guestmem_late *late;
 
-	/* Can't go away before this piece is back. */
+	/* The origin can't go away before this piece is back. */
 	origin = xa_load(&guestmem_origins, folio_pfn(folio));
 	if (WARN_ON_ONCE(!origin))
 		return;
 
-	/* The last one to be back sees what the others have done to their pages. */
+	/* The last caller sees what all others have done to their pages. */
 	if (!atomic_long_sub_and_test(nr_pages, &origin->nr_out))
 		return;
 
-	/* From here on it's worth waiting for the unit. */
+	/* From here on guestmem_late_sync() waits for the unit. */
 	late = origin->late;
 	atomic_long_inc(&late->nr_back);
 	if (origin->held)
 		atomic_long_dec(&late->nr_held);
 
-	/* The worker may be faster than what follows, and frees the origin. */
+	/* The worker may free the origin, and put late, before the work is queued. */
 	refcount_inc(&late->refs);
 	llist_add(&origin->free_node, &late->list);
 	if (!queue_work(system_dfl_wq, &late->work))

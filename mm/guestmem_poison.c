@@ -5,17 +5,17 @@
  * A memory failure costs the page that has failed, and no other.
  *
  * The failed pages of a unit are kept in a list, as a tail of a unit may have no struct
- * page of its own that could be written to: in the hugetlb folio's list of raw error
- * pages as long as the unit is whole, in the origin's while it is split.  PG_hwpoison of
- * a large folio says that the list has a page of it, and PG_hwpoison of a folio of one
- * page that it is the one.
+ * page of its own that could be written to.  The list is that of the hugetlb folio's raw
+ * error pages while the unit is whole, and the origin's list while the unit is split.
+ * PG_hwpoison of a large folio says that the list has a page of this folio, and
+ * PG_hwpoison of a folio of one page says that this page has failed.
  *
- * memory_failure() adds to the list while it has a reference to the folio, and the folio
- * lock, i.e. neither list nor flag change in a folio that is frozen.  So it waits for a
- * reshape to come to its end, which no reshape waits for in turn.  It keeps no reference:
- * a failed page isn't used again, because nothing maps a folio with poison before
- * guestmem_isolate_poison() has split it around the failed pages, and a merge leaves
- * these alone.  The unit leaves the pool when it leaves the file.
+ * memory_failure() adds to the list while it has a reference to the folio and holds the
+ * folio lock, i.e. neither list nor flag change in a folio that is frozen.  So it waits
+ * until a reshape is finished, and no reshape waits for it in turn.  memory_failure()
+ * keeps no reference, as a failed page isn't used again: a folio with poison isn't mapped
+ * before guestmem_isolate_poison() has split it around the failed pages, and a merge
+ * leaves these alone.  The unit leaves the pool when it leaves the file.
  */
 #include <linux/err.h>
 #include <linux/hugetlb.h>
@@ -26,7 +26,7 @@
 #include "internal.h"
 
 /**
- * guestmem_is_unit - whether a page is part of a unit of guest memory
+ * guestmem_is_unit - tell whether a page is part of a unit of guest memory
  * @page: the page
  *
  * The unit may be whole, split, or on its way from one to the other.
@@ -46,12 +46,12 @@ bool guestmem_is_unit(struct page *page)
 	if (folio_test_hugetlb(folio) && folio_test_hugetlb_guestmem(folio))
 		return true;
 
-	/* It may have been split since the first look. */
+	/* The unit may have been split since the first look. */
 	return guestmem_origin_find(page_to_pfn(page));
 }
 
 /**
- * guestmem_page_is_poisoned - whether memory has failed
+ * guestmem_page_is_poisoned - tell whether a page has failed
  * @folio: the folio that has the page
  * @index: index of the page in the file
  *
@@ -76,7 +76,7 @@ bool guestmem_page_is_poisoned(struct folio *folio, pgoff_t index)
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_page_is_poisoned);
 
-/* Where the failed pages of a folio are kept. */
+/* Get the list that has the failed pages of a folio. */
 static struct llist_head *guestmem_poison_list(struct folio *folio)
 {
 	if (folio_test_hugetlb(folio))
@@ -86,7 +86,7 @@ static struct llist_head *guestmem_poison_list(struct folio *folio)
 }
 
 /**
- * guestmem_next_poison - the failed pages of a folio, one by one
+ * guestmem_next_poison - find the next failed page of a folio
  * @folio: the folio
  * @index: where to begin, an index in the file
  *
@@ -105,7 +105,7 @@ pgoff_t guestmem_next_poison(struct folio *folio, pgoff_t index)
 	if (guestmem_page_is_poisoned(folio, index))
 		return index;
 
-	/* It isn't a folio of one page, and it's known which ones have failed. */
+	/* From here on the folio is large, and it's known which pages have failed. */
 	if (!folio_test_large(folio))
 		return ULONG_MAX;
 
@@ -123,10 +123,10 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_next_poison);
  * guestmem_isolate_poison - split a folio around its poisoned pages
  * @mapping: the file
  * @index: any page of the folio
- * @err_index: where it failed, the first page of a folio
+ * @err_index: if it fails, set to the first page of the folio that it failed at
  *
- * Of the folio at @index only the largest piece remains that has the page and isn't
- * poisoned.  Others may yet have to be split.
+ * Afterwards, the folio at @index is the largest piece that contains @index and has no
+ * failed page.  Other pieces may yet have to be split.
  *
  * Context: may sleep.  The caller holds invalidate_lock for write.
  * Return: 0, or an error, see guestmem_reshape_prepare().
@@ -154,7 +154,7 @@ int guestmem_isolate_poison(struct address_space *mapping, pgoff_t index,
 
 		page = guestmem_find_poison(guestmem_poison_list(folio), folio_pfn(folio),
 					    folio_nr_pages(folio));
-		/* Which pages have failed has been lost. */
+		/* The list of failed pages has been lost. */
 		if (!page)
 			return -EHWPOISON;
 
@@ -174,12 +174,13 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_isolate_poison);
  * guestmem_test_set_hwpoison - poison a page that isn't part of a hugetlb folio
  * @page: the page
  *
- * The page may have become part of one, or of a unit, since memory_failure() looked.  Poison
- * of these is kept elsewhere, and if it's a tail it may not even be writable.
+ * The page may have become part of a hugetlb folio, or of a unit, since memory_failure()
+ * looked.  Poison of these is kept elsewhere, and the struct page of a tail may not even
+ * be writable.
  *
- * Context: any that interrupts can be enabled in.
+ * Context: any in which interrupts can be enabled.
  * Return: 1 if the page has been poisoned before, 0 if not.
- *	-EAGAIN: it's part of a hugetlb folio, or of a unit.
+ *	-EAGAIN: the page is part of a hugetlb folio, or of a unit.
  */
 int guestmem_test_set_hwpoison(struct page *page)
 {
@@ -192,8 +193,9 @@ int guestmem_test_set_hwpoison(struct page *page)
 }
 
 /*
- * Poison a page that has left its file, and that has no reference anymore: its unit waits
- * for the other pages.  Returns -EAGAIN if the page is none of that.
+ * Poison a page that has left its file and has no reference anymore, while its unit waits
+ * for the other pages.  Returns 0, -EHWPOISON if the page has been poisoned before, or
+ * -EAGAIN if it isn't such a page.
  */
 static int guestmem_poison_returned(struct page *page, struct raw_hwp_page *raw_hwp)
 {
@@ -202,7 +204,7 @@ static int guestmem_poison_returned(struct page *page, struct raw_hwp_page *raw_
 
 	lockdep_assert_held(&hugetlb_lock);
 
-	/* Not yet, or no longer, if the origin isn't in the list. */
+	/* If the origin isn't in the list, the unit isn't split yet, or no longer. */
 	if (!origin || list_empty(&origin->list) || !folio_test_guestmem(folio) ||
 	    folio_ref_count(folio))
 		return -EAGAIN;
@@ -221,8 +223,8 @@ static int guestmem_poison_returned(struct page *page, struct raw_hwp_page *raw_
  *
  * Context: may sleep, for as long as the folio is being split or merged.
  * Return: the folio, with a reference, for guestmem_poison_page().
- *	NULL: the page isn't in use, and is on its way back to the pool.  It has been
- *	poisoned, and @raw_hwp is in use.
+ *	NULL: the page isn't in use, and is on its way back to the pool.  The page has
+ *	been poisoned, and @raw_hwp is in use.
  *	-EHWPOISON: as above, but the page has been poisoned before.
  *	-ENOENT: the page isn't part of a unit anymore.
  */
@@ -258,7 +260,7 @@ struct folio *guestmem_get_folio(struct page *page, struct raw_hwp_page *raw_hwp
  * @folio: the folio that has the page
  * @raw_hwp: the page, in an entry for the list of failed pages
  *
- * Context: any that interrupts can be enabled in.  The caller has a reference to the
+ * Context: any in which interrupts can be enabled.  The caller has a reference to the
  *	folio, and has locked it.
  * Return: 0, and @raw_hwp is in use.
  *	-EHWPOISON: the page has been poisoned before.

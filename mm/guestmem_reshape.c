@@ -2,29 +2,30 @@
 /**
  * DOC: Reshape
  *
- * Splitting folios of a file where they must not be one anymore, and merging
- * them where they may be one again::
+ * A reshape splits folios of a file where pages must not be one folio anymore, and
+ * merges folios where pages may be one folio again::
  *
  *   |                        2M                       |   one hugetlb folio
  *   |          1M           |   512K    | .. |4K|4K|..|   a page, and what's left
  *
- * A folio is split at *cuts*, i.e. indexes that must be the start of a folio.
- * What is left of it are the largest naturally aligned blocks, the *pieces*,
- * between these.  Pieces are ordinary folios of the page cache, and they are
- * kept away from reclaim and accounting: they aren't on the LRU, and they don't
- * count as page cache.
+ * A folio is split at *cuts*, i.e. indexes that must be the start of a folio.  The
+ * folio becomes the largest naturally aligned blocks that fit between the cuts, the
+ * *pieces*.  Pieces are ordinary folios of the page cache, but they are kept away
+ * from reclaim and accounting: they aren't on the LRU, and they don't count as page
+ * cache.
  *
- * Both ways, no other task may know the folios while their struct pages change:
+ * No other task may know the folios while their struct pages change.  A split and a
+ * merge both
  *
- *  - Replace them in the page cache by a value, which stands for "nothing there"
- *    and makes lookups return at once, and which can be replaced by folios
- *    without allocating memory.
- *  - Freeze the reference count, i.e. have what looks up struct pages by pfn
- *    see a free page.
- *  - Change the struct pages.  Takes as long as it takes.
- *  - Put the new folios into the page cache and unfreeze them.
+ *  - replace the folios in the page cache by a value, the placeholder.  Lookups take
+ *    it for "nothing there" and return at once, and folios can replace it without
+ *    allocating memory;
+ *  - freeze the reference counts, so that code that looks up struct pages by pfn
+ *    sees free pages;
+ *  - change the struct pages, no matter how long that takes;
+ *  - put the new folios into the page cache and unfreeze them.
  *
- * No task misses what isn't in the page cache for a moment: the caller holds
+ * No task misses a folio that isn't in the page cache for a moment: the caller holds
  * invalidate_lock for write.
  */
 #include <linux/delay.h>
@@ -37,19 +38,19 @@
 #include "hugetlb_vmemmap.h"
 #include "internal.h"
 
-/* A task that has a reference for a moment drops it within a few milliseconds. */
+/* How long to wait: a short-lived reference is dropped within a few milliseconds. */
 #define GUESTMEM_MAX_TRIES	64
 #define GUESTMEM_BUSY_TRIES	16
 #define GUESTMEM_SLEEP_MIN_US	20
 #define GUESTMEM_SLEEP_MAX_US	100
 
-/* What's in the page cache for @index, one level of nodes below @order. */
+/* Get the order of page cache entries one level of nodes below an entry of @order. */
 static unsigned int guestmem_lower_order(unsigned int order)
 {
 	return order ? rounddown(order - 1, XA_CHUNK_SHIFT) : 0;
 }
 
-/* Struct pages 1 to 3 of a large folio have been used for other things. */
+/* Reset struct pages 1 to 3, which a large folio uses for other things. */
 static void guestmem_scrub_overlays(struct page *page, unsigned int order)
 {
 	unsigned int i;
@@ -67,7 +68,7 @@ static void guestmem_scrub_overlays(struct page *page, unsigned int order)
 	}
 }
 
-/* A folio that isn't one anymore: leave nothing but zone and node. */
+/* Reset the head of a folio that isn't one anymore: leave nothing but zone and node. */
 void guestmem_scrub_head(struct folio *folio)
 {
 	unsigned int order = folio_order(folio);
@@ -93,7 +94,7 @@ static void guestmem_set_tails(struct page *page, struct page *end, unsigned lon
 		WRITE_ONCE(page->compound_info, info);
 }
 
-/* Make a folio of pages without references.  The reference count stays 0. */
+/* Make a folio of pages that have no references.  Its reference count stays 0. */
 void guestmem_prep_folio(struct page *page, unsigned int order)
 {
 	struct folio *folio = (struct folio *)page;
@@ -105,7 +106,7 @@ void guestmem_prep_folio(struct page *page, unsigned int order)
 		return;
 
 	__folio_set_head(folio);
-	/* All tails have the same, and there are a lot of them. */
+	/* All tails have the same compound_info, and there are a lot of them. */
 	set_compound_head(page + 1, page, order);
 	info = page[1].compound_info;
 	for (i = 1; i < nr_pages; i = end) {
@@ -127,7 +128,7 @@ static void guestmem_prep_piece(struct page *page, unsigned int order,
 	__folio_mark_uptodate(folio);
 }
 
-/* What is between two cuts, or what the caller of guestmem_add_split() wants. */
+/* A layout of pieces: given by two cuts, or by the caller of guestmem_add_split(). */
 struct guestmem_pieces {
 	struct address_space *mapping;
 	guestmem_wanted_fn wanted;
@@ -154,14 +155,14 @@ static unsigned int guestmem_piece_order(struct guestmem_pieces *p, pgoff_t inde
 	return guestmem_block_order(index, start, end, p->order);
 }
 
-/* Turn a folio with a reference count of 0 and struct pages of its own to pieces. */
+/* Turn a folio with a reference count of 0 and struct pages of its own into pieces. */
 static void guestmem_break_pages(struct page *page, struct guestmem_pieces *p)
 {
 	unsigned long nr_pages = 1UL << p->order, i;
 	unsigned long lock;
 	unsigned int order;
 
-	/* A task may be waiting for the lock, which the first piece inherits. */
+	/* The first piece inherits the folio lock, which a task may be waiting for. */
 	lock = page->flags.f & (BIT(PG_locked) | BIT(PG_waiters));
 	guestmem_scrub_head((struct folio *)page);
 	page->flags.f |= lock;
@@ -174,8 +175,8 @@ static void guestmem_break_pages(struct page *page, struct guestmem_pieces *p)
 }
 
 /*
- * Put pieces into the page cache in place of placeholders, which are small enough,
- * i.e. that doesn't take memory.
+ * Put pieces into the page cache in place of placeholders.  The placeholders are small
+ * enough already, so no memory is needed.
  */
 static void guestmem_store_pieces(struct page *page, struct guestmem_pieces *p)
 {
@@ -205,16 +206,16 @@ static void guestmem_store_pieces(struct page *page, struct guestmem_pieces *p)
 }
 
 /*
- * What it takes to make room for pieces: a placeholder of the folio's order is
- * split, one level of nodes after the other, where there is a cut.  Splitting
- * into more than one level isn't supported by xas_split().
+ * A step that makes room for pieces.  A placeholder of the folio's order is split where
+ * there is a cut, one level of nodes after the other: xas_split() doesn't support more
+ * than one level.
  */
 struct guestmem_stage {
 	struct xa_state xas;
 	unsigned int order;
 };
 
-/* Two cuts, and the xarray's levels below what's a hugetlb page on any architecture. */
+/* Two cuts, and the xarray's levels below a hugetlb page of any architecture. */
 #define GUESTMEM_MAX_STAGES	(2 * DIV_ROUND_UP(MAX_FOLIO_ORDER, XA_CHUNK_SHIFT))
 
 struct guestmem_split_state {
@@ -266,7 +267,7 @@ static int guestmem_alloc_stages(struct guestmem_split_state *s,
 			if (block < p->index || !guestmem_is_cut(p->cuts[i], block, order))
 				break;
 
-			/* The other cut has split this one already. */
+			/* A stage of the other cut splits this block already. */
 			if (i && guestmem_is_cut(p->cuts[0], block, order))
 				continue;
 
@@ -297,8 +298,9 @@ static void guestmem_detach(struct folio *folio, struct guestmem_split_state *s)
 }
 
 /*
- * Replace placeholders by a frozen folio, which frees what is below, and takes
- * nothing: what the folio needs has been there when it was detached.
+ * Replace placeholders by a frozen folio, and unfreeze it with @nr_refs references.  This
+ * frees the nodes below, and takes no memory: the nodes that the folio needs have been
+ * there when it was detached.
  */
 void guestmem_attach(struct folio *folio, struct address_space *mapping, int nr_refs)
 {
@@ -328,8 +330,8 @@ static bool __guestmem_try_detach(struct folio *folio, struct guestmem_split_sta
 }
 
 /*
- * Take a folio out of the page cache that is going to return as it is.  The caller
- * has a reference.
+ * Take a folio out of the page cache, and freeze it.  The folio is going to return as it
+ * is.  The caller has a reference.  Returns false if there are other references.
  */
 bool guestmem_try_detach(struct folio *folio)
 {
@@ -339,11 +341,11 @@ bool guestmem_try_detach(struct folio *folio)
 }
 
 /**
- * guestmem_wait_for_reference - wait a moment for others to drop a reference
+ * guestmem_wait_for_reference - wait a moment for other users to drop a reference
  * @tries: how often the caller has waited already
  *
  * Context: may sleep, for a few milliseconds all in all.
- * Return: false if that's enough.
+ * Return: false if the caller has waited long enough.
  */
 bool guestmem_wait_for_reference(int tries)
 {
@@ -410,7 +412,7 @@ static int guestmem_prepare_folio(struct guestmem_split *split,
 	if (r)
 		goto err_origin;
 
-	/* From here on no other task can find the folio.  The nodes are in use. */
+	/* From here on no other task can find the folio.  The stages' nodes are in use. */
 	if (split->origin) {
 		split->origin->optimized = folio_test_hugetlb_vmemmap_optimized(folio);
 		r = hugetlb_vmemmap_restore_folio(split->origin->h, folio);
@@ -437,7 +439,7 @@ static void guestmem_abort_folio(struct guestmem_split *split,
 {
 	struct folio *folio = split->folio;
 
-	/* No need to wait, tails were tails all the time.  See guestmem_reshape_trim(). */
+	/* Tails were tails all the time: no need for guestmem_reshape_barrier(). */
 	if (split->origin && split->origin->optimized)
 		guestmem_optimize_folio(split->origin->h, folio);
 
@@ -468,27 +470,27 @@ static void guestmem_commit_folio(struct guestmem_split *split,
 	guestmem_origin_mark_poison(guestmem_origin_find(pfn), pfn, 1UL << p.order);
 	guestmem_store_pieces(&folio->page, &p);
 
-	/* That's the first piece by now. */
+	/* The folio is the first piece by now. */
 	folio_unlock(folio);
 }
 
 /**
- * guestmem_reshape_prepare - prepare to split what crosses the ends of a range
- * @r: what has been prepared
+ * guestmem_reshape_prepare - prepare to split folios that cross the ends of a range
+ * @r: set to the folios that have been prepared
  * @mapping: the file
  * @start: the first page of the range
  * @end: the page after the last one
- * @err_index: where it failed, the first page of a folio
+ * @err_index: if it fails, set to the first page of the folio that it failed at
  *
- * Afterwards, no other task can find the folios at @start and @end, and
- * either guestmem_reshape_commit() or guestmem_reshape_abort() has to follow.
+ * Afterwards, no other task can find these folios, and the caller has to call
+ * either guestmem_reshape_commit() or guestmem_reshape_abort().
  *
  * Context: may sleep, for a few milliseconds if a folio is in use.
  *	The caller holds invalidate_lock for write.
  * Return: 0, or an error with everything as it was.
  *	-EAGAIN: the folio is in use.
  *	-ENOMEM: no memory for page cache, vmemmap or the folio's metadata.
- *	-EINTR: killed.
+ *	-EINTR: the task was killed.
  */
 int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *mapping,
 			     pgoff_t start, pgoff_t end, pgoff_t *err_index)
@@ -547,8 +549,8 @@ err_abort:
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_prepare);
 
 /**
- * guestmem_reshape_abort - have the folios back
- * @r: what has been prepared
+ * guestmem_reshape_abort - put the folios back that were prepared
+ * @r: the folios that have been prepared
  *
  * Context: may sleep.  The caller holds invalidate_lock for write.
  */
@@ -562,8 +564,8 @@ void guestmem_reshape_abort(struct guestmem_reshape *r)
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_abort);
 
 /**
- * guestmem_reshape_commit - split the folios
- * @r: what has been prepared
+ * guestmem_reshape_commit - split the folios that were prepared
+ * @r: the folios that have been prepared
  *
  * Context: may sleep.  The caller holds invalidate_lock for write.
  */
@@ -576,7 +578,7 @@ void guestmem_reshape_commit(struct guestmem_reshape *r)
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_commit);
 
-/* Split placeholders until pieces can be stored in their place. */
+/* Split placeholders until the pieces can be stored in their place. */
 static int guestmem_split_placeholders(struct guestmem_pieces *p)
 {
 	struct xarray *xa = &p->mapping->i_pages;
@@ -607,7 +609,7 @@ static int guestmem_split_placeholders(struct guestmem_pieces *p)
 	return 0;
 }
 
-/* Forget a unit whose pieces haven't been stored. */
+/* Remove the placeholders of a unit whose pieces haven't been stored. */
 static void guestmem_remove_placeholders(struct guestmem_pieces *p)
 {
 	XA_STATE_ORDER(xas, &p->mapping->i_pages, p->index, p->order);
@@ -617,7 +619,10 @@ static void guestmem_remove_placeholders(struct guestmem_pieces *p)
 	xas_unlock_irq(&xas);
 }
 
-/* A pfn walker may look at a page that was free until now, but has no use for it. */
+/*
+ * Freeze a unit that was free until now.  A pfn walker may look at it and have a reference
+ * for a moment, but has no use for it.
+ */
 static int guestmem_freeze_new(struct folio *folio)
 {
 	int tries;
@@ -637,14 +642,14 @@ static int guestmem_freeze_new(struct folio *folio)
  * guestmem_add_split - add a new unit to a file, in pieces
  * @mapping: the file
  * @folio: the unit, a hugetlb folio that only the caller knows
- * @index: its index
+ * @index: the index of the unit's first page
  * @wanted: the order of each piece
  *
- * Context: may sleep.  The caller keeps others from adding the same unit.
+ * Context: may sleep.  The caller keeps other tasks from adding the same unit.
  * Return: 0, and the caller's reference has become that of the page cache.
  *	-ENOMEM: no memory for page cache, vmemmap or the folio's metadata.
  *	-ENOSPC: the unit turns out to be in use.
- *	-EINTR: killed.
+ *	-EINTR: the task was killed.
  */
 int guestmem_add_split(struct address_space *mapping, struct folio *folio,
 		       pgoff_t index, guestmem_wanted_fn wanted)
@@ -710,8 +715,8 @@ err_free:
 }
 
 /*
- * Tell the last folio_put() where a piece belongs.  The type and the number of mappings
- * are one and the same word: don't touch it as long as there are any.
+ * Set the type that tells the last folio_put() where a piece belongs.  Returns false if
+ * the piece is mapped: the type and the number of mappings are one and the same word.
  */
 static bool guestmem_try_set_type(struct folio *folio)
 {
@@ -725,9 +730,9 @@ static bool guestmem_try_set_type(struct folio *folio)
  * @mapping: the file
  * @folio: the piece, not mapped by user space
  *
- * Consumes the caller's reference.  If others have one as well then the piece comes back
- * later.  One that a driver has mapped on its own, which it must not do to a page of a
- * file, isn't unmapped here and is lost.
+ * Consumes the caller's reference.  If other users have one as well then the piece comes
+ * back later.  A driver must not map a page of a file on its own.  A piece that it has
+ * mapped in spite of that isn't unmapped here, and is lost.
  *
  * Context: may sleep.  The caller holds invalidate_lock for write, or is the
  *	last user of the file.
@@ -739,13 +744,13 @@ void guestmem_remove_piece(struct address_space *mapping, struct folio *folio)
 	bool typed;
 
 	folio_lock(folio);
-	/* A fault that was in flight may have mapped it, with the lock held. */
+	/* A fault that was in flight may have mapped the piece, with the lock held. */
 	if (folio_mapped(folio))
 		unmap_mapping_folio(folio);
 
 	/*
-	 * Before it's without a mapping: TCP, e.g., maps a page that it has got a
-	 * reference to if the page has neither.
+	 * Set the type before the mapping becomes NULL: TCP, e.g., maps a page that it
+	 * has a reference to if the page has neither type nor mapping.
 	 */
 	typed = guestmem_try_set_type(folio);
 

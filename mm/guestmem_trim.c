@@ -4,15 +4,15 @@
  *
  * With an optimized vmemmap, the struct pages of a hugetlb folio's tails are read-only.
  * A unit that was split has writable struct pages of its own, and keeps them when it
- * becomes whole: a task that has seen one of them with a reference count, when it was
- * the head of a piece, may be about to increment the count, and that is an atomic write
- * even if the count is 0 by now.  It isn't enough to wait for RCU readers, as a task may
- * be preempted in between.  After a grace period of tasks, all of them have been
- * elsewhere, and the unit can be *trimmed*.
+ * becomes whole.  A task may have seen one of them with a reference count, when it was
+ * the head of a piece, and may be about to increment the count.  The increment is an
+ * atomic write even if the count is 0 by now.  Waiting for RCU readers isn't enough, as a
+ * task may be preempted in between.  After a grace period of tasks, all of them have
+ * been elsewhere, and the unit can be *trimmed*.
  *
- * Nothing that user space waits for waits for that: a unit returns to the pool as it is,
- * and is trimmed when the grace period is over if it is free then.  If it is in use, it
- * is left alone.
+ * User space never has to wait for the grace period: a unit returns to the pool as it is.
+ * When the grace period is over, the unit is trimmed if it is free, and left alone if it
+ * is in use.
  */
 #include <linux/hugetlb.h>
 #include <linux/kvm_types.h>
@@ -26,7 +26,7 @@
 #include "hugetlb_internal.h"
 #include "hugetlb_vmemmap.h"
 
-/* A task that needs a grace period draws a ticket, one grace period is for many tickets. */
+/* A task that needs a grace period draws a ticket.  A grace period is for many tickets. */
 static atomic_long_t guestmem_tickets;
 static long guestmem_passed;
 static DECLARE_WAIT_QUEUE_HEAD(guestmem_barrier_wait);
@@ -34,7 +34,7 @@ static DECLARE_WAIT_QUEUE_HEAD(guestmem_barrier_wait);
 static void guestmem_barrier_workfn(struct work_struct *work);
 static DECLARE_WORK(guestmem_barrier_work, guestmem_barrier_workfn);
 
-/* Units that were returned to the pool, by pfn: the ticket. */
+/* The tickets of units that were returned to the pool, by pfn. */
 static DEFINE_XARRAY(guestmem_untrimmed);
 
 static long guestmem_draw_ticket(void)
@@ -47,7 +47,10 @@ static bool guestmem_ticket_passed(long ticket)
 	return READ_ONCE(guestmem_passed) >= ticket;
 }
 
-/* It may have been in use, and split, and returned once more since the ticket was drawn. */
+/*
+ * Tell whether a free unit may be trimmed.  The unit may have been in use, and split, and
+ * returned with another ticket since @ticket was drawn.
+ */
 static bool guestmem_may_trim(struct folio *folio, void *ticket)
 {
 	lockdep_assert_held(&hugetlb_lock);
@@ -89,8 +92,8 @@ static void guestmem_barrier_workfn(struct work_struct *work)
 }
 
 /**
- * guestmem_trim_later - have a unit trimmed that is about to return to the pool
- * @h: where it comes from
+ * guestmem_trim_later - have a unit trimmed after it has returned to the pool
+ * @h: the hstate that the unit comes from
  * @folio: the unit, with a reference or frozen
  *
  * Context: may sleep.
@@ -104,8 +107,8 @@ void guestmem_trim_later(struct hstate *h, struct folio *folio)
 		return;
 
 	/*
-	 * The ticket is in the table before the unit is free, for an older one not to be
-	 * taken for it.  Without memory for that the unit stays as it is.
+	 * Store the ticket before the unit is free, so that an older ticket in the table
+	 * isn't taken for this one.  If there's no memory for it the unit stays as it is.
 	 */
 	ticket = guestmem_draw_ticket();
 	xa_store(&guestmem_untrimmed, folio_pfn(folio), xa_mk_value(ticket), GFP_KERNEL);
@@ -113,12 +116,12 @@ void guestmem_trim_later(struct hstate *h, struct folio *folio)
 }
 
 /**
- * guestmem_reshape_barrier - wait for tasks that see pieces that were merged
+ * guestmem_reshape_barrier - wait until no task sees pieces that were merged
  * @cancelled: set by guestmem_reshape_cancel(), or NULL
  *
- * Context: may sleep for long, the caller doesn't hold any lock.  Not for a task of a
- *	user.
- * Return: false if it was cancelled.
+ * Context: may sleep for long.  The caller doesn't hold any lock, and isn't a task of
+ *	user space.
+ * Return: false if the wait was cancelled.
  */
 bool guestmem_reshape_barrier(const bool *cancelled)
 {
@@ -133,8 +136,8 @@ bool guestmem_reshape_barrier(const bool *cancelled)
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_barrier);
 
 /**
- * guestmem_reshape_cancel - don't wait in guestmem_reshape_barrier() any longer
- * @cancelled: becomes true
+ * guestmem_reshape_cancel - have guestmem_reshape_barrier() stop waiting
+ * @cancelled: the flag that guestmem_reshape_barrier() looks at, set to true
  *
  * Context: any.
  */

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Private to shared and back. The guest decides, by a hypercall:
+ * Conversion from private to shared and back. The guest asks for it by a hypercall:
  *
  *   guest                           here                          the host's kernel
  *   KVM_HC_MAP_GPA_RANGE ---------> KVM_EXIT_HYPERCALL
  *                                   KVM_SET_MEMORY_ATTRIBUTES2 -> all of the range, or nothing
  *   0 or an error <---------------- KVM_RUN
  *
- * It is one call on the file, in bytes of the file. Contents stay where they are: the page
- * that the guest shares is the page that the host then finds in its view, and the other
- * way round. Nothing is mapped, unmapped, allocated or freed here for it; and that huge
- * pages are split around what is shared, and merged when it returns, is the kernel's business.
+ * A conversion is one call on the file, in bytes of the file. Contents stay where they are: the
+ * page that the guest shares is the page that the host then finds in its view, and the other
+ * way round. This program does not map, unmap, allocate or free anything for a conversion. The
+ * kernel splits huge pages around shared pages, and merges them when all is private again.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -29,10 +29,11 @@
 #define RETRY_USEC		2000
 
 /*
- * EAGAIN: nothing has changed, because a user holds on to the page at error_offset, and
- * must let go first; a VMM with devices would now have them unpin what is in the range.
- * What can't be known here may be over in a moment, so a few more tries; but no more than
- * a few, because a pin can last for ever: then the guest is told, and may ask again.
+ * Converts a range of the file; returns 0 or a negative errno. EAGAIN means that nothing has
+ * changed, because a user holds on to the page at error_offset, and must let go first. A VMM with
+ * devices would now have them unpin pages of the range. Other references may be gone in a moment,
+ * so a few more tries are right, but no more than a few, because a pin can last for ever: then the
+ * guest gets the error, and may ask again.
  */
 static int set_attributes(struct vm *vm, __u64 offset, __u64 size, __u64 attributes)
 {
@@ -43,7 +44,7 @@ static int set_attributes(struct vm *vm, __u64 offset, __u64 size, __u64 attribu
 	for (int tries = 1; ioctl(vm->gmem_fd, KVM_SET_MEMORY_ATTRIBUTES2, &args) < 0; tries++) {
 		int err = errno;
 
-		/* Where we are the ones who hold the page, it must be that one. */
+		/* If we hold a page, the error must be about that page. */
 		if (err == EAGAIN && vm->pin[0] && args.error_offset != vm->pinned)
 			vm->report->wrong_offsets++;
 		if (err == EAGAIN && tries < TRIES) {
@@ -63,7 +64,7 @@ static int set_attributes(struct vm *vm, __u64 offset, __u64 size, __u64 attribu
 	return 0;
 }
 
-/* What the guest gets from its hypercall: KVM's error numbers are those of Linux. */
+/* Returns the result of the guest's hypercall: KVM's error numbers are those of Linux. */
 __s64 convert_hypercall(struct vm *vm)
 {
 	const __u64 size = vm->opt->private, *args = (const __u64 *)vm->run->hypercall.args;
@@ -85,8 +86,9 @@ __s64 convert_hypercall(struct vm *vm)
 }
 
 /*
- * An access to a private page is a SIGBUS, and which pages the guest has made private is
- * the guest's word. MADV_POPULATE_WRITE asks the kernel; it faults the page in as well.
+ * Complements all words of a page; returns 0 or a negative errno. An access to a private page is
+ * a SIGBUS, and only the guest says which pages it has made private. So the host asks the kernel:
+ * MADV_POPULATE_WRITE fails for a private page, and faults in a shared one.
  */
 static int complement(__u64 *words)
 {
@@ -107,7 +109,7 @@ static int unpin(struct vm *vm)
 	return 0;
 }
 
-/* vmsplice() puts the page itself into a pipe, not a copy. */
+/* Pins a page: vmsplice() puts the page itself into a pipe, not a copy. */
 static int pin(struct vm *vm, void *page)
 {
 	struct iovec iov = { .iov_base = page, .iov_len = PAGE };
@@ -124,7 +126,7 @@ static int pin(struct vm *vm, void *page)
 	return err;
 }
 
-/* guest/port.h says what the guest can ask for. */
+/* Does what the guest asks for, see guest/port.h; returns 0 or a negative errno. */
 int convert_host_do(struct vm *vm, int what, __u64 page)
 {
 	__u8 *at = vm->view + page * PAGE;

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# demo.sh SIZES PAGE_SIZES: what ./gmem demo runs in its machine. The first part that fails
+# demo.sh SIZES PAGE_SIZES: ./gmem demo runs this in its machine. The first part that fails
 # is the last.
 set -e
 

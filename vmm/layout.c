@@ -2,22 +2,22 @@
 /*
  * What are the units of the file made of?
  *
- * As long as a unit is all private, or all shared and none of it was used by this process,
- * it is one piece. Else it is the smallest number of pieces for which three things hold:
+ * A unit is one piece as long as it is all private, or all shared and this process has used none
+ * of it. Else it is the smallest number of pieces for which three things hold:
  *
  *   - a piece is a naturally aligned power of two of pages
  *   - all of it is private, or all of it is shared
  *   - a page that this process has used, and so might have pinned, is a piece of its own
  *
- * That is computed here from what a VMM knows: what it has converted, and which pages are
- * in its page table. And it is read from debugfs, where a kernel with CONFIG_DEBUG_GUESTMEM
- * lists the units that are split, for the two to be compared:
+ * This file computes the pieces from the knowledge of a VMM: which pages it has converted, and
+ * which pages are in its page table. It also reads the pieces from debugfs, where a kernel with
+ * CONFIG_DEBUG_GUESTMEM lists the units that are split, and compares the two:
  *
  *   pfn 0x140000 order 18 out 0 ino 41 index 0x0 folios 19: 0*2 1 2 3 4 ... 17
  *
- * A VMM needs nothing of all this to work. (Where it matters in which order things happen:
- * shared pages are never merged. Two neighbours that were shared by two calls and not used
- * since are two pieces, and one is what is computed here. The guests here don't do that.)
+ * A VMM needs nothing of all this to work. (The kernel never merges shared pages, so the order of
+ * conversions matters: two neighbours that were shared by two calls and not used since are two
+ * pieces, but this file computes one. The guests here don't do that.)
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -36,7 +36,7 @@ static int order_of(__u64 pages)
 	return __builtin_ctzll(pages);
 }
 
-/* Which pages of the file are in this process's page table? */
+/* Marks the pages of the file that are in this process's page table. */
 static void read_mapped(const struct vm *vm, struct layout *layout)
 {
 	__u64 entries[512], first = (unsigned long)vm->view / PAGE;
@@ -56,7 +56,7 @@ static void read_mapped(const struct vm *vm, struct layout *layout)
 	close(fd);
 }
 
-/* The largest blocks of one state, but PAGE_HOST is for one page each. */
+/* Computes the largest blocks of one state. A page in PAGE_HOST is a block of its own. */
 static void compute(const __u8 *state, __u8 *order, __u64 nr)
 {
 	__u64 same = 1;
@@ -71,7 +71,7 @@ static void compute(const __u8 *state, __u8 *order, __u64 nr)
 	compute(state + nr / 2, order + nr / 2, nr / 2);
 }
 
-/* "0*2 1 2 17": orders of pieces, one after the other, with repetitions counted. */
+/* Parses "0*2 1 2 17": orders of pieces, one after the other; 0*2 is two pieces of order 0. */
 static void parse_orders(const char *text, __u8 *order, __u64 pages)
 {
 	__u64 page = 0;
@@ -94,7 +94,7 @@ static void parse_orders(const char *text, __u8 *order, __u64 pages)
 		die(0, NULL, UNITS ": pieces of %llu pages, a unit has %llu", page, pages);
 }
 
-/* Units that are not listed are whole. */
+/* Reads the pieces from debugfs; false if the kernel has no list. Units not listed are whole. */
 static bool read_told(const struct vm *vm, struct layout *layout, __u8 *order)
 {
 	__u64 ino, index, pieces, units, bad;
@@ -167,7 +167,7 @@ void layout_free(struct layout *layout)
 	free(layout);
 }
 
-/* How many pieces are there within a range that begins and ends with one? */
+/* Returns how many pieces a range has that begins and ends with a piece. */
 __u64 layout_pieces(const struct layout *layout, __u64 page, __u64 nr)
 {
 	__u64 pieces = 0;
@@ -186,7 +186,7 @@ __u64 layout_count(const struct layout *layout, __u64 page, __u64 nr, int state)
 	return count;
 }
 
-/* By what does KVM map it when the guest has used every page? It knows three sizes. */
+/* Computes the pages by which KVM maps the file, in three sizes, if the guest has used it all. */
 void layout_mapping(const struct layout *layout, struct stats *stats)
 {
 	memset(stats, 0, sizeof(*stats));
@@ -203,8 +203,8 @@ void layout_mapping(const struct layout *layout, struct stats *stats)
 }
 
 /*
- * One character a cell. In a file that is private to begin with it stands out what is shared;
- * in one that is shared, what this process has used.
+ * Draws one character for each cell. In a file that is private at first, cells with shared pages
+ * stand out; in a file that is shared, cells with pages that this process has used.
  */
 void layout_cells(const struct layout *layout, __u64 page, __u64 nr, __u64 pages_per_cell,
 		  bool shared, char *cells)
@@ -226,7 +226,7 @@ void layout_cells(const struct layout *layout, __u64 page, __u64 nr, __u64 pages
 	*cells = '\0';
 }
 
-/* "256M 128M 2x64M, 9 smaller": the pieces by size, down to 2M in a unit of 1G. */
+/* Prints "256M 128M 2x64M, 9 smaller": the pieces by size, down to 2M in a unit of 1G. */
 void layout_list(FILE *out, const struct layout *layout, __u64 page, __u64 nr)
 {
 	__u64 count[64] = { 0 }, smaller = 0;

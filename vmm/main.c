@@ -17,7 +17,7 @@
 
 #define MAX_GUESTS	8
 
-/* What failed, why as errno has it, and what to do about it. */
+/* Prints what failed, why (as errno has it), and what to do about it; exits. */
 void die(int err, const char *advice, const char *fmt, ...)
 {
 	va_list args;
@@ -41,7 +41,7 @@ static double now(void)
 	return ts.tv_sec + ts.tv_nsec / 1e9;
 }
 
-/* The guest is done and still mapped: count. */
+/* Reads the counters when the guest is done, but its memory is still mapped. */
 static void measure(struct vm *vm)
 {
 	const struct stats *start = &vm->start;
@@ -61,12 +61,12 @@ static void measure(struct vm *vm)
 
 	report->during = pool_read(vm->opt->page_size);
 	report->has_map = memory_map_units(vm->gmem_fd, vm->file_size, report->map);
-	/* To ask whether a page of shared memory can be used is to use it. */
+	/* A test whether a shared page can be used would use the page. */
 	if (vm->opt->shared)
 		report->layout = layout_read(vm);
 	else
 		report->reachable = memory_reachable(vm->view, vm->file_size);
-	/* pages_* count the whole VM. What goes away with the slot was the slot's. */
+	/* pages_* count the whole VM. The pages that go away with the slot were the slot's. */
 	memory_remove_file(vm);
 	stats_read(vm->fd, vm->vcpu_fd, &without);
 	report->mapped.pages_1g = with.pages_1g - without.pages_1g;
@@ -74,7 +74,7 @@ static void measure(struct vm *vm)
 	report->mapped.pages_4k = with.pages_4k - without.pages_4k;
 }
 
-/* The VM lives as long as its vCPU's mapping. */
+/* Destroys the VM. The VM lives as long as its vCPU is mapped, so unmap that, too. */
 static void destroy(struct vm *vm)
 {
 	munmap(vm->run, vm->run_size);
@@ -95,7 +95,7 @@ static void add_memory(struct vm *vm)
 		memory_add_private(vm);
 }
 
-/* Into memory, and its registers; how many pages of shared memory were used for it? */
+/* Loads the guest and sets its registers. Counts the pages of shared memory used for that. */
 static void load(struct vm *vm)
 {
 	struct layout *layout;
@@ -116,7 +116,7 @@ static void load(struct vm *vm)
 		memory_populate_shared(vm);
 }
 
-/* The console goes to @out; with @story, so do the counters while they change. */
+/* Runs a guest. Its console goes to @out; with @story, the changing counters do so, too. */
 static void run_guest(const struct options *opt, struct report *report, FILE *out, bool story)
 {
 	struct vm vm = { .opt = opt, .gmem_fd = -1, .report = report };
@@ -270,8 +270,8 @@ static __u64 parse_size(const char *option, const char *text)
 }
 
 /*
- * One guest for each size in the list of page sizes. The list of private sizes may be
- * shorter: its last one is for the rest. Returns the number of guests.
+ * Makes one guest for each size in the list of page sizes. The list of private sizes may be
+ * shorter: its last size is for all remaining guests. Returns the number of guests.
  */
 static int make_guests(struct options *guests, const char *page_sizes, const char *sizes)
 {
@@ -333,7 +333,7 @@ static const struct option long_options[] = {
 	{ }
 };
 
-/* Returns the number of guests. */
+/* Parses the options of a command. Returns the number of guests. */
 static int parse_options(int argc, char **argv, struct options *opts)
 {
 	const char *value[NR_OPTIONS] = {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The guest's memory: an ordinary slot and a private one, or a shared one alone. This file
- * and convert.c are what the program is about.
+ * The guest's memory: an ordinary slot and a private slot, or only a shared slot. This file
+ * and convert.c are the main part of the program.
  *
  *   gpa 0 .. --memory                       gpa 4G .. + --private
  *   +-----------------------------+         +--------------------------------------+
@@ -22,19 +22,19 @@
  *                                   with GUEST_MEMFD_FLAG_HUGETLB its units are pages of the
  *                                   hugetlb pool, promised (reserved) now and taken at the
  *                                   first touch
- *   mmap()                          the view, for what will be shared. Made once: the kernel
- *                                   takes pages out of it that become private, and the next
- *                                   access to a shared one puts it in
- *   KVM_SET_USER_MEMORY_REGION2     a slot with one backing, the file; the view is told as
- *                                   well, because KVM itself reads shared pages through it
+ *   mmap()                          the view, for pages that will be shared. Made once: the
+ *                                   kernel removes pages from it that become private, and
+ *                                   the next access to a shared page puts the page in
+ *   KVM_SET_USER_MEMORY_REGION2     a slot with one backing, the file; KVM gets the view as
+ *                                   well, because it reads shared pages through the view
  *
- * The guest is mapped by pages as large as three things allow: the piece of the unit, the
+ * KVM maps the guest by pages as large as three things allow: the piece of the unit, the
  * slot's bounds, and the alignment of guest address and file offset to each other.
  * Everything here is aligned for 1G.
  *
- * The view is for what has to be used, and only that. A page that was used through it might
- * be pinned, so from then on it is a piece of its own, and what is left of the unit is the
- * pieces around it. Touching all of shared memory would leave nothing but 4K pages.
+ * The VMM uses the view only for the pages that it has to use. A page that was used through the
+ * view might be pinned, so from then on it is a piece of its own, and the rest of the unit
+ * becomes the pieces around it. To touch all of shared memory would leave only 4K pages.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -59,7 +59,7 @@ static int log2_of(__u64 size)
 	return __builtin_ctzll(size);
 }
 
-/* Map @size bytes at a multiple of @align, which may be more than mmap() cares for. */
+/* Maps @size bytes at a multiple of @align, which may be more than mmap() guarantees. */
 static void *map_aligned(__u64 size, __u64 align, const char *what)
 {
 	unsigned long start, aligned;
@@ -95,17 +95,18 @@ void memory_add_ordinary(struct vm *vm)
 	};
 
 	vm->memory = map_aligned(vm->opt->memory, BLOCK, "ordinary memory");
-	/* 4K pages only: every 2M or 1G page KVM counts is then one of the private slot. */
+	/* 4K pages only: so every 2M or 1G page that KVM counts is in the private slot. */
 	madvise(vm->memory, vm->opt->memory, MADV_NOHUGEPAGE);
 	region.userspace_addr = (unsigned long)vm->memory;
 	set_slot(vm, &region);
 }
 
 /*
- * Map all ordinary memory into the guest before it runs, so that every fault counted
- * from then on is one of the private slot. For the measurement, not for the guest:
+ * Maps all ordinary memory into the guest before it runs, so that every fault counted
+ * from then on is in the private slot. The measurement needs that, the guest does not:
  * a kernel without KVM_CAP_PRE_FAULT_MEMORY just counts some thousand faults more.
- * It must be there first, or KVM would map the zero page, to be replaced by a fault.
+ * The memory must be populated first, or KVM would map the zero page, which a later fault
+ * would have to replace.
  */
 void memory_populate_ordinary(struct vm *vm)
 {
@@ -116,14 +117,14 @@ void memory_populate_ordinary(struct vm *vm)
 		    "madvise(ordinary memory, %s, MADV_POPULATE_WRITE)", size_name(range.size));
 	if (!vm_check(vm->fd, KVM_CAP_PRE_FAULT_MEMORY))
 		return;
-	while (range.size)	/* it advances gpa and shrinks size by what it has done */
+	while (range.size)	/* the ioctl advances gpa and shrinks size by its progress */
 		if (ioctl(vm->vcpu_fd, KVM_PRE_FAULT_MEMORY, &range) < 0 && errno != EINTR &&
 		    errno != EAGAIN)
 			die(errno, NULL, "KVM_PRE_FAULT_MEMORY(gpa 0x%llx, size 0x%llx)", range.gpa,
 			    range.size);
 }
 
-/* Why did the file's creation fail, and what would help? */
+/* Returns what to do about a failed creation of the file, or NULL. */
 static const char *advise_create(int err, __u64 size, __u64 page_size)
 {
 	struct pool pool = pool_read(page_size);
@@ -153,7 +154,7 @@ static const char *advise_create(int err, __u64 size, __u64 page_size)
 	return text;
 }
 
-/* Whether a page is private is in the file, or this program does not know how to do it. */
+/* Requires that the file says which pages are private; this program knows no other way. */
 static void need_in_place(struct vm *vm)
 {
 	int attributes = vm_check(vm->fd, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);
@@ -204,7 +205,7 @@ static int create_file(struct vm *vm)
 	return fd;
 }
 
-/* The file, over a range of addresses that is as aligned as the slot is. */
+/* Maps the file at addresses that are as aligned as the slot is. */
 static void map_view(struct vm *vm)
 {
 	__u64 size = vm->file_size;
@@ -218,7 +219,7 @@ static void map_view(struct vm *vm)
 		    "mmap(guest_memfd, %s)", size_name(size));
 }
 
-/* The file, its view, and the slot that it backs. */
+/* Creates the file, its view, and the slot that the file backs. */
 static void add_file(struct vm *vm, int slot, __u64 gpa, __u64 size)
 {
 	struct kvm_userspace_memory_region2 region = {
@@ -252,7 +253,7 @@ void memory_add_shared(struct vm *vm)
 	vm->memory = vm->view;
 }
 
-/* What is good for ordinary memory: a mistake, see above. */
+/* Populates shared memory. This is good for ordinary memory, but a mistake here, see above. */
 void memory_populate_shared(struct vm *vm)
 {
 	if (madvise(vm->view, vm->file_size, MADV_POPULATE_WRITE) < 0)
@@ -260,7 +261,7 @@ void memory_populate_shared(struct vm *vm)
 		    size_name(vm->file_size));
 }
 
-/* Size 0 removes a slot, and with it what KVM has mapped of it. The file stays. */
+/* Removes the file's slot, by size 0, and with it KVM's mappings of it. The file stays. */
 void memory_remove_file(struct vm *vm)
 {
 	struct kvm_userspace_memory_region2 region = {
@@ -271,7 +272,7 @@ void memory_remove_file(struct vm *vm)
 	set_slot(vm, &region);
 }
 
-/* The file lives as long as it is open, or mapped, or a page of it is pinned. */
+/* Frees all memory. The file lives while it is open, or mapped, or a page of it is pinned. */
 void memory_destroy(struct vm *vm)
 {
 	if (vm->gmem_fd >= 0) {
@@ -285,8 +286,8 @@ void memory_destroy(struct vm *vm)
 }
 
 /*
- * How many pages can this process read through its view? MADV_POPULATE_READ does what an
- * access would do, and says EFAULT where that would end in a SIGBUS.
+ * Returns how many pages this process can read through its view. MADV_POPULATE_READ does what an
+ * access would do, and says EFAULT where the access would end in a SIGBUS.
  */
 __u64 memory_reachable(__u8 *view, __u64 size)
 {
@@ -303,8 +304,9 @@ __u64 memory_reachable(__u8 *view, __u64 size)
 }
 
 /*
- * What has the file allocated? cachestat() counts the pages in the page cache of any
- * file one may write to, without mapping or reading it. One answer for each block.
+ * Counts the pages that the file has allocated, for each block. cachestat() counts the pages in
+ * the page cache of any file one may write to, without mapping or reading the file. Returns
+ * false if the kernel does not have cachestat().
  */
 bool memory_map_units(int gmem_fd, __u64 size, __u16 *map)
 {

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Instead of a Linux: an ELF program that runs in the guest as soon as its vCPU does, in
- * 64-bit mode, every address mapped to itself. Its text, its stack and its page tables are in
- * ordinary memory, because KVM has to read those:
+ * An ELF program that runs in the guest instead of a Linux, as soon as the vCPU runs, in 64-bit
+ * mode, with every address mapped to itself. Its text, its stack and its page tables are in
+ * ordinary memory, because KVM has to read them:
  *
  *        4K  page tables: 512 entries of 1G
  *      512K  top of the stack
  *       1M   the program, as it was linked
  *
- * It is entered like a function: where private memory begins, its size, the size of a unit.
+ * The program is entered like a function with three arguments: the start of private memory, the
+ * size of private memory, the size of a unit.
  */
 #include <errno.h>
 #include <string.h>
@@ -91,7 +92,7 @@ void payload_setup_registers(struct vm *vm)
 {
 	struct kvm_regs regs = {
 		.rip = vm->payload_entry,
-		.rsp = STACK_TOP - 8,	/* as if it had been called */
+		.rsp = STACK_TOP - 8,	/* as if the program had been called */
 		.rdi = PRIVATE_BASE, .rsi = vm->opt->private, .rdx = vm->opt->page_size,
 		.rflags = 0x2,		/* bit 1 is always set; interrupts off */
 	};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Telling what was measured. Nothing is printed here that was not read from a counter,
- * and report_check() says what each of them must be.
+ * The output of all measurements. Every number comes from a counter, and report_check() says what
+ * each counter must be.
  */
 #include <stdarg.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 
 #define CELLS_PER_ROW	64
 #define CELLS_PER_UNIT	512
-/* Pages that KVM uses by itself: of instructions it emulates, and of what leads there. */
+/* Pages that KVM uses by itself: instructions that it emulates, and the tables to find them. */
 #define USED_BY_KVM	256
 
 static __u64 pages_of(const struct report *report)
@@ -28,7 +28,7 @@ static bool is_huge(const struct report *report)
 	return report->page_size != PAGE;
 }
 
-/* "96M", "1G", as it would be typed. Good for a few calls in one printf(). */
+/* Returns "96M" or "1G", as one would type it. Good for up to 4 calls in one printf(). */
 const char *size_name(__u64 size)
 {
 	static char names[4][24];
@@ -58,7 +58,7 @@ static void print_mapped(FILE *out, const struct stats *mapped)
 		mapped->pages_1g, mapped->pages_2m, mapped->pages_4k);
 }
 
-/* One cell a block of 2M: # all its pages are allocated, . none, + some. */
+/* Prints one cell per block of 2M: # if all its pages are allocated, . if none, + if some. */
 static void report_map(FILE *out, const struct report *report)
 {
 	__u64 blocks = (report->size + BLOCK - 1) / BLOCK, pages = 0;
@@ -91,7 +91,7 @@ static void print_cells(FILE *out, const char *cells)
 		fprintf(out, "    %.*s\n", CELLS_PER_ROW, cells);
 }
 
-/* What a kernel without CONFIG_DEBUG_GUESTMEM says of it is by what KVM can map it. */
+/* Without CONFIG_DEBUG_GUESTMEM, prints that, and how many blocks KVM's counters show as whole. */
 static void print_not_told(FILE *out, const struct layout *layout, const struct stats *mapped)
 {
 	if (!layout->told)
@@ -102,7 +102,7 @@ static void print_not_told(FILE *out, const struct layout *layout, const struct 
 			layout->pages * PAGE / BLOCK);
 }
 
-/* What has become of a file that is all of the guest's memory? */
+/* Prints the pieces of a file that is all of the guest's memory. */
 static void report_layout(FILE *out, const struct report *report)
 {
 	const struct layout *layout = report->layout;
@@ -133,7 +133,7 @@ void report_file(FILE *out, const struct report *report)
 		report_map(out, report);
 }
 
-/* The guest asks for it while it runs: what is a unit made of now? */
+/* Prints and checks the pieces of a unit, when the running guest asks for that. */
 void report_unit(struct vm *vm, __u64 page)
 {
 	__u64 unit = vm->opt->page_size / PAGE, first = page & ~(unit - 1);
@@ -147,7 +147,7 @@ void report_unit(struct vm *vm, __u64 page)
 	layout = layout_read(vm);
 	layout_mapping(layout, &want);
 	stats_read(vm->fd, vm->vcpu_fd, &now);
-	/* Less what is mapped of ordinary memory, all of which was before the guest ran. */
+	/* Subtract the mappings of ordinary memory, which were all there before the guest ran. */
 	now.pages_1g -= vm->start.pages_1g;
 	now.pages_2m -= vm->start.pages_2m;
 	now.pages_4k -= vm->start.pages_4k;
@@ -177,7 +177,7 @@ void report_unit(struct vm *vm, __u64 page)
 	layout_free(layout);
 }
 
-/* A number with thousands separated, right-aligned in a column. */
+/* Prints a number with thousands separated, right-aligned in a column. */
 static void print_number(FILE *out, __s64 value)
 {
 	char digits[24], text[32];
@@ -268,7 +268,7 @@ expect(struct checker *checker, bool ok, const char *fmt, ...)
 	checker->failures++;
 }
 
-/* By how much did the pool's free and reserved pages change, and was that right? */
+/* Checks that the pool's free and reserved pages have changed by @free and @reserved. */
 static void expect_pool(struct checker *checker, const char *when, const struct pool *from,
 			const struct pool *to, long free, long reserved)
 {
@@ -291,8 +291,8 @@ static void check_mapping(struct checker *checker, const struct report *report)
 	       "pages_1g %lld, pages_2m %lld, pages_4k %lld; expected %lld, %lld, %lld",
 	       mapped->pages_1g, mapped->pages_2m, mapped->pages_4k, want_1g, want_2m, want_4k);
 	/*
-	 * One fault a unit, and another for each page that was converted; the host may have
-	 * taken a page of ordinary memory meanwhile.
+	 * One fault for each unit, and another for each page that was converted. The host may
+	 * have taken pages of ordinary memory meanwhile.
 	 */
 	expect(checker, report->total.pf_fixed >= units &&
 	       report->total.pf_fixed <= units + (__s64)report->converted + 64,
@@ -311,8 +311,8 @@ static __u64 pages_in_file(const struct report *report)
 }
 
 /*
- * Is the guest mapped huge wherever the host has left a block of 2M alone? And has the host
- * done so nearly everywhere?
+ * Checks that the guest is mapped huge wherever the host has left a block of 2M alone, and that the
+ * host has left nearly all blocks alone.
  */
 static void check_shared(struct checker *checker, const struct report *report)
 {
@@ -358,8 +358,8 @@ static void check_private(struct checker *checker, const struct report *report)
 }
 
 /*
- * Was the data in guest_memfd, all of it, mapped by pages as large as can be, and is
- * everything back? Returns the number of things that are not so.
+ * Checks that all data was in guest_memfd, mapped by pages as large as possible, and that the pool
+ * has everything back. Returns the number of failures.
  */
 int report_check(FILE *out, const struct report *report)
 {
@@ -375,14 +375,14 @@ int report_check(FILE *out, const struct report *report)
 		check_private(&checker, report);
 	if (is_huge(report)) {
 		expect_pool(&checker, "the file", &report->before, &report->created, 0, units);
-		/* A Linux need not use all of its memory. What it did not is still promised. */
+		/* A Linux need not use all of its memory. The unused units are still promised. */
 		if (report->shared && report->has_map)
 			taken = pages_in_file(report) * PAGE / report->page_size;
 		expect_pool(&checker, "the guest", &report->before, &report->during, -taken,
 			    units - taken);
 		expect_pool(&checker, "the end", &report->before, &report->after, 0, 0);
 	} else if (!report->shared) {
-		/* Less a little: the kernel sums up late what each CPU has counted. */
+		/* A little less is right: the kernel adds up the CPUs' counts with a delay. */
 		expect(&checker, report->unevictable * 100 >= (long)(report->size / KIB * 99),
 		       "Unevictable grew by %ld KiB only", report->unevictable);
 	}

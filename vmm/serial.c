@@ -4,9 +4,9 @@
  *
  * The kernel's own messages poll the line status register, which always says "empty".
  * Programs write through the tty layer, which fills the transmitter from an interrupt:
- * without that interrupt the kernel talks and user space is mute. So there is one, on
- * IRQ 4: it is due when the transmitter has become empty (at once, in an emulator) and
- * the driver enabled it, and it is over when the driver has read that from the IIR.
+ * without that interrupt the kernel talks and user space is mute. So the UART has an interrupt,
+ * IRQ 4. The interrupt is due when the transmitter has become empty (at once, in an emulator) and
+ * the driver has enabled it, and it is over when the driver has read it from the IIR.
  */
 #include <sys/ioctl.h>
 
@@ -49,7 +49,7 @@ static void serial_write(struct serial *serial, int reg, __u8 byte)
 	bool divisor = serial->regs[UART_LCR] & UART_LCR_DLAB;
 
 	if (divisor && reg <= UART_IER)
-		return;			/* the baud rate; we are as fast as we are */
+		return;			/* the baud rate, which makes no difference here */
 	serial->regs[reg] = byte;
 	if (reg == UART_TX && !(serial->regs[UART_MCR] & UART_MCR_LOOP))
 		transmit(serial, byte);
@@ -72,7 +72,7 @@ static __u8 serial_read(struct serial *serial, int reg)
 			serial->tx_empty = false;
 			update_irq(serial);
 		}
-		/* "The FIFOs work": the driver then sends 16 bytes an interrupt. */
+		/* "The FIFOs work": the driver then sends 16 bytes per interrupt. */
 		return byte | (serial->regs[UART_FCR] & UART_FCR_ENABLE_FIFO ? 0xc0 : 0);
 	case UART_LSR:
 		return UART_LSR_TEMT | UART_LSR_THRE;

@@ -25,7 +25,7 @@ static void read_at(int fd, void *buf, size_t len, off_t pos)
 		    len, (long)pos, n);
 }
 
-/* Histograms have more than one value; none of those is of interest here. */
+/* Calls @visit for each counter. Skips histograms: many values, none of interest here. */
 static void visit_stats(int fd, stats_visitor visit, void *context)
 {
 	struct kvm_stats_header header;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* /dev/kvm, the VM, its one vCPU, and what to do when that exits. */
+/* /dev/kvm, the VM, its one vCPU, and the exits of the vCPU. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -12,7 +12,7 @@
 #include "guest/port.h"
 #include "vmm.h"
 
-#define KEYBOARD_COMMAND	0x64	/* the PC's way to reset the CPU is through here */
+#define KEYBOARD_COMMAND	0x64	/* a PC resets its CPU through this port */
 #define KEYBOARD_RESET		0xfe
 #define CMOS_DATA		0x71	/* the PC's clock */
 
@@ -41,13 +41,13 @@ static int open_kvm(void)
 }
 
 /*
- * A VM of the software-protected type: it has private memory like the VMs of
- * confidential computing, without the hardware that would encrypt it. Where nothing is
- * private, one of the default type.
+ * Creates a VM. If memory is private, the VM is of the software-protected type: it has private
+ * memory like the VMs of confidential computing, without the hardware that would encrypt it.
+ * Otherwise the VM is of the default type.
  */
 void vm_create(struct vm *vm)
 {
-	/* The guest asks for conversions by a hypercall; KVM passes that one on. */
+	/* The guest asks for conversions by a hypercall; have KVM pass it on. */
 	struct kvm_enable_cap exits = {
 		.cap = KVM_CAP_EXIT_HYPERCALL, .args[0] = BIT_ULL(KVM_HC_MAP_GPA_RANGE),
 	};
@@ -92,7 +92,7 @@ void vm_create_vcpu(struct vm *vm)
 		die(errno, NULL, "mmap(vCPU, %d bytes)", vm->run_size);
 }
 
-/* Returns false when the guest is done. */
+/* Handles an access of the guest to an I/O port. Returns false when the guest is done. */
 static bool port_access(struct vm *vm, __u16 port, bool is_write, __u8 *data, int size)
 {
 	__u32 value = 0;
@@ -106,7 +106,7 @@ static bool port_access(struct vm *vm, __u16 port, bool is_write, __u8 *data, in
 		return true;
 	}
 	if (!is_write) {
-		/* Nothing there; but all ones from the clock would mean "wait". */
+		/* No device has this port; but all ones from the clock would mean "wait". */
 		memset(data, port == CMOS_DATA ? 0 : 0xff, size);
 		return true;
 	}
@@ -146,9 +146,9 @@ static bool handle_io(struct vm *vm)
 }
 
 /*
- * KVM_EXIT_MEMORY_FAULT comes with an error from KVM_RUN: KVM could not back the
- * address in the way the guest used it. (A VMM with several vCPUs runs the guest again
- * when another one's conversion may have come in between; here there is only one.)
+ * Prints why KVM_RUN failed, and exits. With KVM_EXIT_MEMORY_FAULT, KVM could not back the address
+ * in the way the guest used it. (A VMM with several vCPUs runs the guest again if a conversion
+ * for another vCPU may have come in between; here there is only one vCPU.)
  */
 static void __attribute__((noreturn)) die_running(struct vm *vm, int err)
 {

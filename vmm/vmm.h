@@ -7,23 +7,23 @@
  *   ordinary memory  the slot at guest physical address 0, plain anonymous memory of
  *                    this process. Kernel, page tables and whatever KVM itself reads
  *                    or writes for the guest live there.
- *   private memory   the slot at PRIVATE_BASE, a guest_memfd. Each page of it is private,
- *                    as all are at first, and no access of this process gets there; or
- *                    shared, because the guest asked for it.
+ *   private memory   the slot at PRIVATE_BASE, a guest_memfd. At first, all pages of it are
+ *                    private, and this process can't access them. Pages become shared
+ *                    when the guest asks for that.
  *   shared memory    instead of both (--shared): one slot at address 0, a guest_memfd
- *                    that is shared all over. The guest is one like any other.
+ *                    that is shared all over. The guest is a guest like any other.
  *   the file         that guest_memfd.
- *   the view         the file, mapped into this process once and for all. Shared pages
- *                    can be used through it; a private one would be a SIGBUS.
- *   a unit           what the file allocates at a time: a 1G or 2M page from the
- *                    hugetlb pool, or a 4K page where no huge pages were asked for.
- *   a piece          what the host's kernel has made of a unit (a folio): the unit itself,
- *                    or the largest blocks that are all private, or all shared; a page
- *                    that this process has used is one of its own.
+ *   the view         the file, mapped into this process once and for all. This process can
+ *                    use shared pages through the view; a private page gives a SIGBUS.
+ *   a unit           the memory that the file allocates at a time: a 1G or 2M page from
+ *                    the hugetlb pool, or a 4K page without huge pages.
+ *   a piece          a folio that the host's kernel has made of a unit: the unit itself, or
+ *                    the largest blocks that are all private, or all shared. A page that
+ *                    this process has used is a piece of its own.
  *   a block          2M of the file, one cell of the map.
  *
- * Read main.c for what a run does and in which order, then memory.c, which is what
- * this program is about. README.md has the whole tour.
+ * Read main.c to see the steps of a run in their order, then memory.c, which is the main
+ * part of this program. README.md has the whole tour.
  */
 #ifndef VMM_H
 #define VMM_H
@@ -44,7 +44,7 @@
 #define PAGE			(4 * KIB)
 #define BLOCK			(2 * MIB)
 
-/* Above everything 32 bits can address, and aligned for the largest page. */
+/* Above all that 32 bits can address, and aligned for the largest page. */
 #define PRIVATE_BASE		(4 * GIB)
 #define PRIVATE_MAX		(64 * GIB)
 
@@ -60,9 +60,9 @@ struct pool pool_read(__u64 page_size);
 bool pool_same(const struct pool *a, const struct pool *b);
 long meminfo_kib(const char *field);
 
-/* stats.c: the counters of the binary statistics files that are of interest here. */
+/* stats.c: the counters in the binary statistics files that this program uses. */
 struct stats {
-	__s64 pages_1g, pages_2m, pages_4k;		/* VM: what is mapped now */
+	__s64 pages_1g, pages_2m, pages_4k;		/* VM: pages mapped now */
 	__s64 pf_taken, pf_fixed, exits;		/* vCPU: since its creation */
 };
 
@@ -82,16 +82,16 @@ struct serial {
 #define SERIAL_PORT		0x3f8
 void serial_io(struct serial *serial, int reg, bool is_write, __u8 *data);
 
-/* Negative controls: what a VMM could do wrong, and the checks must find. */
+/* Negative controls: mistakes that a VMM could make, and that the checks must find. */
 enum mistake {
 	NO_MISTAKE,
 	MISTAKE_SHARED,		/* memory starts shared, and stays so */
 	MISTAKE_ORDINARY,	/* the slot forgets the file */
-	MISTAKE_DEAF,		/* "converted", says the VMM, and did nothing */
+	MISTAKE_DEAF,		/* the VMM says "converted" and does nothing */
 	MISTAKE_POPULATE,	/* shared memory is touched all over before the guest runs */
 };
 
-/* What the command line asks for. */
+/* The options of the command line. */
 struct options {
 	const char *kernel, *initrd, *append;
 	const char *payload;	/* instead of a kernel */
@@ -103,24 +103,24 @@ struct options {
 	bool stats;		/* dump every counter KVM has */
 };
 
-/* Everything that was measured during the life of one guest. */
+/* All measurements of the life of one guest. */
 struct report {
 	__u64 size, page_size;	/* of the file */
-	bool shared;		/* it is all of the guest's memory */
-	int status;			/* as the guest told it, -1: it did not */
-	__u64 verified;		/* pages of private memory, as the guest told it */
+	bool shared;		/* the file is all of the guest's memory, and shared */
+	int status;			/* told by the guest, -1: it told none */
+	__u64 verified;		/* pages that the guest says it has verified */
 	double seconds;
 	struct pool before, created, during, after;
 	long unevictable;		/* KiB more than before the guest ran */
 	struct stats total;		/* over the life of the guest */
 	struct stats mapped;		/* pages_*: of the file's slot alone */
 	__u64 reachable;		/* pages of private memory that this process can read */
-	__u64 loaded;			/* pages of shared memory it used to load the guest */
-	__u64 conversions, converted;	/* that the guest asked for; pages of those done */
+	__u64 loaded;			/* pages of shared memory used to load the guest */
+	__u64 conversions, converted;	/* asked for by the guest; pages of those done */
 	__u64 retries, refused, wrong_offsets;
 	bool has_map;
 	__u16 map[PRIVATE_MAX / BLOCK];	/* pages the file has in each block */
-	int layouts, wrong_layouts;	/* drawn for the guest; not as they should be */
+	int layouts, wrong_layouts;	/* drawn for the guest; those that were wrong */
 	struct layout *layout;		/* of shared memory, when the guest was done */
 };
 
@@ -133,24 +133,24 @@ struct vm {
 	int gmem_fd;		/* -1: none */
 	__u64 file_size;
 	__u8 *view;		/* of the file */
-	__u8 *shared;		/* for each page of the file: is it? */
+	__u8 *shared;		/* for each page of the file: is it shared? */
 	struct serial serial;
 	struct stats start, last;	/* before the guest ran; when a layout was drawn */
 	__u32 host_page;
-	__s32 host_result;	/* guest/port.h: what the guest wants the host to do */
+	__s32 host_result;	/* guest/port.h: of the last request to the host */
 	__u64 payload_entry;
 	int pin[2];		/* a pipe that holds on to a page; pin[0] is 0: none */
 	__u64 pinned;		/* its offset in the file */
 	struct report *report;
 };
 
-/* vm.c: /dev/kvm, the VM, the vCPU, and what to do when it exits. */
+/* vm.c: /dev/kvm, the VM, the vCPU, and its exits. */
 void vm_create(struct vm *vm);
 void vm_create_vcpu(struct vm *vm);
 void vm_run(struct vm *vm);
 int vm_check(int fd, int capability);
 
-/* memory.c: the two slots. */
+/* memory.c: the slots. */
 void memory_add_ordinary(struct vm *vm);
 void memory_populate_ordinary(struct vm *vm);
 void memory_add_private(struct vm *vm);
@@ -161,7 +161,7 @@ void memory_destroy(struct vm *vm);
 __u64 memory_reachable(__u8 *view, __u64 size);
 bool memory_map_units(int gmem_fd, __u64 size, __u16 *map);
 
-/* convert.c: private to shared and back, for the guest; and the host's use of it. */
+/* convert.c: conversions for the guest, and the host's use of shared pages. */
 __s64 convert_hypercall(struct vm *vm);
 int convert_host_do(struct vm *vm, int what, __u64 page);
 
@@ -191,11 +191,11 @@ void x86_load_linux(struct vm *vm);
 void x86_setup_vcpu(struct vm *vm);
 const void *x86_map_file(const char *path, size_t *size);
 
-/* payload.c: a program in 64-bit mode instead. */
+/* payload.c: a program in 64-bit mode instead of a Linux. */
 void payload_load(struct vm *vm);
 void payload_setup_registers(struct vm *vm);
 
-/* report.c: telling it. */
+/* report.c: the output of the measurements. */
 void report_pool(FILE *out, const char *when, const struct pool *pool, const char *what);
 void report_file(FILE *out, const struct report *report);
 void report_unit(struct vm *vm, __u64 page);

@@ -10,15 +10,15 @@
  *      64K  boot parameters ("zero page")
  *     128K  command line
  *       1M  the protected-mode part of the bzImage; it moves to where it wants to be
- *     then  the initramfs, above what the kernel needs for that
+ *     then  the initramfs, above the memory that the kernel needs for moving
  *
- * All of it is in as few blocks of 2M as can be: what is loaded into shared memory is used by
- * this process, and KVM then maps the block by 4K pages.
+ * All of it is in as few blocks of 2M as possible: to load a page into shared memory is to use it,
+ * and KVM then maps the block by 4K pages.
  *
- * The memory map tells the guest of this memory only. Private memory must not be
- * in it: the kernel would put its page tables there, which KVM could not walk (when it
- * has to emulate an instruction it reads them through this process's view, where a
- * private page is not). The guest adds it later, as movable.
+ * The memory map tells the guest of this memory only. Private memory must not be in the
+ * map: the kernel would put its page tables there, and KVM could not walk them (when KVM
+ * has to emulate an instruction, it reads page tables through this process's view, which
+ * has no private pages). The guest adds private memory later, as movable.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -64,7 +64,7 @@ const void *x86_map_file(const char *path, size_t *size)
 	return map;
 }
 
-/* What the kernel needs in place to decompress itself, which is where it prefers to be. */
+/* Returns the end of the memory that the kernel needs to decompress itself where it prefers. */
 static __u64 kernel_end(const struct setup_header *header)
 {
 	__u64 start = header->pref_address > KERNEL_ADDR ? header->pref_address : KERNEL_ADDR;
@@ -119,11 +119,11 @@ static void load_initrd(struct vm *vm, struct boot_params *params)
 }
 
 /*
- * Where the host is emulated itself, time is the fragile part: the guest is told how
- * fast its clock runs (measuring that fails), and uses the old timer (interrupts of the
- * local APIC's come seconds late). private= is for the guest's init program, which finds
- * it in its environment. Hot-added memory becomes movable, because nothing that KVM
- * reads by itself is ever put into that.
+ * Writes the kernel's command line. On an emulated host, time is fragile: the command line
+ * tells the guest how fast its clock runs (measuring the clock fails), and has it use the old
+ * timer (interrupts of the local APIC's timer come seconds late). private= is for the guest's
+ * init program, which finds it in its environment. Hot-added memory becomes movable, because
+ * Linux never puts data there that KVM reads by itself.
  */
 static void write_cmdline(struct vm *vm, const struct boot_params *params)
 {
@@ -171,7 +171,7 @@ void x86_load_linux(struct vm *vm)
 }
 
 /*
- * What KVM supports, less what gets this guest into trouble:
+ * Sets the CPUID that KVM supports, without two features that get this guest into trouble:
  * XSAVE, whose state size an emulated host reports wrongly; and the APIC ids, which are
  * those of the CPU that this program happens to run on.
  */

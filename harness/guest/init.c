@@ -2,15 +2,15 @@
 /*
  * init - PID 1 of the machine that `gmem run` boots.
  *
- * It mounts what a test expects, runs one command, copies its input and output,
- * and reports how it ended. Nothing of that goes over the console, which belongs
- * to the kernel: there is one virtio-serial port for each stream (gmem.in, gmem.out,
- * gmem.err) and one for the report (gmem.ctl), so that a console full of
- * warnings can neither hide a status nor fake one.
+ * init mounts the file systems that a test expects, runs one command, copies its
+ * input and output, and reports how it ended. Nothing of that goes over the console,
+ * which belongs to the kernel. Each stream has a virtio-serial port (gmem.in, gmem.out,
+ * gmem.err), and so does the report (gmem.ctl), so that a console full of warnings can
+ * neither hide a status nor fake one.
  *
- * The first thing it does is to say so on the console (STARTED), through the kernel's
- * log, which needs no interrupt. A boot that hangs before this line has lost one of QEMU's, and
- * is worth another try; all that comes later is a result.
+ * First of all, init says on the console that it has started (STARTED), through the
+ * kernel's log, which needs no interrupt. A boot that hangs before this line has lost
+ * an interrupt of QEMU, and is worth another try; all that comes later is a result.
  *
  * The report is lines of text, in this order:
  *
@@ -18,15 +18,15 @@
  *	start						the command runs from here on
  *	exit N | signal N				how it ended
  *	pool after NODE SIZE NR FREE RESV SURPLUS
- *	units TEXT					of guestmem/units, if it has any
+ *	units TEXT					a line of guestmem/units, if units are left
  *	taint N						/proc/sys/kernel/tainted
  *	done						nothing is missing
  *
  * or `error TEXT` where the machine is not what was asked for.
  *
- * What to do comes in the initramfs: /gmem/argv (the command, NUL-terminated
- * strings), /gmem/modules (one name a line), /gmem/hugepages (lines of "kB count",
- * what the boot line should have reserved), /gmem/shell (exists: a shell on the
+ * The initramfs says what to do: /gmem/argv (the command, NUL-terminated strings),
+ * /gmem/modules (one name a line), /gmem/hugepages (lines of "kB count", the huge pages
+ * that the boot line should have reserved), /gmem/shell (if it exists: a shell on the
  * console instead of a command).
  */
 #define _GNU_SOURCE
@@ -135,7 +135,7 @@ static void __attribute__((noreturn)) power_off(void)
 {
 	sync();
 	reboot(RB_POWER_OFF);
-	/* Returning would panic the kernel and look like a crash of its own. */
+	/* A return from init would panic the kernel, and look like a crash of its own. */
 	for (;;)
 		pause();
 }
@@ -146,7 +146,7 @@ static void __attribute__((noreturn)) give_up(const char *what)
 	power_off();
 }
 
-/* Read a small file whole; NULL where there is none. The caller frees it. */
+/* Read a whole file into a buffer, which the caller frees. Returns NULL if there is no file. */
 static char *slurp(const char *path, size_t *lenp)
 {
 	size_t size = 0, len = 0;
@@ -181,13 +181,16 @@ static void spit(const char *path, const char *text)
 
 	if (fd < 0)
 		return;
-	/* What the kernel refuses here (a controller it lacks) a test will notice. */
+	/* A test will notice if the kernel refuses the text, e.g. for lack of a controller. */
 	if (write(fd, text, strlen(text)) < 0)
 		fprintf(stderr, "init: %s: %s\n", path, strerror(errno));
 	close(fd);
 }
 
-/* Nothing is mounted yet, and the device has its number everywhere: /dev/kmsg. */
+/*
+ * Say in the kernel's log that init has started. Nothing is mounted yet, so make the
+ * device /dev/kmsg, which has the same number everywhere.
+ */
 static void say_started(void)
 {
 	mknod("/gmem/kmsg", S_IFCHR | 0600, makedev(1, 11));
@@ -208,7 +211,7 @@ static void mount_all(void)
 	    symlink("/proc/self/fd/1", "/dev/stdout") || symlink("/proc/self/fd/2", "/dev/stderr"))
 		fprintf(stderr, "init: /dev/fd: %s\n", strerror(errno));
 
-	/* One by one: a controller that is not configured must not take the rest along. */
+	/* Enable them one by one: a missing controller must not keep the others disabled. */
 	spit("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
 	spit("/sys/fs/cgroup/cgroup.subtree_control", "+hugetlb");
 	spit("/sys/fs/cgroup/cgroup.subtree_control", "+cpuset");
@@ -226,7 +229,7 @@ static void loopback_up(void)
 	close(fd);
 }
 
-/* Run a program to its end, its output to the console. */
+/* Run a program to its end, with its output on the console. Returns its exit status, or -1. */
 static int run(char *const argv[])
 {
 	int status;
@@ -241,7 +244,7 @@ static int run(char *const argv[])
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-/* modprobe takes a module's parameters (kvm.foo=1) from /proc/cmdline itself. */
+/* Load all modules. modprobe takes their parameters (kvm.foo=1) from /proc/cmdline itself. */
 static void load_modules(void)
 {
 	char *list = slurp("/gmem/modules", NULL), *name, *save = NULL;
@@ -258,18 +261,19 @@ static void load_modules(void)
 }
 
 /*
- * Keep a VM, because KVM patches the scheduler with the first and the last one: that's
- * how vCPUs are told that they are scheduled (preempt_notifier_key). QEMU 7.2 doesn't
- * keep code from being changed while it translates it (8.1 does), and may go on with what
- * there was before. Then a vCPU runs and KVM thinks that none does, which is a WARNING in
- * mark_page_dirty_in_slot(). Only arm64, the other kernel has no JUMP_LABEL.
+ * Create a VM and keep it, because KVM patches the scheduler for the first and the last
+ * VM: preempt_notifier_key makes the scheduler tell vCPUs that they are scheduled. QEMU
+ * 7.2 doesn't keep code from being changed while it translates the code (8.1 does), and
+ * may go on with the old code. Then a vCPU runs while KVM thinks that none does, which
+ * is a WARNING in mark_page_dirty_in_slot(). Only arm64 needs this, the other kernel
+ * has no JUMP_LABEL.
  */
 static void keep_vm(void)
 {
 #ifdef __aarch64__
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 
-	/* No KVM, no VM. */
+	/* Without KVM there is no VM to keep. */
 	if (kvm < 0)
 		return;
 	if (ioctl(kvm, KVM_CREATE_VM, 0UL) < 0)
@@ -304,7 +308,7 @@ static int open_port(const char *want)
 	return fd;
 }
 
-/* The ports are announced one after the other, after the device's probe. */
+/* Open all ports. They are announced one after the other, after the device's probe. */
 static void open_ports(void)
 {
 	unsigned int waited = 0;
@@ -356,7 +360,7 @@ static void pool_of_node(char *text, const char *base, const char *node)
 				 node, name + 10,
 				 read_number(dir, "nr_hugepages"),
 				 read_number(dir, "free_hugepages"),
-				 /* not kept per node: -1 there */
+				 /* -1 for a node, which has no such counter */
 				 read_number(dir, "resv_hugepages"),
 				 read_number(dir, "surplus_hugepages"));
 		free(list[i]);
@@ -395,7 +399,7 @@ static void report_pools(const char *when, const char *text)
 	free(copy);
 }
 
-/* What the boot line asked for is a promise to the command: check it. */
+/* Check that the boot line has reserved its huge pages, which the command relies on. */
 static void check_reserved(void)
 {
 	char *list = slurp("/gmem/hugepages", NULL), *line, *save = NULL;
@@ -470,7 +474,7 @@ static pid_t start(char **argv, int pipes[3][2])
 	_exit(errno == ENOENT ? 127 : 126);
 }
 
-/* Copy what is there; false once there will be no more. */
+/* Copy the data that is there. Returns false once there will be no more. */
 static bool copy_once(int from, int to)
 {
 	char buf[65536];
@@ -481,7 +485,7 @@ static bool copy_once(int from, int to)
 	return n > 0 && write_all(to, buf, n);
 }
 
-/* A child that keeps a pipe open must not keep the machine: take what is there. */
+/* Copy the data that is left in a pipe. Don't wait for its end: a child may keep it open. */
 static void drain(int from, int to)
 {
 	struct pollfd pfd = { .fd = from, .events = POLLIN };
@@ -491,7 +495,7 @@ static void drain(int from, int to)
 			return;
 }
 
-/* Feed the command from a process of its own: it may block for as long as it likes. */
+/* Feed the command from a process of its own, which may block for as long as it likes. */
 static pid_t feed(int to)
 {
 	pid_t pid = fork();
@@ -551,7 +555,7 @@ static int run_command(char **argv)
 	return status;
 }
 
-/* What the command left running would be taken for a leak. */
+/* Kill all processes that the command has left running, as they would be taken for a leak. */
 static void kill_the_rest(void)
 {
 	kill(-1, SIGKILL);
@@ -560,8 +564,9 @@ static void kill_the_rest(void)
 }
 
 /*
- * Huge pages of guest_memfd that are split: all of their struct pages are checked while
- * reading this, and without any file there must be none. NULL if the kernel has no such list.
+ * Return the list of guest_memfd's split huge pages, or NULL if it is empty or the
+ * kernel has none. The kernel checks their struct pages when the list is read. Without
+ * any file there must be no split huge page.
  */
 static char *read_units(void)
 {

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# The base: an unpacked Linux source as one git commit, in a bare repository in the cache
-# (linux-<version>.git, branch base). Author and date are fixed, so that the commit's id is
-# the same everywhere. From, in this order: GMEM_LINUX, the cache, Debian, kernel.org.
+# The base is an unpacked Linux source as one git commit, in a bare repository in the cache
+# (linux-<version>.git, branch base). Author and date are fixed, so that the commit's id is the same
+# everywhere. The source comes from, in this order: GMEM_LINUX, the cache, Debian, kernel.org.
 
-# apt_sources: "URI keyring" of Debian's main archive, as this machine's apt has it set up.
+# apt_sources: print the URIs of all archives with a component main, from this machine's apt setup.
 apt_sources() {
 	local file
 	for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
@@ -35,13 +35,13 @@ apt_sources() {
 
 debian_mirror() {
 	local uri
-	# Other archives may be set up as well: Debian's keyring must be able to vouch.
+	# Other archives may be set up as well: take one for which Debian's keyring can vouch.
 	uri=$(apt_sources | grep -v security | grep -m1 -i debian || :)
 	[[ $uri ]] || note "apt is not set up with a Debian mirror (GMEM_LINUX=<tarball or tree> does without)"
 	echo "$uri"
 }
 
-# debian_apt SUITE ARCH CMD...: apt-get with a configuration, lists and cache of its own. The
+# debian_apt SUITE ARCH CMD...: run apt-get with a configuration, lists and cache of its own. The
 # machine's apt is not touched; its proxy settings are used.
 debian_apt() {
 	local suite=$1 arch=$2 dir=$GMEM_CACHE/apt/$1-$2
@@ -58,7 +58,7 @@ debian_apt() {
 		-o Acquire::Languages=none "$@"
 }
 
-# debian_download DIR SUITE ARCH PACKAGE: PACKAGE's .deb into DIR.
+# debian_download DIR SUITE ARCH PACKAGE: download PACKAGE's .deb into DIR.
 debian_download() {
 	local dir=$1 suite=$2 arch=$3 package=$4
 	mkdir -p "$dir" &&
@@ -66,7 +66,7 @@ debian_download() {
 		(cd "$dir" && debian_apt "$suite" "$arch" download "$package")
 }
 
-# fetch_busybox ARCH: a static busybox for a foreign machine; prints its path.
+# fetch_busybox ARCH: fetch a static busybox for a foreign machine; print its path.
 fetch_busybox() {
 	local file=$GMEM_CACHE/busybox-$1
 	[[ -x $file ]] || locked "$file.lock" fetch_busybox_locked "$1" "$file" >&2 || return
@@ -100,13 +100,13 @@ check_version() {
 	[[ $ok ]]
 }
 
-# base_repo: the bare repository to use, made if need be; prints its path.
+# base_repo: print the path of the bare repository to use, which is made if need be.
 base_repo() {
 	local repo
 	[[ $GMEM_DRY ]] || mkdir -p "$GMEM_CACHE"
 	if [[ ${GMEM_LINUX:-} ]]; then
 		[[ -e $GMEM_LINUX ]] || die "GMEM_LINUX=$GMEM_LINUX does not exist"
-		# Read anew when it changes, as far as its own date tells.
+		# The source is read anew when it changes, as far as its own date and size tell.
 		repo=$GMEM_CACHE/linux-own-$(stat -c '%n %Y %s' "$(realpath "$GMEM_LINUX")" | hash_of).git
 	else
 		repo=$GMEM_CACHE/linux-$BASE_VERSION.git
@@ -119,7 +119,7 @@ base_repo() {
 	echo "$repo"
 }
 
-# In the cache a repository is there whole or not at all.
+# make_base REPO: make the repository. In the cache it is there as a whole or not at all.
 make_base() {
 	local repo=$1 tmp=$GMEM_CACHE/tmp.base status=0
 	[[ ! -d $repo ]] || return 0
@@ -151,7 +151,7 @@ take_own() {
 	fi
 }
 
-# What is built there stays there.
+# Copy GMEM_LINUX, but no build output of a git tree.
 copy_own() {
 	if [[ -e $GMEM_LINUX/.git ]]; then
 		git -C "$GMEM_LINUX" archive HEAD | tar -x -C "$1/tree"
@@ -160,7 +160,7 @@ copy_own() {
 	fi
 }
 
-# The package's tarball stays in the cache: it is the source.
+# The package's tarball is the source, so it stays in the cache.
 take_debian() {
 	local tarball=$GMEM_CACHE/$BASE_DEBIAN_PACKAGE.tar.xz
 	command -v apt-get >/dev/null || return
@@ -182,7 +182,7 @@ fetch_debian() {
 	mv "$1/source.tar.xz" "$2"
 }
 
-# UNTESTED: written for those who reach kernel.org and no Debian mirror.
+# UNTESTED: for machines that reach kernel.org and no Debian mirror.
 take_kernel_org() {
 	local name=linux-$BASE_VERSION.tar.xz
 	note "no $BASE_DEBIAN_PACKAGE to be had; trying kernel.org (untested)"
@@ -198,7 +198,7 @@ fetch_kernel_org() {
 	grep " $2\$" sha256sums.asc | sha256sum -c -
 }
 
-# Only the content counts: everything is added, whatever .gitignore says.
+# Add everything, whatever .gitignore says: only the content counts.
 import_base() {
 	local tree=$1/tree version
 	version=$(tree_version "$tree") || return
@@ -207,7 +207,7 @@ import_base() {
 	export GIT_AUTHOR_DATE="2026-01-01T00:00:00+0000" GIT_COMMITTER_DATE="2026-01-01T00:00:00+0000"
 	rm -rf "$tree/.git"
 	git init -q -b base "$tree" || return
-	# Thousands of small files: no time spent on packing them well.
+	# Spend no time on packing thousands of small files well.
 	git -C "$tree" config core.compression 1 || return
 	git -C "$tree" config core.fsyncMethod batch || return
 	git -C "$tree" add -A -f || return
@@ -216,7 +216,7 @@ import_base() {
 	rm -f "$tree/.git/index"
 }
 
-# say_base REPO: speak up when it is another base than the one everything was tested with.
+# say_base REPO: say so if it is another base than the one that everything was tested with.
 say_base() {
 	local tree
 	tree=$(git -C "$1" rev-parse 'base^{tree}')

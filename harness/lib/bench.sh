@@ -2,18 +2,18 @@
 # SPDX-License-Identifier: GPL-2.0
 # Benchmarks: bench/NAME.bench sets
 #
-#   DESCRIPTION, INTRO     a line, and what stands above the table
+#   DESCRIPTION, INTRO     a line, and the text above the table
 #   program                bench/PROGRAM.c, the same everywhere
 #   sides=(base ours)      the machines it runs in: base is the unpatched kernel, all others
 #                          are our kernel
 #   append=()              for the boot line of our kernel; append_SIDE=() for one of them
-#   how_SIDE               what the program must find there ("how", in its first line)
+#   how_SIDE               the way that the program must find there ("how", in its first line)
 #   hugepages, mem         of the machine (as ./gmem run)
 #   timeout                seconds without -icount, on an idle host
-#   quoted                 whose figures are in bench/NAME.quoted, to stand next to ours
+#   quoted                 owner of the figures in bench/NAME.quoted, which stand next to ours
 #
-# What is counted is instructions (-icount, one processor): no time, no cache, no TLB, but the
-# same number every time. The program prints tab-separated lines: "how WAY", "section TITLE",
+# The program counts instructions (-icount, one processor): no time, no cache, no TLB, but the
+# same number every time. It prints tab-separated lines: "how WAY", "section TITLE",
 # "row TITLE MEDIAN LOWEST HIGHEST", and at its end "complete".
 
 bench_out=$GMEM_OUT/bench
@@ -44,7 +44,7 @@ bench_build() {
 	step "$GMEM_OUT/log/bench.log" "building the benchmarks" "${make[@]}"
 }
 
-# bench_side NAME SIDE ARG...: one machine; its output in out/bench/NAME.SIDE.
+# bench_side NAME SIDE ARG...: run one machine, with its output in out/bench/NAME.SIDE.
 bench_side() {
 	local name=$1 side=$2 entry args
 	local -n append_side=append_$2
@@ -62,7 +62,8 @@ bench_side() {
 		done
 	fi
 	if [[ $GMEM_DRY && ! -e $bench_out/bin/$program ]]; then
-		# QEMU's line has the program in it, which is not there yet.
+		# QEMU's line needs the program, which is not built yet: print the line of ./gmem
+		# run.
 		quote "$GMEM_TOP/gmem" run "${args[@]}" -- "/$program" "$@"
 		return
 	elif [[ $GMEM_DRY ]]; then
@@ -75,7 +76,7 @@ bench_side() {
 	mv "$bench_out/$name.$side.part" "$bench_out/$name.$side"
 }
 
-# bench_complete NAME: all sides ran to their end, in the way that was to be measured.
+# bench_complete NAME: true if all sides ran to their end, in the way that was to be measured.
 bench_complete() {
 	local side how want file
 	for side in "${sides[@]}"; do
@@ -89,15 +90,15 @@ bench_complete() {
 	done
 }
 
-# What the numbers depend on besides the source.
+# Print the tools and the configuration that the numbers depend on, besides the source.
 bench_tools() {
 	kernel_env x86_64
 	printf '%s; %s; harness/variants/default.config\n' "$("$qemu" --version | head -n 1)" \
 		"$("${cross}gcc" --version | head -n 1)"
 }
 
-# What the tables have in common. The spread is how far lowest and highest are apart, in
-# percent of the median.
+# Functions of all tables. The spread is how far lowest and highest are apart, in percent of the
+# median.
 bench_awk='
 	function number(n,    text, negative) {
 		if (n == "") return "-"
@@ -119,8 +120,8 @@ bench_table() {
 	esac
 }
 
-# bench_table_list NAME: one machine after the other, in the program's order. What others
-# have measured is printed as it was written; to compare, "157.07 M" is a number.
+# bench_table_list NAME: print one machine after the other, in the program's order. Figures that
+# others have measured are printed as they were written; for the ratio, "157.07 M" is a number.
 bench_table_list() {
 	local files=() side
 	for side in "${sides[@]}"; do files+=("$bench_out/$1.$side"); done
@@ -158,7 +159,7 @@ bench_table_list() {
 	' "${files[@]}"
 }
 
-# bench_table_sides NAME: side by side, in the program's order.
+# bench_table_sides NAME: print both sides side by side, in the program's order.
 bench_table_sides() {
 	awk -F '\t' -v base="Linux $BASE_VERSION" "$bench_awk"'
 	function line(title, a, as, b, bs, ratio) {

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# What ./gmem check runs: a list of items, each a name, the command that repeats it and a
-# function. They run cheapest first, the ones that boot machines several at a time.
+# ./gmem check runs a list of items, each with a name, the command that repeats it and a function.
+# Items run cheapest first; those that boot machines run several at a time.
 
 restarts=0	# machines that hung before init
 items=()	# "level name again function args..."
@@ -10,7 +10,7 @@ add_item() {
 	items+=("$*")
 }
 
-# Every level adds its items; $1 is "all" for the long ones as well.
+# Every level has a function that adds its items; $1 is "all" for the long ones as well.
 items_style() {
 	local t
 	for t in "${style_tests[@]}"; do
@@ -28,7 +28,7 @@ items_series() {
 
 items_build() {
 	local builds="x86_64:default arm64:default" b
-	# By name as well, as that is how a failure is repeated.
+	# Add them when an item is named as well, as a failure is repeated by its name.
 	[[ ! $1 ]] ||
 		builds+=" x86_64:debug arm64:debug x86_64:module x86_64:nohugetlb x86_64:coco"
 	for b in $builds; do
@@ -61,7 +61,8 @@ items_selftest() {
 	items_tests "$1" selftest "$GMEM_TOP/harness/tests"
 }
 
-# The tests of a directory, for every architecture and variant that is wanted.
+# items_tests HOW LEVEL DIR: add the tests of a directory, for every architecture and variant that
+# is wanted.
 items_tests() {
 	local how=$1 lvl=$2 file name a v
 	for file in "$3"/*.test; do
@@ -92,15 +93,16 @@ wanted_variants() {
 	fi
 }
 
-# list_items HOW: of all levels. "" is what CI runs, "name" what there is beside it as well, in
-# one variant, and "all" in every variant.
+# list_items HOW: list the items of all levels: for "" those that CI runs, for "name" all others as
+# well, in one variant, and for "all" all of them in every variant.
 list_items() {
 	items=()
 	items_style "$1"; items_series "$1"; items_build "$1"
 	items_harness "$1"; items_unit "$1"; items_selftest "$1"
 }
 
-# mark_items NAME ITEM...: what a user calls that, a level, an item, or a test.
+# mark_items NAME ITEM...: mark the items that a user calls NAME: a level, an item, or a test. False
+# if there is none.
 mark_items() {
 	local wanted=$1 item words name found=1
 	shift
@@ -115,8 +117,9 @@ mark_items() {
 	return "$found"
 }
 
-# select_items NAME...: a level has what CI runs of it, all else is found by its own name.
-# $unknown is the first one that isn't found at all.
+# select_items NAME...: list the items to run. A level has the items that CI runs of it, all other
+# items are found by their own names. If a name isn't found at all, return false with $unknown set
+# to the first such name.
 select_items() {
 	local name item words short=() all=()
 	local -A marked=()
@@ -137,7 +140,8 @@ select_items() {
 	done
 }
 
-# run_item NR: in a process of its own, everything it says and its status in out/check/NR.*.
+# run_item NR: run an item in a process of its own, with everything that it says and its status in
+# $check_dir/NR.*.
 run_item() {
 	local nr=$1 words status=0 start=$SECONDS base=$check_dir/$1 deps
 	read -ra words <<<"${items[nr]}"
@@ -147,7 +151,7 @@ run_item() {
 		return
 	fi
 	: >"$base.restarts"
-	# In a shell of its own: what exits, or gives up by die, has a status, too.
+	# Use a shell of its own, so that an item that exits, or gives up by die, has a status, too.
 	(export GMEM_RESTARTS=$base.restarts; "${words[@]:3}") >"$base.out" 2>"$base.err" </dev/null ||
 		status=$?
 	times >"$base.times"
@@ -161,13 +165,15 @@ run_item() {
 	echo "$status" >"$base.status"
 }
 
-# cpu_seconds FILE: of what `times` has printed, how much of a processor the processes have used that
-# the shell has waited for. Unlike the time that has passed, it hardly depends on other work.
+# cpu_seconds FILE: print how many seconds of a processor the processes have used that the shell has
+# waited for, from the output of `times`. Unlike the time that has passed, it hardly depends on
+# other work.
 cpu_seconds() {
 	awk -F '[ms ]+' 'NR == 2 { printf "%d\n", $1 * 60 + $2 + $3 * 60 + $4 }' "$1"
 }
 
-# slowest_items N: those that took the most of a processor, with the time that passed as well.
+# slowest_items N: print the N items that took the most of a processor, with the time that passed as
+# well.
 slowest_items() {
 	local nr words seconds cpu
 	for ((nr = 0; nr < ${#items[@]}; nr++)); do
@@ -178,12 +184,13 @@ slowest_items() {
 		while read -r cpu seconds nr; do echo "# $nr: $seconds s, $cpu s of a processor"; done
 }
 
-# Text of an item as what KTAP allows inside: results as they are, the rest as diagnostics.
+# nested FILE: print the output of an item as KTAP allows it inside: results as they are, the rest
+# as diagnostics.
 nested() {
 	sed -E '/^ *(KTAP version|TAP version|1\.\.[0-9]|(not )?ok |#)/!s/^/# /;s/^/    /' "$1"
 }
 
-# item_text NR STATUS: all that is to be said about it, but for the outer line.
+# item_text NR STATUS: print all that is to be said about an item, except for the outer line.
 item_text() {
 	local base=$check_dir/$1 status=$2 words run_dir seconds cpu
 	read -ra words <<<"${items[$1]}"
@@ -205,7 +212,7 @@ item_text() {
 	echo "# seconds: $seconds, of a processor: $cpu"
 }
 
-# print_item NR: the outer line is the verdict.
+# print_item NR: print an item's text and the outer line, which is the verdict.
 print_item() {
 	local base=$check_dir/$1 words status reason="" word
 	read -ra words <<<"${items[$1]}"
@@ -226,12 +233,13 @@ print_item() {
 	note "$word ${words[1]} ($(cut -d' ' -f1 "$base.time") s)"
 }
 
-# Those that boot machines may share the time, the rest has it alone.
+# may_overlap NR: true if an item boots machines. Such items may share the time, all others have it
+# alone.
 may_overlap() {
 	[[ ${items[$1]} == *" run_test "* ]]
 }
 
-# run_items JOBS: start them in order, print them in order.
+# run_items JOBS: start all items in order, and print them in order.
 run_items() {
 	local jobs=$1 nr printed=0 running=0
 	for ((nr = 0; nr < ${#items[@]}; nr++)); do
@@ -246,7 +254,7 @@ run_items() {
 		print_ready
 	done
 	wait || :
-	# Whatever ended without leaving a status, e.g. because it was killed, has failed.
+	# An item that ended without leaving a status, e.g. because it was killed, has failed.
 	for ((nr = 0; nr < ${#items[@]}; nr++)); do
 		[[ -f $check_dir/$nr.status ]] || item_lost "$nr"
 	done
@@ -262,8 +270,8 @@ item_lost() {
 	echo "$EXIT_FAIL" >"$base.status"
 }
 
-# end_items: end what is under way, each process by its number, parents first: they shall not go on
-# with the next thing. (A shell's jobs ignore the terminal's interrupt.)
+# end_items: end all items that are under way, each process by its number. Parents are ended first,
+# so that they don't go on with the next thing. (A shell's jobs ignore the terminal's interrupt.)
 end_items() {
 	local pid pids=()
 	for pid in $(jobs -p); do
@@ -273,7 +281,7 @@ end_items() {
 	wait || :
 }
 
-# add_descendants PID: to pids, with PID itself.
+# add_descendants PID: add PID and all its descendants to pids.
 add_descendants() {
 	local child
 	pids+=("$1")
@@ -282,7 +290,7 @@ add_descendants() {
 	done
 }
 
-# A level of which everything was skipped has tested nothing: that is no pass.
+# Fail if everything of a level was skipped: such a level has tested nothing.
 every_level_tested() {
 	local nr words
 	declare -A tested=()

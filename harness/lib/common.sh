@@ -1,13 +1,13 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# What every command of the harness shares: places, messages, steps, locks.
+# Shared by all commands of the harness: places, messages, steps, locks.
 
 set -euo pipefail
-# The kernel's tools and ours sort and match bytes, whatever the user speaks.
+# The kernel's tools and ours sort and match bytes, whatever the user's language.
 export LC_ALL=C
 
 GMEM_TOP=${GMEM_TOP:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}
-# Elsewhere only for the tests of the harness itself.
+# Only the tests of the harness itself use another place.
 GMEM_OUT=${GMEM_OUT:-$GMEM_TOP/out}
 GMEM_CACHE=${GMEM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gmem}
 GMEM_DRY=${GMEM_DRY:-}
@@ -40,12 +40,12 @@ usage_error() {
 	exit "$EXIT_USAGE"
 }
 
-# The comment at the top of a command is its manual.
+# print_manual FILE: print the comment at the top of a command, which is its manual.
 print_manual() {
 	sed -n '3,/^[^#]/{/^#/!d;s/^# \{0,1\}//;p}' "$1"
 }
 
-# The options that every command takes. True if $1 was one of them.
+# common_option ARG: act on an option that every command takes. True if ARG is one of them.
 common_option() {
 	case $1 in
 	-n) export GMEM_DRY=1 ;;
@@ -55,7 +55,8 @@ common_option() {
 	esac
 }
 
-# One line that the shell reads back as these words, with as little quoting as can be.
+# quote WORD...: print one line that the shell reads back as these words, with as little quoting as
+# can be.
 quote() {
 	local word line=
 	for word; do
@@ -74,13 +75,13 @@ doit() {
 	fi
 }
 
-# step LOG TEXT CMD...: one line on stderr when it starts and one when it ends, the
-# output in LOG. Never silent, never noisy; -v streams.
+# step LOG TEXT CMD...: run CMD, with one line on stderr when it starts, one when it ends, and its
+# output in LOG. With -v, the output goes to stderr as well.
 step() {
 	local log=$1 text=$2 start=$SECONDS status=0
 	shift 2
 	if [[ $GMEM_DRY ]]; then
-		# Functions print what they would do themselves.
+		# A function prints by itself what it would do.
 		if declare -F "$1" >/dev/null; then "$@"; else doit "$@"; fi
 		return
 	fi
@@ -100,7 +101,7 @@ step() {
 	note "$text: $((SECONDS - start)) s"
 }
 
-# locked FILE CMD...: one at a time, for as long as CMD runs.
+# locked FILE CMD...: run CMD with FILE locked, i.e. one at a time.
 locked() {
 	local file=$1 fd status=0
 	shift

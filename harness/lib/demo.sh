@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # SPDX-License-Identifier: GPL-2.0
-# The reference VMM and its guest, ready to be copied into a machine: for ./gmem demo and
-# for the test of the VMM. Needs packages, base, series, tree, kernel, guest, selftests.
+# Make the reference VMM and its guest, ready to be copied into a machine: for ./gmem demo and
+# for the test of the VMM. This needs packages, base, series, tree, kernel, guest, selftests.
 #
 #   out/vmm/bin/gmem-vmm      the VMM, built against the headers of our kernel
 #   out/vmm/bin/payload       a guest without a Linux, that does nothing but convert
@@ -14,11 +14,11 @@
 packages[demo]="stress-ng"
 
 vmm_out=$GMEM_OUT/vmm
-# What the VMM needs on the boot line of its host.
+# The VMM needs this on the boot line of its host.
 vmm_append=kvm.gmem_in_place_conversion=1
 
-# vmm_ready: make all of it current. Two tests of the VMM may do so at once, and one of them may
-# be copying what the other makes: hence the lock, and put().
+# vmm_ready: make all of these files current. Two tests of the VMM may do so at once, and one of
+# them may be copying a file that the other one makes: hence the lock, and put().
 vmm_ready() {
 	need demo
 	guest_kernel && vmm_programs || return
@@ -31,20 +31,20 @@ guest_images() {
 		guest_initramfs shared ""
 }
 
-# put FILE TO: a reader of TO gets all of the old one or all of the new one.
+# put FILE TO: copy FILE to TO. A reader of TO gets all of the old file or all of the new one.
 put() {
 	cp "$1" "$2.$BASHPID" && mv "$2.$BASHPID" "$2"
 }
 
-# vmm_programs: the VMM and what it runs, without a Linux for the guest.
+# vmm_programs: make the VMM and the programs that it runs, without a Linux for the guest.
 vmm_programs() {
 	need build
 	locked "$vmm_out.lock" vmm_build
 }
 
-# The guest's Linux is the unpatched base: it need not know of guest_memfd, and work on the
-# patches never rebuilds it. Its configuration stands alone on top of tinyconfig, hence
-# the fragments() that kernel_build() sees here.
+# Make the guest's Linux, which is the unpatched base: it need not know of guest_memfd, and work on
+# the patches never rebuilds it. Its configuration stands alone on top of tinyconfig, hence the
+# fragments() that kernel_build() sees here.
 guest_kernel() {
 	local built
 	tree_ready vanilla || return
@@ -60,7 +60,7 @@ guest_kernel() {
 	put "$built" "$vmm_out/guest/bzImage"
 }
 
-# The distribution's linux/kvm.h may not know guest_memfd; that of our tree does.
+# Build the VMM with the linux/kvm.h of our tree: the distribution's may not know guest_memfd.
 vmm_build() {
 	local make=(make -C "$GMEM_TOP/vmm" O="$vmm_out/bin")
 	tree_ready "" || return
@@ -71,8 +71,8 @@ vmm_build() {
 	step "$GMEM_OUT/log/vmm.log" "building the VMM" "${make[@]}"
 }
 
-# guest_initramfs NAME PROGRAM: what the guest does is in /programs, a line each; its init
-# stops at the first that fails.
+# guest_initramfs NAME PROGRAM: make an initramfs, with PROGRAM if that's not empty. /programs lists
+# what the guest does, a line each; its init stops at the first line that fails.
 guest_initramfs() {
 	local image=$vmm_out/guest/$1 program=$2 root=$vmm_out/guest/root file
 	rm -rf "$root"

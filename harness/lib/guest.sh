@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# The machine's user space: an initramfs of busybox and our init, and one more archive
-# per run with the command and its files (the kernel unpacks them one after the other).
+# Make the machine's user space: an initramfs of busybox and our init, and one more archive per run
+# with the command and its files (the kernel unpacks them one after the other).
 
-# guest_base ARCH: the part that every run shares. Prints the archive's path.
+# guest_base ARCH: make the archive that every run shares. Prints the archive's path.
 guest_base() {
 	local dir=$GMEM_OUT/guest/$1
 	locked "$dir.lock" guest_base_locked "$1" "$dir" >&2 || return
@@ -13,14 +13,15 @@ guest_base() {
 guest_base_locked() {
 	local arch=$1 dir=$2 busybox state root=$2/root
 	busybox=$(guest_busybox "$arch") || return
-	# Made with -n as well: it is small, and what is printed refers to it.
+	# The archive is made with -n as well: it is small, and the printed lines refer to it.
 	state=$(cat "$GMEM_TOP/harness/guest/init.c" "$busybox" 2>/dev/null | hash_of)
 	[[ $(cat "$dir/state" 2>/dev/null) != "$state" ]] || return 0
 	need build "$arch"
 	rm -rf "$dir"
 	mkdir -p "$root"/{bin,dev,proc,sys,run,tmp,root,etc,gmem,lib} || return
 	chmod 1777 "$root/tmp"
-	# busybox installs its links there; /sbin and /usr/bin are the same place.
+	# /sbin, /usr/bin and /usr/sbin are the same place as /bin, where busybox installs its
+	# links.
 	mkdir "$root/usr"
 	ln -s bin "$root/sbin"
 	ln -s ../bin "$root/usr/bin"
@@ -35,8 +36,9 @@ guest_base_locked() {
 	echo "$state" >"$dir/state"
 }
 
-# A static busybox for the machine: ours for the host's architecture, else the
-# package's file, fetched without enabling a foreign architecture on the host.
+# guest_busybox ARCH: print the path of a static busybox: the host's own if it has the machine's
+# architecture, else the package's file, fetched without enabling a foreign architecture on the
+# host.
 guest_busybox() {
 	if [[ $1 == x86_64 && $(uname -m) == x86_64 ]]; then
 		need x86_64
@@ -46,13 +48,15 @@ guest_busybox() {
 	fi
 }
 
-# archive DIR FILE: everything in DIR as root's, in the format the kernel unpacks.
+# archive DIR FILE: write everything in DIR, owned by root, to FILE, in the format that the kernel
+# unpacks.
 archive() {
 	(cd "$1" && find . -mindepth 1 -print0 | sort -z |
 		cpio --null -o -H newc --owner=+0:+0 --quiet) >"$2"
 }
 
-# Directories of the machine: a file copied "to" one of them goes into it.
+# is_guest_dir PATH: true for directories of the machine: a file copied "to" one of them goes into
+# it.
 is_guest_dir() {
 	case ${1%/} in
 	'' | */. | /bin | /dev | /etc | /lib | /proc | /root | /run | /sbin | /sys | /tmp) ;;
@@ -72,7 +76,7 @@ add_file() {
 	if is_guest_dir "$dst"; then
 		dst=${dst%/}/$(basename "$(realpath -s "$src")")
 	fi
-	# A link in the image would be replaced by a directory: follow it by hand.
+	# Follow links of the image by hand, as a directory would replace them.
 	case $dst in
 	/sbin/* | /usr/bin/* | /usr/sbin/*) dst=/bin/${dst##*bin/} ;;
 	esac
@@ -85,7 +89,7 @@ add_file() {
 	fi
 }
 
-# guest_run_archive DIR BUILD CMD...: what is particular to this run, as DIR/run.cpio.
+# guest_run_archive DIR BUILD CMD...: make DIR/run.cpio, with all that is particular to this run.
 guest_run_archive() {
 	local dir=$1 build=$2 root=$1/root f
 	shift 2
@@ -97,7 +101,7 @@ guest_run_archive() {
 		mkdir -p "$root/lib"
 		cp -a "$build/root/lib/modules" "$root/lib/"
 		rm -f "$root"/lib/modules/*/{build,source}
-		# kvm-amd brings kvm and what that needs.
+		# modprobe loads kvm with kvm-amd, and all that kvm needs.
 		echo kvm-amd >"$root/gmem/modules"
 	fi
 	hugepage_list "$opt_hugepages" >"$root/gmem/hugepages"
@@ -110,7 +114,7 @@ guest_run_archive() {
 	rm -rf "$root"
 }
 
-# size_kb SIZE: 64K, 2M, 1G as kB.
+# size_kb SIZE: print a size like 64K, 2M, 1G in kB.
 size_kb() {
 	local n=${1%[KMGkmg]}
 	[[ $n =~ ^[0-9]+$ ]] || usage_error "'$1' is no size (2M, 1G, ...)"
@@ -122,7 +126,7 @@ size_kb() {
 	esac
 }
 
-# hugepage_list 1G=2,2M=64: lines of "kB count".
+# hugepage_list 1G=2,2M=64: print lines of "kB count".
 hugepage_list() {
 	local entry kb
 	for entry in ${1//,/ }; do

@@ -4,7 +4,7 @@
 # variants/<variant>. A build directory is a subdirectory of the source tree, so that paths
 # in the objects are relative and the compiler cache serves every clone.
 
-# kernel_env ARCH: the settings of harness/arch/<arch>.conf, and make's command line.
+# kernel_env ARCH: set the variables of harness/arch/<arch>.conf, and make's command line.
 kernel_env() {
 	local conf=$GMEM_TOP/harness/arch/$1.conf
 	[[ -f $conf ]] || usage_error "no architecture '$1' (harness/arch has:" \
@@ -13,14 +13,15 @@ kernel_env() {
 	# shellcheck source=../arch/x86_64.conf
 	. "$conf"
 	export CCACHE_DIR=$GMEM_CACHE/ccache CCACHE_NOHASHDIR=1
-	# Fixed, so that the same source gives the same image.
+	# These are fixed, so that the same source gives the same image.
 	export KBUILD_BUILD_TIMESTAMP="Thu Jan  1 00:00:00 UTC 2026"
 	export KBUILD_BUILD_USER=gmem KBUILD_BUILD_HOST=gmem
 	kmake=(make -j"$(nproc)" ARCH="$make_arch" CC="ccache ${cross}gcc")
 	[[ -z $cross ]] || kmake+=(CROSS_COMPILE="$cross")
 }
 
-# variant_allows ARCH VARIANT: `# archs:` in a variant's first line limits it.
+# check_variant ARCH VARIANT: fail if there is no such variant, or if its line `# archs:` lacks
+# ARCH.
 check_variant() {
 	local file=$GMEM_TOP/harness/variants/$2.config archs
 	[[ -f $file ]] || usage_error "no variant '$2' (harness/variants has:" \
@@ -30,7 +31,7 @@ check_variant() {
 		usage_error "variant '$2' is for $archs, not $1"
 }
 
-# kernel_src VANILLA: the source tree.
+# kernel_src VANILLA: print the path of the source tree.
 kernel_src() {
 	if [[ ${1:-} ]]; then
 		echo "$GMEM_OUT/linux-vanilla"
@@ -45,7 +46,7 @@ fragments() {
 		"$GMEM_TOP/harness/variants/$variant.config"
 }
 
-# What make would look at, in a hash: the commit, and what differs from it.
+# source_state SRC: print what make would look at: the commit, and every file that differs from it.
 source_state() {
 	local src=$1
 	[[ -d $src ]] || return 0	# -n, before there is anything
@@ -55,12 +56,13 @@ source_state() {
 	done
 }
 
-# The options of the fragments that did not make it into the configuration, one a line.
+# lost_options CONFIG FRAGMENT...: print the options of the fragments that did not make it into the
+# configuration, one a line.
 lost_options() {
 	local config=$1 line name
 	shift
 	cat "$@" | grep -E '^(CONFIG_[A-Z0-9_a-z]+=|# CONFIG_[A-Z0-9_a-z]+ is not set)' |
-		# The last word on an option is the one that counts.
+		# The last line about an option is the one that counts.
 		tac | awk '{ n = $0; sub(/^# /, "", n); sub(/[= ].*/, "", n) } !seen[n]++' |
 		while read -r line; do
 			name=${line#\# }
@@ -72,7 +74,8 @@ lost_options() {
 		done
 }
 
-# Options of the series do not exist in the unpatched base: those are no loss there.
+# unknown_to SRC: print those of the options on stdin that do not exist in SRC. Options of the
+# series do not exist in the unpatched base, where they are no loss.
 unknown_to() {
 	local src=$1 line name
 	while read -r line; do
@@ -103,7 +106,7 @@ kernel_configure() {
 			"$lost"
 		return 1
 	fi
-	# Untouched where nothing changed: every object depends on it.
+	# Leave .config untouched if nothing has changed: every object depends on it.
 	if cmp -s "$new" "$build/.config"; then
 		rm -f "$new"
 	else
@@ -126,7 +129,7 @@ kernel_make() {
 	echo "$state" >"$build/.gmem-built"
 }
 
-# The same, for someone who wants to paste it (-n).
+# Print the same commands in a form that can be pasted (-n).
 kernel_print() {
 	local src=$1 build=$2 variant=$3
 	local env
@@ -137,8 +140,8 @@ kernel_print() {
 	echo "$env $(quote "${kmake[@]}" -C "$src" O="$build" olddefconfig "${image##*/}")"
 }
 
-# kernel_build ARCH VARIANT VANILLA: make it current. Sets build (directory) and kernel
-# (the image). Cheap when nothing changed: make alone takes ten seconds to see that.
+# kernel_build ARCH VARIANT VANILLA: make the kernel current. Sets build (the directory) and kernel
+# (the image). This is cheap when nothing has changed: make alone takes ten seconds to see that.
 kernel_build() {
 	local variant=$2 vanilla=$3 src state
 	kernel_env "$1"
@@ -150,7 +153,7 @@ kernel_build() {
 		"${cross}gcc" --version; } | hash_of)
 	[[ $(cat "$build/.gmem-built" 2>/dev/null) != "$state" || ! -f $kernel ]] || return 0
 	need build "$arch"
-	# One build at a time: two would only take turns on the same processors.
+	# Run one build at a time: two would only take turns on the same processors.
 	locked "$GMEM_OUT/build.lock" kernel_build_locked
 }
 

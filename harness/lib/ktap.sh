@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# Say results as KTAP, version 1 (Documentation/dev-tools/ktap.rst): a plan, one line per
-# test, diagnostics before the line they explain.
+# Print results as KTAP, version 1 (Documentation/dev-tools/ktap.rst): a plan, one line per test,
+# diagnostics before the line that they explain.
 
 ktap_nr=0 ktap_pass=0 ktap_fail=0 ktap_skip=0 ktap_plan=0
 
@@ -11,12 +11,12 @@ ktap_start() {
 	echo "1..$1"
 }
 
-# Lines of text as diagnostics.
+# ktap_text TEXT: print lines of text as diagnostics.
 ktap_text() {
 	[[ ! ${1-} ]] || printf '%s\n' "$1" | sed 's/^/# /'
 }
 
-# ktap_result STATUS NAME [REASON]: 0 passed, 4 skipped, all else failed.
+# ktap_result STATUS NAME [REASON]: print a result. Status 0 is passed, 4 skipped, all else failed.
 ktap_result() {
 	local status=$1 name=$2 reason=${3-}
 	ktap_nr=$((ktap_nr + 1))
@@ -27,7 +27,8 @@ ktap_result() {
 	esac
 }
 
-# ktap_case NAME CMD...: CMD's output is only shown if it fails, or says why it skipped.
+# ktap_case NAME CMD...: run CMD, and print its result. Its output is only shown if it fails, or
+# says why it skipped.
 ktap_case() {
 	local name=$1 text status=0
 	shift
@@ -40,7 +41,7 @@ ktap_case() {
 	ktap_result "$status" "$name"
 }
 
-# A plan that wasn't carried out is a failure, whatever did run.
+# Print the totals. A plan that wasn't carried out is a failure, whatever did run.
 ktap_totals() {
 	if ((ktap_nr != ktap_plan)); then
 		echo "# planned $ktap_plan, but there are $ktap_nr results"
@@ -49,7 +50,7 @@ ktap_totals() {
 	echo "# Totals: pass:$ktap_pass fail:$ktap_fail skip:$ktap_skip error:0"
 }
 
-# 0: passed; 1: something failed; 4: there was nothing but skips.
+# Return 0 if all that wasn't skipped has passed, 1 if something failed, 4 if there were only skips.
 ktap_status() {
 	if ((ktap_fail)); then
 		return "$EXIT_FAIL"

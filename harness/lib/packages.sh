@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# What has to be installed, in one place, by what it is needed for. Names are those of
-# Debian 12 and 13.
+# All packages that have to be installed, grouped by what needs them. Names are those of Debian 12
+# and 13.
 
 declare -A packages=(
 	[fetch]="dpkg xz-utils debian-archive-keyring"
@@ -21,7 +21,7 @@ as_root() {
 	fi
 }
 
-# need GROUP...: install what is missing. Silent and quick when nothing is.
+# need GROUP...: install the packages that are missing. Silent and quick when none is.
 need() {
 	local group missing
 	command -v dpkg-query >/dev/null || return 0	# not Debian: trust what is there

@@ -6,8 +6,8 @@ now_ms() {
 	echo $((${EPOCHREALTIME/[.,]/} / 1000))
 }
 
-# The memory of the machine in MiB: what was asked for, or enough for everything that is
-# reserved and 4G besides.
+# machine_memory: print the memory of the machine in MiB: what --mem asks for, or enough for all
+# huge pages that are reserved and 4G besides.
 machine_memory() {
 	local kb=0 size count gib
 	if [[ $opt_mem ]]; then
@@ -17,7 +17,8 @@ machine_memory() {
 	while read -r size count; do
 		kb=$((kb + size * count))
 	done < <(hugepage_list "$opt_hugepages")
-	# Whole GiB: 1G pages are aligned, and what is left over below one is lost.
+	# Round up to whole GiB: 1G pages are aligned, and memory that is left over below one is
+	# lost.
 	gib=$(((kb + 1048575) / 1048576))
 	echo $((4096 + gib * 1024))
 }
@@ -34,7 +35,7 @@ boot_line() {
 	echo "$line"
 }
 
-# Processors and memory in $opt_numa equal nodes.
+# numa_args MEM: split processors and memory into $opt_numa equal nodes.
 numa_args() {
 	local mem=$1 i first last
 	((opt_numa > 1)) || return 0
@@ -50,7 +51,7 @@ numa_args() {
 	done
 }
 
-# machine_args MEM: everything but what the machine talks to.
+# machine_args MEM: set qemu_args to everything but the console and ports of talk_args.
 machine_args() {
 	qemu_args=("$qemu" "${machine[@]}" -nodefaults -no-user-config -display none -no-reboot)
 	if [[ $opt_icount ]]; then
@@ -69,10 +70,10 @@ machine_args() {
 	qemu_args+=(-kernel "$kernel" -initrd "$run/initrd" -append "$(boot_line)")
 }
 
-# The console and four ports, all in the run's directory. What comes out ends up in plain
-# files: no slow reader can stall the machine, and everything is kept. The input
-# is QEMU's standard input: of its devices only that one passes an end of file on.
-# "talk_args paste" is for people: the same machine without anyone at the other end.
+# talk_args [paste]: add the console and four ports, all in the run's directory. All output ends up
+# in plain files: no slow reader can stall the machine, and everything is kept. The input is QEMU's
+# standard input: of its devices only that one passes an end of file on. "talk_args paste" is for a
+# command line to be pasted: the same machine without a process at the other end.
 talk_args() {
 	local name report=report.fifo
 	if [[ ${1-} == paste ]]; then
@@ -96,7 +97,7 @@ talk_args() {
 	done
 }
 
-# Processes of this run, ended by their numbers when it ends, however it ends.
+# Processes of this run. They are ended by their numbers when it ends, however it ends.
 helpers=()
 
 end_helpers() {
@@ -108,15 +109,16 @@ end_helpers() {
 	helpers=()
 }
 
-# The input of the machine, input_fd: a pipe that we keep an end of, so that what is in it when a
-# machine hangs is there for the next one. Nothing is read before init has opened its port.
+# open_input: set input_fd to the input of the machine, a pipe. We keep an end of the pipe, so that
+# its contents are there for the next machine when one hangs. No machine reads the input before init
+# has opened its port.
 open_input() {
 	local feed=/dev/null pipe=$run/stdin both write_fd
 	# A terminal belongs to the user (./gmem shell is for that); all else is the
 	# command's input.
 	[[ -t 0 ]] || feed=/dev/stdin
 	mkfifo "$pipe"
-	# Opened for both, opening one end does not wait for the other.
+	# With the pipe open for both, opening one end does not wait for the other.
 	exec {both}<>"$pipe"
 	exec {write_fd}>"$pipe"
 	exec {input_fd}<"$pipe"
@@ -127,7 +129,7 @@ open_input() {
 	exec {write_fd}>&-
 }
 
-# follow FILE FD: copy what is appended to FILE, until the machine is gone.
+# follow FILE FD: copy all that is appended to FILE to FD, until the machine is gone.
 follow() {
 	: >>"$1"	# it may not be there yet
 	tail -q -c +1 -s 0.1 -f --pid="$qemu_pid" "$1" >&"$2" &
@@ -136,7 +138,7 @@ follow() {
 
 start_machine() {
 	mkfifo "$run"/{tty.in,tty.out,monitor.in,monitor.out,report.fifo}
-	# Held open at both ends: opening never waits for the other side.
+	# Keep these open at both ends, so that opening never waits for the other side.
 	exec {report_fd}<>"$run/report.fifo" {console_fd}<>"$run/tty.in" \
 		{monitor_fd}<>"$run/monitor.in"
 	cat "$run/monitor.out" >"$run/monitor" 2>/dev/null &
@@ -156,8 +158,8 @@ alive() {
 	kill -0 "$qemu_pid" 2>/dev/null
 }
 
-# Ask the kernel what every task is doing, for the log; it has two seconds to answer. What
-# it says from here on is no report of its own.
+# Ask the kernel what every task is doing, for the log; it has two seconds to answer. The console
+# from here on is that answer, and no report of the kernel's own.
 ask_for_traces() {
 	console_end=$(stat -c %s "$run/console")
 	echo "chardev-send-break console" >&"$monitor_fd"
@@ -166,19 +168,21 @@ ask_for_traces() {
 	sleep 2
 }
 
-# reached_init: init is the first to speak on the report, and before that on the console.
+# reached_init: true if init has started. It is the first to write to the report, and before that it
+# writes to the console.
 reached_init() {
 	[[ -s $run/report ]] || grep -qs "gmem: init has started" "$run/console"
 }
 
-# lost_interrupt: whether a boot that takes too long may have lost one. The kernel then has nothing
-# to say, or that nothing moves on; whatever else it complains about is a result.
+# lost_interrupt: true if a boot that takes too long may have lost an interrupt. The kernel then
+# says nothing, or only that nothing moves on; any other complaint is a result.
 lost_interrupt() {
 	! reached_init && [[ ! $(splats "$run/console" "rcu: INFO: rcu_" "self-detected stall" \
 		"detected stalls" "starved for .* jiffies") ]]
 }
 
-# too_long: the phase has passed its deadline. Sets outcome, or the next deadline.
+# too_long: decide what to do with a phase that has passed its deadline. True if the machine is
+# given up, and outcome is set; false if there is another deadline.
 too_long() {
 	outcome=stuck
 	case $phase in
@@ -196,8 +200,8 @@ too_long() {
 }
 
 # follow_report INIT_LIMIT: read the report to its end. Sets outcome to ended, died, timeout, stuck
-# or error, or to hung if INIT_LIMIT (if there is one) passes without a word from init; and
-# status to what the command returned.
+# or error, or to hung if there is an INIT_LIMIT and it passes without a word from init. Sets status
+# to what the command returned.
 follow_report() {
 	local line part="" deadline phase=boot init_limit=${1:-$boot_limit}
 	[[ ! $1 ]] || phase=first
@@ -222,7 +226,7 @@ follow_report() {
 		fi
 		part+=$line
 		if ! alive; then
-			# It may have said more between our last look and its end.
+			# The machine may have said more between our last look and its end.
 			read -r -t 0.01 line <&"$report_fd" || return 0
 			part+=$line$'\n'
 			drain_report "$part"
@@ -236,7 +240,7 @@ follow_report() {
 	done
 }
 
-# The rest of the report of a machine that is gone.
+# drain_report TEXT: take TEXT and the rest of the report of a machine that is gone.
 drain_report() {
 	local line
 	{ printf '%s' "$1"; timeout 0.2 cat <&"$report_fd" || :; } >"$run/report.rest"
@@ -252,7 +256,7 @@ drain_report() {
 	rm -f "$run/report.rest"
 }
 
-# Let the machine power off by itself (that is part of the test), but not for ever.
+# Wait until the machine has powered off by itself (that is part of the test), but not for ever.
 stop_machine() {
 	local deadline
 	deadline=$(($(now_ms) + 1000 * boot_limit))
@@ -267,7 +271,7 @@ stop_machine() {
 	fi
 	kill "$qemu_pid" 2>/dev/null || :
 	wait "$qemu_pid" 2>/dev/null || :
-	# They end by themselves, once they have copied the last byte.
+	# The followers end by themselves, once they have copied the last byte.
 	wait "${followers[@]}" 2>/dev/null || :
 	exec {report_fd}>&- {console_fd}>&- {monitor_fd}>&-
 	rm -f "$run"/{tty.in,tty.out,monitor.in,monitor.out,report.fifo}

@@ -1,26 +1,28 @@
 # shellcheck shell=bash disable=SC2154
 # SPDX-License-Identifier: GPL-2.0
-# Verdicts that outlive their check: out/check/kept/ITEM has the last pass of an item, and the
-# content of all it depends on. ./gmem check --resume takes it instead of running the item
-# again, if all of that is still the same; committed or not, and how old, does not matter.
+# Keep verdicts for later checks. out/check/kept/ITEM has the last pass of an item, and the content
+# of all it depends on. ./gmem check --resume takes that verdict instead of running the item again,
+# if all of the content is still the same. Whether it is committed, and how old the verdict is, does
+# not matter.
 #
-# Only a pass is kept. A failure is repeated, because its cause may be gone, and a skip, because what it lacked may be there by now; it costs next to nothing.
-# A pass is not kept either if something it depends on changed while it ran.
+# Only a pass is kept. A failure is repeated, because its cause may be gone. A skip is repeated,
+# because the thing that it lacked may be there by now, and it costs next to nothing. A pass is not
+# kept either if something that it depends on changed while it ran.
 #
-# item_deps() is on the safe side: it names a whole directory rather than forget a file. Left
-# out on purpose is what cannot change a verdict: documents, and the other tests of a directory.
+# item_deps() is on the safe side: it names a whole directory rather than forget a file. Left out on
+# purpose are files that cannot change a verdict: documents, and the other tests of a directory.
 
 kept_dir=$GMEM_OUT/check/kept
 resume=""	# whether to use them
 
-# content_of DIR: the id of what is in a git work tree, whether it is committed or not.
+# content_of DIR: print the id of the content of a git work tree, whether it is committed or not.
 content_of() {
 	local index
 	index=$GMEM_OUT/check/index.$(basename "$1")
 	locked "$index.flock" content_of_locked "$1" "$index"
 }
 
-# The index is a copy of its own: what the user has staged is left alone.
+# Use a copy of the index, which leaves alone what the user has staged.
 content_of_locked() {
 	local own
 	own=$(git -C "$1" rev-parse --absolute-git-dir)/index || return
@@ -28,12 +30,13 @@ content_of_locked() {
 	GIT_INDEX_FILE=$2 git -C "$1" add -A 2>/dev/null && GIT_INDEX_FILE=$2 git -C "$1" write-tree
 }
 
-# ours PATH...: what there is of this repository.
+# ours PATH...: print a hash of these paths of this repository.
 ours() {
 	git -C "$GMEM_TOP" ls-tree "$our_content" -- "$@" | hash_of
 }
 
-# What is compiled into a kernel, or used to compile it.
+# dep_kernel ARCH VARIANT: print hashes of all that is compiled into a kernel, or used to compile
+# it.
 dep_kernel() {
 	local arch=$1 variant=$2
 	kernel_env "$arch"
@@ -44,9 +47,9 @@ dep_kernel() {
 	echo "compiler $("${cross}gcc" --version 2>&1 | hash_of)"
 }
 
-# dep_selftest DIR/NAME: what is in that directory, and what all of them share. Left out are the
-# sources of its other programs and their lines in the Makefile, unless a file includes them: a
-# source that the Makefile does not call a program may be a part of any of them.
+# dep_selftest DIR/NAME: print a hash of all that is in that directory, and that all of them share.
+# The sources of its other programs and their lines in the Makefile are left out, unless a file
+# includes them. A source that the Makefile does not call a program may be a part of any program.
 dep_selftest() {
 	local dir=tools/testing/selftests/${1%%/*} name=${1#*/} line='^TEST_GEN_(PROGS|FILES)\w* *\+?= *'
 	{
@@ -66,7 +69,7 @@ dep_selftest() {
 	} | hash_of
 }
 
-# dep_test NAME ARCH VARIANT: the test's file, its programs, and the machine.
+# dep_test NAME ARCH VARIANT: print hashes of the test's file, its programs, and the machine.
 dep_test() {
 	local file f
 	load_test "$1"
@@ -80,7 +83,7 @@ dep_test() {
 		[[ -e $f || -e $GMEM_TOP/$f ]] || f=${f%:*}
 		echo "file $f $(if [[ $f == /* ]]; then find "$f" -type f -exec sha256sum {} +; else ours "$f"; fi | hash_of)"
 	done
-	# A program that runs here may use anything of these.
+	# A program that runs on the host may use any of these.
 	if ((${#host_cmd[@]})); then
 		echo "programs $(ours vmm bench harness/selftest harness/arch harness/configs harness/variants)"
 	fi
@@ -90,7 +93,7 @@ dep_test() {
 	}
 }
 
-# item_deps NR: one line for each thing the item depends on.
+# item_deps NR: print one line for each thing that the item depends on.
 item_deps() {
 	local words linux_content our_content
 	read -ra words <<<"${items[$1]}"
@@ -109,7 +112,8 @@ item_deps() {
 	esac
 }
 
-# kept_find NR DEPS: true if the item passed with these; the verdict is that of this check, too.
+# kept_find NR DEPS: true if the item has passed with these. That verdict is then the one of this
+# check, too.
 kept_find() {
 	local words kept file
 	read -ra words <<<"${items[$1]}"
@@ -120,7 +124,7 @@ kept_find() {
 	done
 }
 
-# kept_save NR DEPS: the item has passed, with what was there when it began.
+# kept_save NR DEPS: keep the verdict of an item that has passed. DEPS is from when it began.
 kept_save() {
 	local words kept file
 	read -ra words <<<"${items[$1]}"
@@ -136,20 +140,21 @@ kept_save() {
 	mv -T "$kept.new" "$kept"
 }
 
-# kept_drop NR: it has failed; that it once passed with the same is worth nothing now.
+# kept_drop NR: drop the verdict of an item that has not passed now: an earlier pass is worth
+# nothing.
 kept_drop() {
 	local words
 	read -ra words <<<"${items[$1]}"
 	rm -rf "${kept_dir:?}/${words[1]}"
 }
 
-# all_content: what is in both trees.
+# all_content: print the content of both trees.
 all_content() {
 	content_of "$tree" && content_of "$GMEM_TOP" && ktree rev-parse HEAD
 }
 
-# kept_totals CONTENT ARGUMENTS: what several sittings add up to, if all_content was CONTENT when
-# this one began.
+# kept_totals CONTENT ARGUMENTS: print what several sittings add up to, if all_content was CONTENT
+# when this one began.
 kept_totals() {
 	local oldest text="complete: each item passed, or was skipped, as it is now"
 	oldest=$(find "$check_dir" -name '*.when' -exec cat {} + | sort)

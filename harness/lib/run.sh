@@ -9,7 +9,7 @@ run_defaults() {
 	opt_append=() opt_files=() opt_splats=() opt_required=() run_cmd=()
 }
 
-# The options that say which machine it is: shared with ./gmem shell. Sets shift_by.
+# Handle an option that says which machine it is: shared with ./gmem shell. Sets shift_by.
 machine_option() {
 	shift_by=2
 	case $1 in
@@ -78,8 +78,8 @@ check_run_options() {
 	done
 }
 
-# A directory of its own for every run, and no more of them than are of use. With -n it is
-# another one: a run of that name may have left something there, or be under way.
+# Make a directory for this run, and remove the oldest ones. With -n it is another directory: a run
+# of that name may have left something there, or be under way.
 new_run_dir() {
 	local old pid
 	mkdir -p "$GMEM_OUT/runs"
@@ -104,7 +104,7 @@ prepare_machine() {
 	need "$arch"
 	base=$(guest_base "$arch") || return
 	new_run_dir
-	# Made with -n as well: the printed lines refer to it.
+	# The directory has files with -n as well: the printed lines refer to them.
 	cp "$build/.config" "$run/config" 2>/dev/null || [[ $GMEM_DRY ]] || return
 	guest_run_archive "$run" "$build" "$@" || return
 	cat "$base" "$run/run.cpio" >"$run/initrd"
@@ -141,11 +141,11 @@ run_machine() {
 	judge
 }
 
-# The machine hung before init: one more try, aloud. Its console is kept. ./gmem check, which counts
-# such machines, says in GMEM_RESTARTS where to note them down.
+# Start a machine that hung before init once more, and say so. Its console is kept. ./gmem check,
+# which counts such machines, says in GMEM_RESTARTS where to note them down.
 start_again() {
 	stop_machine
-	helpers=("${helpers[0]}")	# what feeds the input goes on
+	helpers=("${helpers[0]}")	# the process that feeds the input goes on
 	hung=$run/console.hung
 	mv "$run/console" "$hung"
 	: >"$run/console"
@@ -156,7 +156,7 @@ start_again() {
 	start_machine
 }
 
-# What the exit status is, and why, in the order of what matters most.
+# Exit with the status of the run, and say why, most important reason first.
 judge() {
 	local problems where="outside the command"
 	reached_init || where="before init${hung:+, twice}"
@@ -169,7 +169,7 @@ judge() {
 	timeout) note "'${run_cmd[0]-}' took longer than $opt_timeout s" ;;
 	stuck)
 		note "the machine hung $where"
-		# What it was at, for those who get to see this and nothing else.
+		# Show where the boot was, for users who get to see this and nothing else.
 		reached_init || tail -n 40 "$run/console" | sed 's/^/console: /' >&2
 		;;
 	error) note "$reason" ;;
@@ -183,7 +183,7 @@ judge() {
 	exit "$EXIT_FAIL"
 }
 
-# One line for each thing that is wrong besides the status.
+# Print one line for each thing that is wrong besides the status.
 find_problems() {
 	local taint line
 	splats <(head -c "${console_end:-1G}" "$run/console") ${opt_splats[@]+"${opt_splats[@]}"} \

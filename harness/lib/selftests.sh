@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# The kernel's selftests, from the patched tree, as static programs for the machine.
+# Build the kernel's selftests, from the patched tree, as static programs for the machine.
 
-# selftest_build ARCH DIR/NAME...: prints nothing; selftest_path says where one is.
+# selftest_build ARCH DIR/NAME...: build these. Prints nothing; selftest_path says where one is.
 selftest_build() {
 	local arch=$1
 	shift
@@ -16,7 +16,7 @@ selftest_path() {
 	echo "$GMEM_OUT/selftests/$1/$2"
 }
 
-# The exported headers, outside the source tree (one that has them inside refuses O=).
+# Export the headers, outside the source tree (one that has them inside refuses O=).
 selftest_headers() {
 	local dir=$tree/build-headers-$arch state
 	state=$(source_state "$tree" | hash_of)
@@ -46,7 +46,7 @@ selftest_make() {
 	local args=("${kmake[@]}" -C "$tree/tools/testing/selftests/$dir" OUTPUT="$out"
 		KHDR_INCLUDES="-isystem ../../../../build-headers-$arch/usr/include"
 		LDFLAGS="-pthread -static -no-pie" "${targets[@]}")
-	# Nothing to say where make has nothing to do.
+	# Say nothing if make has nothing to do.
 	[[ $GMEM_DRY ]] || ! "${args[@]}" -q >/dev/null 2>&1 || return 0
 	step "$log" "building selftests/$dir, $arch" "${args[@]}"
 }

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Prove that patches/ and the overlay are a series that others can take.
 
-# MAINTAINERS has a patch of its own; who submits signs.
+# MAINTAINERS has a patch of its own; the submitter signs.
 checkpatch_options=(--strict --no-signoff --ignore FILE_PATH_CHANGES --show-types -q --summary-file)
 
 series_check() {
@@ -18,7 +18,8 @@ series_check() {
 	ktap_status
 }
 
-# Every new file enters once; none of them, and no file here, is one of Linux's own.
+# Check that every new file enters once, that none is one of Linux's own, and that every patch here
+# is in patches/series.
 check_overlay() {
 	local claims files
 	claims=$(series_entries | while read -r p; do overlay_claims "$patches/$p"; done | sort)
@@ -37,11 +38,12 @@ check_overlay() {
 	[[ ! -s $GMEM_OUT/overlay.errors ]]
 }
 
-# git apply knows no fuzz; an offset says that the patch is older than what is below it.
+# Check that all patches apply. git apply knows no fuzz; an offset says that the patch is older than
+# what is below it.
 check_apply() {
 	local tmp entry status=0
 	tmp=$(mktemp -d "$GMEM_OUT/series.XXXXXX")
-	# Of the files that are patched only: git reads and writes all of the index for each patch.
+	# Put only the patched files into the index: git reads and writes all of it for each patch.
 	series_entries | while read -r entry; do
 		sed -n 's,^diff --git a/\(.*\) b/.*,\1,p' "$patches/$entry"
 	done | sort -u >"$tmp/files"
@@ -59,7 +61,7 @@ check_apply() {
 	return "$status"
 }
 
-# The mails, on a pristine tree of only the files that they touch.
+# Apply the mails, on a pristine tree of only the files that they touch.
 check_am() {
 	local tmp=$GMEM_OUT/am mails=$GMEM_OUT/series target status=0
 	series_build "$mails" || return
@@ -80,7 +82,7 @@ check_am() {
 	return "$status"
 }
 
-# What is built is what is in the repository.
+# Check that the tree that is built is what is in the repository.
 check_tree() {
 	local target
 	target=$(series_commits) || return
@@ -92,17 +94,18 @@ check_tree() {
 	! tree_dirty || { echo "$tree has uncommitted changes"; ktree status --short; return 1; }
 }
 
-# With Debian's python3: that is the one whose modules are installed.
+# Run checkpatch with Debian's python3, which has the modules installed.
 checkpatch() {
 	(cd "$tree" && PATH=/usr/bin:$PATH scripts/checkpatch.pl "${checkpatch_options[@]}" "$@")
 }
 
-# All at once: it asks get_maintainer.pl for each file of each patch, but only once for a file.
+# Check all patches at once: checkpatch asks get_maintainer.pl for each file of each patch, but only
+# once for a file.
 check_patches() {
 	[[ ! $(series_entries) ]] || checkpatch "$GMEM_OUT"/series/*.patch
 }
 
-# Every commit, in a tree of its own (the compiler cache knows most of it).
+# Build every commit, in a tree of its own (the compiler cache knows most of it).
 check_builds() {
 	local dir=$GMEM_OUT/linux-series commit target
 	target=$(series_commits) || return

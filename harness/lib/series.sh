@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# The series: patches/series lists patches/NNNN-*.patch in order. A patch is a mail; below
-# its "---" stand lines "Overlay: PATH" for the new files that enter with it, which are kept
-# as files, at their kernel path, in this repository. Its diff holds edits to existing files
-# only. There is one truth, and no second copy of anything.
+# The series: patches/series lists patches/NNNN-*.patch in order. A patch is a mail. Below its "---"
+# stand lines "Overlay: PATH" for the new files that enter with it. These are kept as files, at
+# their kernel path, in this repository. The diff of a patch holds edits to existing files only. So
+# there is no second copy of anything.
 
 patches=$GMEM_TOP/patches
 
@@ -11,12 +11,12 @@ series_entries() {
 	[[ ! -f $patches/series ]] || sed 's/#.*//;s/[[:space:]]*$//;/^$/d' "$patches/series"
 }
 
-# overlay_claims PATCH: the new files it brings.
+# overlay_claims PATCH: print the new files that it brings.
 overlay_claims() {
 	sed -n '/^diff --git /q;s/^Overlay: //p' "$1" | tr -s ' ' '\n'
 }
 
-# Every file here that is for Linux: those in a directory that Linux has as well.
+# Print every file here that is for Linux, i.e. those in a directory that Linux has as well.
 overlay_files() {
 	local dirs
 	dirs=$(comm -12 <(cd "$GMEM_TOP" && find . -mindepth 1 -maxdepth 1 -type d -printf '%P\n' | sort) \
@@ -27,7 +27,7 @@ overlay_files() {
 		while read -r f; do [[ ! -f $f ]] || echo "$f"; done)
 }
 
-# A hash of everything that decides what the patched tree is.
+# Print a hash of everything that decides what the patched tree is.
 series_key() {
 	{
 		ktree rev-parse origin/base
@@ -39,9 +39,10 @@ series_key() {
 	} | hash_of
 }
 
-# series_commits: the series as commits on the base, with author and dates from the patches, so that
-# the same series gives the same commits everywhere. Prints the last one. No file of the tree is
-# touched. It takes a minute, hence out/series.commits: the key of the series, and what it gave.
+# series_commits: make the series into commits on the base, with author and dates from the patches,
+# so that the same series gives the same commits everywhere. Prints the last one. No file of the
+# tree is touched. This takes a minute, hence out/series.commits: the key of the series, and its
+# last commit.
 series_commits() {
 	local key commit known=$GMEM_OUT/series.commits
 	key=$(series_key) || return
@@ -57,7 +58,7 @@ series_commits() {
 	echo "$commit"
 }
 
-# Apply everything to the base, in an index of its own.
+# Commit everything on top of the base, in an index of its own. Prints the last commit.
 series_apply() {
 	local tmp commit entry
 	tmp=$(mktemp -d "$GMEM_OUT/series.XXXXXX")
@@ -102,7 +103,7 @@ series_commit() {
 	ktree commit-tree "$(ktree write-tree)" -p "$parent" -F "$tmp/message"
 }
 
-# series_build DIR: as mails that git am takes.
+# series_build DIR: write the series as mails that git am takes.
 series_build() {
 	local dir=$1 target
 	target=$(series_commits) || return
@@ -112,12 +113,13 @@ series_build() {
 	ktree -c format.signOff=false -c format.useAutoBase=false -c diff.noprefix=false \
 		-c diff.renames=false -c core.abbrev=12 format-patch -q --no-signature --zero-commit \
 		--full-index --no-renames --cover-letter --base=origin/base -o "$dir" "origin/base..$target" || return
-	# Not *.patch: git am takes no mail without a change.
+	# The cover letter's name is not *.patch: git am takes no mail without a change.
 	cover_letter "$dir/0000-cover-letter.patch" >"$dir/cover-letter.txt" || return
 	rm "$dir/0000-cover-letter.patch"
 }
 
-# patches/cover has the subject in its first line, the text below an empty one.
+# cover_letter FILE: print git's cover letter with the texts of patches/cover, which has the subject
+# in its first line, and the text below an empty one.
 cover_letter() {
 	local subject="guest_memfd: guest memory made of hugetlb pages"
 	[[ ! -f $patches/cover ]] || subject=$(head -n 1 "$patches/cover")
@@ -149,7 +151,7 @@ load_sections() {
 	section[END]=$text
 }
 
-# series_refresh FORCE: what is committed in out/linux becomes the series.
+# series_refresh FORCE: make the commits in out/linux the series.
 series_refresh() {
 	local force=$1 tmp commit nr=0 name old
 	have_clone "$tree" || return
@@ -165,7 +167,7 @@ series_refresh() {
 		refresh_patch "$commit" "$tmp" >"$tmp/$name" || { rm -rf "$tmp"; return 1; }
 	done < <(ktree rev-list --reverse origin/base..HEAD)
 	refresh_conflicts "$tmp" || [[ $force ]] || { rm -rf "$tmp"; return 1; }
-	# Nothing was written before everything was found to be in order.
+	# Write only here, after everything was found to be in order.
 	mkdir -p "$patches"
 	old=$(series_entries | while read -r name; do overlay_claims "$patches/$name"; done)
 	load_sections
@@ -176,7 +178,8 @@ series_refresh() {
 	note "patches/: $nr patches, $(overlay_files | wc -l) overlay files"
 }
 
-# One commit as a patch of ours; notes the files it brings in tmp/claimed.
+# refresh_patch COMMIT TMP: print one commit as a patch of ours. Notes the files that it brings in
+# TMP/claimed.
 refresh_patch() {
 	local commit=$1 tmp=$2 path added
 	added=$(ktree diff-tree -r --no-renames --diff-filter=A --name-only --no-commit-id "$commit")
@@ -197,7 +200,7 @@ refresh_patch() {
 		--no-ext-diff --src-prefix=a/ --dst-prefix=b/ "$commit"
 }
 
-# A file edited here and there since both were the same: neither may be lost.
+# Fail if a file was edited here and there since both were the same: neither edit may be lost.
 refresh_conflicts() {
 	local tmp=$1 path here there last status=0
 	while read -r path; do
@@ -220,7 +223,7 @@ refresh_series() {
 		echo "$name"
 		unset "section[${name#*-}]"
 	done <"$1"
-	# The comment of an entry that is gone is for a person to look at, not to lose.
+	# Keep the comment of an entry that is gone: the user has to look at it.
 	for name in "${!section[@]}"; do
 		[[ $name == END ]] || [[ ! ${section[$name]} ]] ||
 			printf '%s' "${section[$name]}"

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# What can be said about a change without building anything.
+# Checks of a change that need no build.
 
-# Files of this repository, one a line; $@ are git pathspecs.
+# our_files PATHSPEC...: print files of this repository, one a line.
 our_files() {
 	(cd "$GMEM_TOP" && git ls-files -co --exclude-standard -- "$@" |
 		while read -r f; do [[ ! -f $f ]] || echo "$f"; done)
@@ -27,14 +27,15 @@ style_shellcheck() {
 	(cd "$GMEM_TOP" && shellcheck -x -S style -e SC1090,SC1091,SC2034,SC2154 $files)
 }
 
-# style_c DIRS IGNORE: checkpatch on whole files.
+# style_c DIRS IGNORE: run checkpatch on whole files.
 style_c() {
 	local files
 	# shellcheck disable=SC2086 # a list of words
 	files=$(our_files $1 | grep '\.[ch]$')
 	[[ $files ]] || return 0
 	# shellcheck disable=SC2086
-	# Not in a tree: it would look up every file's maintainers, which takes seconds each.
+	# Run it outside a tree: in a tree it looks up every file's maintainers, which takes seconds
+	# each.
 	(cd "$GMEM_TOP" && PATH=/usr/bin:$PATH "$tree/scripts/checkpatch.pl" --no-tree -f -q \
 		--strict --show-types --no-summary --max-line-length=100 --ignore "$2" $files)
 }
@@ -57,12 +58,13 @@ style_kernel_doc() {
 	(cd "$GMEM_TOP" && PATH=/usr/bin:$PATH "$tree/scripts/kernel-doc" -none -Wall -Werror $files)
 }
 
-# What we wrote as text, by full path.
+# Print the files that we wrote as text, by full path.
 text_files() {
 	our_files | grep -vE '^(COPYING|patches/)' | sed "s,^,$GMEM_TOP/,"
 }
 
-# Notes to oneself belong into issues. (The pattern is written so as not to find itself.)
+# Find notes to oneself, which belong into issues. (The pattern is written so as not to find
+# itself.)
 style_leftovers() {
 	local pattern='\b(TO''DO|FIX''ME|XX''X)\b' found
 	found=$(text_files | xargs -d '\n' grep -nE "$pattern" /dev/null)
@@ -71,7 +73,7 @@ style_leftovers() {
 	[[ ! $found ]]
 }
 
-# Sentences name their actors. (Again, not to be found itself.)
+# Find words that hide the actor of a sentence. (This pattern does not find itself either.)
 style_words() {
 	local pattern='\b((some|no|any|every)''body|who''ever|in gen''eral|late''ly|in ques''tion|never''theless|that.s fi''ne)\b' found
 	found=$(text_files | xargs -d '\n' grep -nwiE "$pattern" /dev/null)
@@ -87,7 +89,7 @@ style_whitespace() {
 	[[ ! $found ]]
 }
 
-# A file that is too long for one sitting should be two.
+# Find files that are too long for one sitting: each should be two.
 style_size() {
 	local found
 	found=$(text_files | xargs -d '\n' wc -l | awk '$1 > 900 && $2 != "total" { print $2 ": " $1 " lines" }')

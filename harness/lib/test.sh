@@ -16,7 +16,7 @@
 #   timeout       seconds (120); scaled by architecture and variant
 #   boot_once     yes: something is tested before init, so a boot that hangs is a result
 #   plan          required, or checked if there is one (optional), or none
-#   pools         yes: the huge page counters must come back (no: it does not care)
+#   pools         yes: the huge page counters must come back (no: they need not)
 #   expect_splat=() require_splat=() expect_taint   what the console may, must show
 
 test_dirs=("$GMEM_TOP/harness/tests" "$GMEM_TOP/harness/selftest")
@@ -29,7 +29,7 @@ test_file() {
 	return 1
 }
 
-# load_test NAME: its variables, over the defaults.
+# load_test NAME: set the test's variables, over the defaults.
 load_test() {
 	DESCRIPTION="" level=short archs=x86_64 variants="default debug" selftests=""
 	hugepages="" smp=2 numa=1 mem="" vanilla="" icount="" timeout=120 kernel_needed=yes plan=optional pools=yes
@@ -42,7 +42,7 @@ load_test() {
 	fi
 }
 
-# test_args NAME ARCH VARIANT: the options of ./gmem run, in run_args.
+# test_args NAME ARCH VARIANT: set run_args to the options of ./gmem run.
 test_args() {
 	local name=$1 arch=$2 variant=$3 f
 	opt_arch=$arch opt_variant=$variant opt_icount=$icount
@@ -71,7 +71,7 @@ test_args() {
 	esac
 }
 
-# run_test NAME ARCH VARIANT: in its machine, or here. The verdict is the status.
+# run_test NAME ARCH VARIANT: run a test in its machine, or on the host. The status is the verdict.
 run_test() {
 	local run_args
 	load_test "$1"
@@ -85,11 +85,11 @@ run_test() {
 	"$GMEM_TOP/harness/cmd/run" "${run_args[@]}" -- "${cmd[@]}"
 }
 
-# In a process group of its own, so that a timeout takes all of it along.
+# Run a test on the host, in a process group of its own, so that a timeout takes all of it along.
 run_host_test() {
 	local limit status=0 start
 	opt_arch=$2 opt_variant=$3 opt_icount=""
-	# What has to be built is not the test's time.
+	# A build does not count as the test's time.
 	if [[ $kernel_needed == yes ]]; then
 		tree_ready "$vanilla" && kernel_build "$2" "$3" "$vanilla" || return
 	fi

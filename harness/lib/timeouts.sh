@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# The one table of how much slower than x86_64 default everything else is. Times are
-# given for that one on an idle machine of two processors, and scaled from there.
+# The one table of how much slower everything else is than x86_64 default. Times are given for
+# x86_64 default on an idle machine of two processors, and scaled from there.
 
-# scale ARCH VARIANT ICOUNT: percent.
+# scale ARCH VARIANT ICOUNT: print the scale in percent.
 scale() {
 	local percent=100
 	[[ $1 != arm64 ]] || percent=$((percent * 2))
@@ -12,18 +12,18 @@ scale() {
 	kasan) percent=$((percent * 6)) ;;
 	esac
 	[[ ! $3 ]] || percent=$((percent * 3))
-	# For a machine that does something else as well (CI, a second run).
+	# GMEM_TIMEOUT_SCALE is for a host that does something else as well (CI, a second run).
 	percent=$((percent * ${GMEM_TIMEOUT_SCALE:-100} / 100))
 	echo "$percent"
 }
 
-# scaled SECONDS: in the machine of opt_arch, opt_variant, opt_icount.
+# scaled SECONDS: print the seconds in the machine of opt_arch, opt_variant, opt_icount.
 scaled() {
 	echo $(($1 * $(scale "$opt_arch" "$opt_variant" "$opt_icount") / 100))
 }
 
-# load_percent: how much longer everything takes because of what else runs on this machine:
-# tasks per processor, at least 100 and at most 400.
+# load_percent: print how much longer everything takes because of what else runs on this host, in
+# percent: tasks per processor, at least 100 and at most 400.
 load_percent() {
 	local load percent
 	read -r load _ </proc/loadavg
@@ -31,8 +31,9 @@ load_percent() {
 	echo $((percent < 100 ? 100 : percent > 400 ? 400 : percent))
 }
 
-# init_limit: seconds a boot has to reach init. One that takes longer has hung, and it is
-# better to know early: that is much less than boot_seconds, which is for a machine that moves.
+# init_limit: print the seconds that a boot has to reach init. A boot that takes longer has hung,
+# and it is better to know that early: the limit is much less than boot_seconds, which is for a
+# machine that moves on.
 init_limit() {
 	echo "${GMEM_INIT_SECONDS:-$(($(scaled "$init_seconds") * $(load_percent) / 100))}"
 }

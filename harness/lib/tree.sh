@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# The kernel trees: out/linux is the base with the series applied, one commit per patch, on
-# branch gmem; out/linux-vanilla is the base alone. Developers edit and commit in out/linux, and
-# ./gmem series refresh carries that over to patches/ and the overlay. Nothing that was
-# done there is ever thrown away unasked.
+# The kernel trees: out/linux is the base with the series applied, one commit per patch, on branch
+# gmem; out/linux-vanilla is the base alone. Developers edit and commit in out/linux, and ./gmem
+# series refresh carries their commits over to patches/ and the overlay. No work in out/linux is
+# ever thrown away unasked.
 
 tree=$GMEM_OUT/linux
 
@@ -11,7 +11,7 @@ ktree() {
 	git -C "$tree" "$@"
 }
 
-# A clone that borrows the cache's objects.
+# clone_base DIR: make a clone that borrows the cache's objects.
 clone_base() {
 	local dir=$1 repo tmp=$1.tmp
 	repo=$(base_repo) || return
@@ -43,8 +43,8 @@ have_clone() {
 	}
 }
 
-# tree_ready VANILLA: the tree is there and is what patches/ and the overlay say, or what a
-# developer has made of that.
+# tree_ready VANILLA: see to it that the tree is there and is what patches/ and the overlay say, or
+# what a developer has made of that.
 tree_ready() {
 	if [[ ${1:-} ]]; then
 		locked "$GMEM_OUT/tree.lock" have_clone "$GMEM_OUT/linux-vanilla" >&2
@@ -53,7 +53,7 @@ tree_ready() {
 	fi
 }
 
-# What was applied last: "key commit".
+# .git/gmem-applied has what was applied last: "key commit".
 applied_key() {
 	cut -d' ' -f1 "$tree/.git/gmem-applied" 2>/dev/null || :
 }
@@ -78,7 +78,7 @@ tree_sync() {
 	[[ $key != "$(applied_key)" || $force ]] || return 0
 	target=$(series_commits) || return
 	head=$(ktree rev-parse HEAD)
-	# It is what it should be, or that and the user's work on top of it.
+	# The tree is what it should be, or it has the user's work on top of that.
 	if [[ ! $force ]] && { ktree merge-base --is-ancestor "$target" "$head" ||
 	   [[ $(ktree rev-parse "$head^{tree}") == $(ktree rev-parse "$target^{tree}") ]]; }; then
 		[[ $GMEM_DRY ]] || record_applied "$key" "$head"
@@ -95,7 +95,7 @@ tree_sync() {
 		note "keep that: ./gmem series refresh; drop it (a backup is kept): ./gmem tree --force"
 		return 1
 	fi
-	# Only files that differ are written, so that a build stays incremental.
+	# Write only files that differ, so that a build stays incremental.
 	doit ktree reset -q --keep "$target" || return
 	[[ $GMEM_DRY ]] || record_applied "$key" "$target"
 	note "${tree#"$GMEM_TOP"/}: $(ktree rev-list --count "origin/base..$target") patches applied"

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# Whether a run was good. A status alone proves little: the console must be clean, the
-# kernel untainted, the pools as they were, and a plan that was announced kept.
+# Judge whether a run was good. A status alone proves little: the console must be clean, the kernel
+# untainted, the pools as they were, and a plan that was announced kept.
 
-# What a healthy kernel does not print: the union of what rcutorture and blktests look
-# for, and what our debug options print. Each begins a report.
+# Text that a healthy kernel does not print: the union of what rcutorture and blktests look for, and
+# what our debug options print. Each match begins a report.
 splat_regex='WARNING:|BUG:|BUG at |kernel BUG|Oops|KASAN|KCSAN|UBSAN|kmemleak: [0-9]+ new'
 splat_regex+='|general protection fault|Unable to handle kernel|Internal error'
 splat_regex+='|Kernel panic|Bad page state|Bad rss-counter|VM_BUG_ON|page dumped because'
@@ -16,8 +16,8 @@ splat_regex+='|sleeping function called from invalid context|scheduling while at
 splat_regex+='|list_(add|del) corruption|refcount_t:|DEBUG_LOCKS_WARN_ON|Out of memory'
 splat_regex+='|unchecked MSR access|!!!|Badness'
 
-# splats CONSOLE REGEX...: the lines that begin an unexpected report. A trace belongs
-# to the report above it; one that stands alone is a report of its own.
+# splats CONSOLE REGEX...: print the lines that begin an unexpected report. A trace belongs to the
+# report above it; a trace that stands alone is a report of its own.
 splats() {
 	local console=$1
 	shift
@@ -42,7 +42,7 @@ splats() {
 	{ prev = $0 }' "$console"
 }
 
-# missing_splats CONSOLE REGEX...: what a test must provoke, and did not.
+# missing_splats CONSOLE REGEX...: print the reports that a test must provoke, and did not.
 missing_splats() {
 	local console=$1 regex
 	shift
@@ -51,10 +51,10 @@ missing_splats() {
 	done
 }
 
-# The kernel's letters, by bit (Documentation/admin-guide/tainted-kernels.rst).
+# The kernel's taint letters, by bit (Documentation/admin-guide/tainted-kernels.rst).
 taint_letters=PFSRMBUDAWCIOELKXTNJ
 
-# unexpected_taint NUMBER LETTERS: the letters set in NUMBER beyond those.
+# unexpected_taint NUMBER LETTERS: print the letters that are set in NUMBER beyond LETTERS.
 unexpected_taint() {
 	local n=$1 allowed=$2 i letter out=
 	for ((i = 0; i < ${#taint_letters}; i++)); do
@@ -64,8 +64,8 @@ unexpected_taint() {
 	echo "$out"
 }
 
-# plan_errors REQUIRED FILE: what is wrong with the (K)TAP in a program's output. A plan,
-# where there is one, must be kept, at every level of nesting.
+# plan_errors REQUIRED FILE: print what is wrong with the (K)TAP in a program's output. A plan, if
+# there is one, must be kept, at every level of nesting.
 plan_errors() {
 	awk -v required="$1" '
 	function close_to(depth) {
@@ -106,14 +106,14 @@ plan_errors() {
 	}' "$2"
 }
 
-# pool_errors CTL: huge page counters that did not come back.
+# pool_errors CTL: print the huge page counters that did not come back.
 pool_errors() {
 	diff <(sed -n 's/^pool before //p' "$1") <(sed -n 's/^pool after //p' "$1") |
 		sed -n 's/^< \(.*\)/before: \1/p;s/^> \(.*\)/after:  \1/p' |
 		sed 's/$/ (node size nr free resv surplus)/'
 }
 
-# unit_errors CTL: huge pages of guest_memfd that are still split although no file is left,
+# unit_errors CTL: print huge pages of guest_memfd that are still split although no file is left,
 # and struct pages that are not what they must be.
 unit_errors() {
 	sed -n 's/^units //p' "$1" | head -n 10

@@ -3,12 +3,12 @@
 #define _LINUX_GUESTMEM_H
 
 /*
- * Guest memory that consists of hugetlb pages: what mm does for guest_memfd.
+ * Guest memory made of hugetlb pages: the interface that mm has for guest_memfd.
  *
- * The interface deals in files (address_space), page cache indices in units of
- * PAGE_SIZE, and folios.  What mm doesn't know is what a page is used for, e.g.
- * whether it is private to the guest.  What KVM doesn't know is where a huge
- * page comes from, who pays for it, and how it gets back to the pool.
+ * The interface deals in files (address_space), page cache indices, which count
+ * pages of PAGE_SIZE, and folios.  mm doesn't know what a page is used for, e.g.
+ * whether it is private to the guest.  KVM doesn't know where a huge page comes
+ * from, which cgroups are charged for it, and how it returns to the pool.
  *
  * See mm/guestmem_hugetlb.c for words, rules and the lock order.
  */
@@ -27,13 +27,13 @@ struct raw_hwp_page;
 struct shared_policy;
 
 /**
- * typedef guestmem_wanted_fn - how large a folio may be
+ * typedef guestmem_wanted_fn - tell how large the folio at an index may be
  * @mapping: the file
- * @index: any page of it
+ * @index: the index of any page of the file
  *
- * Return: the order of the largest naturally aligned block of pages that has this
- *	one and that may be one folio.  Stable as long as the caller of whatever
- *	takes such a function holds invalidate_lock.
+ * Return: the order of the largest naturally aligned block of pages that contains
+ *	@index and may be one folio.  The order doesn't change as long as the caller
+ *	that passes a guestmem_wanted_fn to another function holds invalidate_lock.
  */
 typedef unsigned int (*guestmem_wanted_fn)(struct address_space *mapping,
 					   pgoff_t index);
@@ -41,8 +41,8 @@ typedef unsigned int (*guestmem_wanted_fn)(struct address_space *mapping,
 /**
  * struct guestmem_split - a folio that is about to be split
  * @folio: the folio, frozen and not in the page cache
- * @origin: what takes its metadata if it is a hugetlb folio
- * @cuts: where, may be one and the same
+ * @origin: takes the metadata of a hugetlb folio, NULL for any other folio
+ * @cuts: the indexes where to split, both are the same if there is only one
  */
 struct guestmem_split {
 	struct folio *folio;
@@ -53,8 +53,8 @@ struct guestmem_split {
 /**
  * struct guestmem_reshape - folios that are about to be split
  * @mapping: the file
- * @splits: at most one on either end of a range
- * @nr_splits: how many
+ * @splits: the folios, at most one at either end of a range
+ * @nr_splits: the number of entries of @splits that are in use
  */
 struct guestmem_reshape {
 	struct address_space *mapping;

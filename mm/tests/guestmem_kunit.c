@@ -35,10 +35,10 @@ void guestmem_test_size_desc(const struct test_size *size, char *desc)
 	strscpy(desc, size->name, KUNIT_PARAM_DESC_SIZE);
 }
 
-/* For guestmem_wanted_fn, which doesn't have an argument for it. */
+/* The running test, as guestmem_wanted_fn doesn't have an argument for it. */
 static struct guestmem_test *current_test;
 
-/* The largest naturally aligned block of pages that all are what @index is, and not poisoned. */
+/* Get the order of the largest aligned block without poison whose pages are like @index. */
 static unsigned int model_uniform_order(struct guestmem_test *t, pgoff_t index)
 {
 	unsigned int order;
@@ -56,7 +56,7 @@ static unsigned int model_uniform_order(struct guestmem_test *t, pgoff_t index)
 	return order;
 }
 
-/* Private folios are as large as they may be, shared ones only become smaller. */
+/* Update orders: private folios are as large as may be, shared ones only become smaller. */
 static void model_update(struct guestmem_test *t)
 {
 	pgoff_t i, j, nr;
@@ -74,7 +74,7 @@ static void model_update(struct guestmem_test *t)
 	}
 }
 
-/* A unit that isn't there has no folios that could be a limit. */
+/* Compute a unit's orders anew: the folios that the unit had before are no limit. */
 void guestmem_test_reset_orders(struct guestmem_test *t, int unit)
 {
 	pgoff_t start = (pgoff_t)unit << t->unit_order, i;
@@ -89,7 +89,7 @@ static unsigned int wanted_order(struct address_space *mapping, pgoff_t index)
 	return model_uniform_order(current_test, index);
 }
 
-/* Nodes of the page cache that only parts of units need. */
+/* Count the nodes of the page cache that only parts of units need. */
 static unsigned long count_nodes(struct guestmem_test *t, const void *entry)
 {
 	struct xa_node *node;
@@ -106,7 +106,7 @@ static unsigned long count_nodes(struct guestmem_test *t, const void *entry)
 	return nr + (node->shift + XA_CHUNK_SHIFT <= t->unit_order);
 }
 
-/* Each block that nodes are made for has one if there's anything smaller in it. */
+/* Count the model's nodes: a block of a node's size has one if it has smaller folios. */
 unsigned long guestmem_test_nr_nodes(struct guestmem_test *t)
 {
 	unsigned long nr = 0, block, i;
@@ -160,7 +160,7 @@ void guestmem_test_check(struct kunit *test, const char *what)
 	nr_bad = guestmem_check_mapping(t->mapping);
 	KUNIT_ASSERT_EQ_MSG(test, nr_bad, 0, "%s", what);
 
-	/* Only the test changes anything. */
+	/* No lock is needed, as only the test changes the page cache. */
 	nr_nodes = count_nodes(t, rcu_dereference_protected(t->mapping->i_pages.xa_head,
 							    true));
 	KUNIT_ASSERT_EQ_MSG(test, nr_nodes, guestmem_test_nr_nodes(t), "%s", what);
@@ -209,7 +209,7 @@ void guestmem_test_split(struct kunit *test, pgoff_t start, pgoff_t end)
 
 	KUNIT_ASSERT_EQ(test, 0, guestmem_reshape_prepare(&reshape, t->mapping, start,
 							  end, &index));
-	/* Give up now and then. */
+	/* Abort the split now and then. */
 	if (!(prandom_u32_state(&t->rnd) % 4)) {
 		guestmem_reshape_abort(&reshape);
 		guestmem_test_check(test, "abort");
@@ -226,7 +226,7 @@ void guestmem_test_convert(struct kunit *test, pgoff_t start, pgoff_t end, bool 
 
 	filemap_invalidate_lock(t->mapping);
 
-	/* As in KVM: what doesn't change isn't looked at. */
+	/* As in KVM, skip pages at either end that don't change. */
 	while (start < end && t->pages[start].shared == shared)
 		start++;
 	while (start < end && t->pages[end - 1].shared == shared)
@@ -323,15 +323,15 @@ void guestmem_test_exit(struct kunit *test)
 	if (IS_ERR_OR_NULL(t->gh))
 		goto out_inode;
 
-	/* Those of a test that has failed. */
+	/* A test that has failed leaves its threads behind. */
 	for (i = 0; i < NR_READERS; i++) {
 		if (!IS_ERR_OR_NULL(t->readers[i]))
 			kthread_stop(t->readers[i]);
 	}
 
 	/*
-	 * An assertion that failed has left it locked, and its thread is gone.  Readers of
-	 * debugfs go on.
+	 * A failed assertion may have left the lock held, and its thread is gone.  But
+	 * readers of debugfs drop the lock.
 	 */
 	for (i = 0; i < 100 && !locked; i++) {
 		locked = down_write_trylock(&t->mapping->invalidate_lock);

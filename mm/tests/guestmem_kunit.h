@@ -19,11 +19,11 @@ struct test_size {
 	int nr_steps;
 };
 
-/* What the model knows of a page. */
+/* The model's entry for a page. */
 struct model_page {
 	bool shared;
 	bool poisoned;
-	/* Log2 of the size of the folio. */
+	/* Log2 of the number of pages of the folio. */
 	u8 order;
 };
 

@@ -56,14 +56,14 @@ static int poisoner(void *data)
 	while (!kthread_should_stop()) {
 		if (t->nr_poisoned < NR_FAILURES)
 			poison_page(t, get_random_u32() & mask);
-		/* For what takes microseconds and for what takes milliseconds. */
+		/* Hit steps that take microseconds, and steps that take milliseconds. */
 		fsleep(1UL << (get_random_u32() % 17));
 	}
 
 	return 0;
 }
 
-/* A page is split off, which others may be in the way of, and merged. */
+/* Split off a page, and merge it.  Returns false if another task prevents it. */
 static bool flip_page(struct kunit *test, pgoff_t index)
 {
 	struct guestmem_test *t = test->priv;
@@ -113,7 +113,7 @@ static bool has_left(struct guestmem_test *t)
 	return true;
 }
 
-/* The huge page is gone, and so are the poisoned pages.  All others are of use. */
+/* Wait until the huge page is gone, with its poisoned pages.  All others are of use. */
 static void check_lost(struct kunit *test, unsigned long nr_huge_pages)
 {
 	struct guestmem_test *t = test->priv;
@@ -244,7 +244,7 @@ static void test_poison_unreliable(struct kunit *test)
 	t->nr_lost = 1;
 }
 
-/* Memory fails meanwhile: no failure is lost, and the rest is split and merged around it. */
+/* Split and merge around memory that fails meanwhile.  No failure may be lost. */
 static void test_poison(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;

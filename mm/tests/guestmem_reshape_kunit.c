@@ -3,8 +3,8 @@
  * Split and merge units of guest memory at random, and compare what is in the page
  * cache with a model that has one entry per page.
  *
- * Takes free huge pages, e.g. hugepagesz=2M hugepages=8 hugepagesz=1G hugepages=1 on
- * the command line, and hugetlb_free_vmemmap=on for all of it.
+ * The test needs free huge pages, e.g. hugepagesz=2M hugepages=8 hugepagesz=1G
+ * hugepages=1 on the command line, and hugetlb_free_vmemmap=on for all of its cases.
  */
 #include <kunit/test.h>
 #include <linux/delay.h>
@@ -33,7 +33,7 @@ static void isolate(struct kunit *test, pgoff_t index)
 	guestmem_test_split(test, index, index + 1);
 	filemap_invalidate_unlock(t->mapping);
 
-	/* Halve the folio, and the half with the page, until the page is alone. */
+	/* Halve the folio, then the half with the page, until the page is alone. */
 	for (order = t->pages[index].order; order; order--) {
 		nr = 1UL << order;
 		start = round_down(index, nr);
@@ -80,7 +80,7 @@ static void test_random(struct kunit *test)
 	}
 }
 
-/* One page of a unit, any, and back. */
+/* Convert pages of a unit at random, one at a time, and convert them back. */
 static void test_one_page(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;
@@ -113,7 +113,7 @@ static void check_numbers(struct kunit *test, unsigned long folios, unsigned lon
 	KUNIT_ASSERT_EQ(test, guestmem_test_nr_nodes(t), nodes);
 }
 
-/* What it takes to have one page split off, e.g. 19 folios of 1G, and one in each half. */
+/* Count what it takes to split off one page (1G: 19 folios), and one in each half. */
 static void test_numbers(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;
@@ -121,7 +121,7 @@ static void test_numbers(struct kunit *test)
 	pgoff_t a = prandom_u32_state(&t->rnd) % half;
 	pgoff_t b = half + prandom_u32_state(&t->rnd) % half;
 	unsigned int levels = t->unit_order / XA_CHUNK_SHIFT;
-	/* If there's a node for just the unit then both have it in common. */
+	/* If there's a node for exactly one unit then both pages need it. */
 	unsigned int common = !(t->unit_order % XA_CHUNK_SHIFT);
 
 	guestmem_test_get_unit(test, 0);
@@ -136,7 +136,7 @@ static void test_numbers(struct kunit *test)
 	check_numbers(test, 1, 0);
 }
 
-/* With a reference held, nothing is split, and a merge stops there. */
+/* Check that a folio with a reference isn't split, and that a merge leaves it alone. */
 static void test_reference(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;
@@ -157,7 +157,7 @@ static void test_reference(struct kunit *test)
 	guestmem_test_convert(test, 3, 4, true);
 	guestmem_test_check(test, "split");
 
-	/* Page 2 is what page 3 could be merged with first. */
+	/* Page 3 could be merged with page 2 first, but that has a reference. */
 	folio = filemap_get_folio(t->mapping, 2);
 	filemap_invalidate_lock(t->mapping);
 	KUNIT_ASSERT_FALSE(test, guestmem_reshape_merge(t->gh, t->mapping, 3, 4, 0, nr));
@@ -165,7 +165,7 @@ static void test_reference(struct kunit *test)
 	folio_put(folio);
 	guestmem_test_check(test, "not merged");
 
-	/* Page 0 to 1 is one of the pieces, what's next to it is merged. */
+	/* The piece of pages 0 and 1 is in use.  The pages next to it are merged. */
 	folio = filemap_get_folio(t->mapping, 1);
 	filemap_invalidate_lock(t->mapping);
 	KUNIT_ASSERT_FALSE(test, guestmem_reshape_merge(t->gh, t->mapping, 3, 4, 0, nr));
@@ -179,7 +179,7 @@ static void test_reference(struct kunit *test)
 	guestmem_test_check(test, "merge");
 }
 
-/* A unit that is removed with a piece in use comes back with the last reference. */
+/* Remove a unit with a piece in use: it comes back when the last reference is dropped. */
 static void test_late(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;
@@ -189,8 +189,8 @@ static void test_late(struct kunit *test)
 	bool optimized;
 
 	/*
-	 * It ends as it was, i.e. with no more struct pages than before.  What an earlier
-	 * test has returned may have too many for a while.
+	 * The unit ends as it was, i.e. with no more struct pages than before.  A unit
+	 * that an earlier test has returned may have too many for a while.
 	 */
 	guestmem_reshape_barrier(NULL);
 	guestmem_test_get_unit(test, 0);
@@ -222,8 +222,8 @@ static void test_late(struct kunit *test)
 }
 
 /*
- * Gets references to whatever has any at the moment, as folio_try_get() does, but is
- * slow at it: what it has seen may have become something else.
+ * Get references to pages that have one at the moment, as folio_try_get() does, but
+ * slowly: a page may have become something else since the reader has seen its count.
  */
 static int reader_fn(void *data)
 {
@@ -249,7 +249,7 @@ static int reader_fn(void *data)
 	return 0;
 }
 
-/* Ends with the unit in one piece if @shared is false and no reader is in the way. */
+/* Split off a page or, if @shared is false, merge all.  A reader may be in the way. */
 static void try_convert(struct kunit *test, pgoff_t index, bool shared)
 {
 	struct guestmem_test *t = test->priv;
@@ -288,7 +288,7 @@ static bool try_trim(struct kunit *test)
 	return trimmed;
 }
 
-/* Struct pages become read-only while readers may write to them. */
+/* Make struct pages read-only while readers may write to them. */
 static void test_readers(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;

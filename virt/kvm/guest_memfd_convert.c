@@ -2,30 +2,30 @@
 /*
  * Conversion of guest_memfd between private and shared, in place.
  *
- * A conversion is a transaction: the whole range is converted, or nothing is.
- * Everything happens with invalidate_lock held for write, i.e. there are no
- * faults, neither of the guest nor of user space.  All that can fail is done
- * first, and changes nothing that guest or host could see:
+ * A conversion is a transaction: it converts the whole range, or nothing.  It holds
+ * invalidate_lock for write all the time, i.e. there are no faults, neither of the
+ * guest nor of user space.  The steps that can fail come first, and change nothing
+ * that guest or host could see:
  *
- *  - Allocate what it takes to store the new state, see kvm_gmem_prepare_state().
+ *  - Allocate memory for the new state, see kvm_gmem_prepare_state().
  *  - To private only: unmap the memory from user space and verify that it
  *    has no other reference.  As the host can't get at the memory anymore, there
  *    can't be new references, i.e. a look at the reference count is enough.  See
  *    gmem_prepare_private().
  *  - Huge pages only: prepare to split the folios at both ends of the range, and
- *    split the guest's mappings there, for what is next to the range to stay
+ *    split the guest's mappings there, so that memory next to the range stays
  *    mapped.
  *
- * If per-CPU batches are in the way then the lock is dropped to drain them, and
- * all of it is done again.
+ * If per-CPU batches are in the way, the conversion drops the lock, drains the
+ * batches, and begins again.
  *
- * From here on nothing can fail: split the folios, remove the mappings of the
- * guest, let the architecture take back what becomes shared, change the bits.
- * Memory becomes private, as far as the architecture has to do something about
- * that, when the guest accesses it for the first time.
+ * The steps that follow fail only if a VM or hardware is broken: split the folios,
+ * remove the mappings of the guest, let the architecture take back memory that
+ * becomes shared, change the bits.  If the architecture has to do something to make
+ * memory private, it does so when the guest accesses the memory for the first time.
  *
- * What has become private is merged with what is private next to it, as far as
- * possible.  The rest is tried again later, see gmem_merge().
+ * Finally, memory that has become private is merged with private memory next to it,
+ * as far as possible.  A worker tries the rest again later, see gmem_merge().
  */
 #include <linux/delay.h>
 #include <linux/fs.h>
@@ -44,8 +44,8 @@
 
 #ifdef CONFIG_HAVE_KVM_GMEM_CONVERSION_OPT_IN
 /*
- * Off: a file is either private or shared, and whether a gfn is private is up
- * to the VM's memory attributes.  On: it's the file that decides, page by page.
+ * Off: a file is either private or shared, and the VM's memory attributes decide
+ * whether a gfn is private.  On: the file decides, page by page.
  */
 bool __ro_after_init gmem_in_place_conversion;
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(gmem_in_place_conversion);
@@ -56,11 +56,13 @@ module_param(gmem_in_place_conversion, bool, 0444);
  * How often to look at a folio before giving up on the reference of another user.
  * References that are there for a reason, e.g. for DMA, don't go away.  All others
  * are dropped as soon as their owner gets to run, e.g. a vCPU that has looked up
- * the folio and is about to find out that it must not map it.  Let the owner run
- * if it doesn't do so right now: all in all, this waits for a few milliseconds.
+ * the folio and is about to find out that it must not map it.  After
+ * GMEM_BUSY_TRIES, sleep between two looks for the owner to run.  GMEM_MAX_TRIES
+ * take a few milliseconds.
  *
- * On a busy host a vCPU may have to wait longer than that for a CPU.  Give it some
- * tens of milliseconds, once, if there is a vCPU that may have the reference.
+ * On a busy host a vCPU may have to wait longer than that for a CPU.  If a vCPU may
+ * have the reference, give it GMEM_VCPU_TRIES more, once per conversion.  These take
+ * some tens of milliseconds.
  */
 #define GMEM_MAX_TRIES		64
 #define GMEM_VCPU_TRIES		512
@@ -70,8 +72,9 @@ module_param(gmem_in_place_conversion, bool, 0444);
 #define GMEM_SLEEP_MAX_US	100
 
 /*
- * Unmap folios from user space.  A fault that has seen the memory when it was
- * shared holds the folio lock until the PTE is there.
+ * Unmap folios from user space.  Fails only if the task is killed.  The folio lock
+ * waits for a fault that has seen the memory when it was shared: the fault holds the
+ * lock until the PTE is there.
  */
 static int gmem_unmap_folios(struct address_space *mapping, struct folio_batch *fbatch)
 {
@@ -94,14 +97,14 @@ static int gmem_unmap_folios(struct address_space *mapping, struct folio_batch *
 	return 0;
 }
 
-/* The page cache has references to the folio, and so has the caller, one. */
+/* Whether nothing but the page cache, and one reference of the caller, uses the folio. */
 static bool gmem_folio_is_unused(struct folio *folio)
 {
 	return !folio_mapped(folio) &&
 	       folio_ref_count(folio) == folio_expected_ref_count(folio) + 1;
 }
 
-/* Whether a reference to the folio may be that of a vCPU. */
+/* Whether a vCPU may have a reference to the folio. */
 static bool gmem_vcpu_may_use(struct inode *inode, struct folio *folio)
 {
 	return !folio_maybe_dma_pinned(folio) && kvm_gmem_vcpu_is_running(inode);
@@ -132,8 +135,8 @@ static int gmem_wait_for_folio(struct gmem_conversion *c, struct folio *folio)
 
 	for (tries = 0; !gmem_folio_is_unused(folio); tries++) {
 		/*
-		 * memory_failure() keeps a reference to ordinary folios, which can't
-		 * be told from others, and poisoned memory is never accessed.
+		 * memory_failure() keeps a reference to ordinary folios, which looks
+		 * like any other.  Ignore it: poisoned memory is never accessed.
 		 */
 		if (folio_test_hwpoison(folio) && !GMEM_I(inode)->hugetlb)
 			return 0;
@@ -163,7 +166,7 @@ static int gmem_wait_for_folio(struct gmem_conversion *c, struct folio *folio)
 	return 0;
 }
 
-/* Find out whether folios that are unmapped are still in use. */
+/* Wait until unmapped folios are unused.  Returns an error if one stays in use. */
 static int gmem_check_folios(struct gmem_conversion *c, struct folio_batch *fbatch)
 {
 	unsigned int i;
@@ -212,9 +215,9 @@ static int gmem_prepare_range(struct gmem_conversion *c, pgoff_t index, pgoff_t 
 }
 
 /*
- * Make sure that only the guest can get at what is to become private.  Takes
- * two passes unless it can be done in one go: if folios are in per-CPU batches
- * then those have to be drained after all folios were unmapped.
+ * Make sure that only the guest can get at memory that is to become private.  This
+ * takes two passes, unless the range is solid and fits in one folio_batch: if folios
+ * are in per-CPU batches, these have to be drained after all folios were unmapped.
  */
 static int gmem_prepare_private(struct gmem_conversion *c)
 {
@@ -224,8 +227,8 @@ static int gmem_prepare_private(struct gmem_conversion *c)
 	int r;
 
 	/*
-	 * There are no new faults, and thus there's nothing to unmap if there's
-	 * no VMA.  A VMA that is being changed isn't there for a moment.
+	 * Without a VMA there is nothing to unmap, as there are no new faults.  Take
+	 * the lock, because a VMA that is being changed isn't there for a moment.
 	 */
 	i_mmap_lock_read(mapping);
 	mapped = mapping_mapped(mapping);
@@ -236,7 +239,7 @@ static int gmem_prepare_private(struct gmem_conversion *c)
 
 	last = c->start;
 	while (mapped && kvm_gmem_next_range(c, &first, &last)) {
-		/* Much faster than folio by folio, which then is about faults. */
+		/* Much faster than folio by folio, which then only deals with pending faults. */
 		unmap_mapping_pages(mapping, first, last - first, false);
 
 		r = gmem_prepare_range(c, first, last, true, false);
@@ -255,7 +258,7 @@ static int gmem_prepare_private(struct gmem_conversion *c)
 }
 
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
-/* Let the architecture take memory back that is about to become shared. */
+/* Have the architecture take back memory that is about to become shared. */
 static int gmem_reclaim_range(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 	struct folio_batch fbatch;
@@ -279,10 +282,10 @@ static int gmem_reclaim_range(struct inode *inode, pgoff_t start, pgoff_t end)
 #endif
 
 /*
- * Take back what the guest doesn't have mapped anymore.  Fails only if something is
- * broken: a VM that may have kept some of it, or hardware that can't give it back.
- * All of it stays private then, and what has been taken back already is lost for the
- * guest.
+ * Take back memory that becomes shared, and that the guest doesn't have mapped anymore.
+ * Fails only if something is broken: a VM that may have kept some of the memory, or
+ * hardware that can't give it back.  Then all of the memory stays private, and the guest
+ * has lost the part that was taken back already.
  */
 static int gmem_reclaim(struct gmem_conversion *c)
 {
@@ -303,7 +306,7 @@ static int gmem_reclaim(struct gmem_conversion *c)
 	return r;
 }
 
-/* Take exactly what is going to change away from the guest. */
+/* Remove the guest's mappings of exactly the pages that are going to change. */
 static void gmem_unmap_from_guest(struct gmem_conversion *c,
 				  enum kvm_gfn_range_filter attr_filter)
 {
@@ -314,14 +317,14 @@ static void gmem_unmap_from_guest(struct gmem_conversion *c,
 		cond_resched();
 	}
 
-	/* Once for all of it, and before any of it is taken back. */
+	/* One flush for all pages, before the first page is taken back. */
 	kvm_gmem_flush_unmapped(c->inode);
 }
 
 /*
- * Begin an invalidation and take what is going to change away from the guest.
- * Fails if there's no memory to split what must not be one anymore, with nothing
- * changed and the invalidation over.
+ * Begin an invalidation and remove the guest's mappings of the pages that change.
+ * Split folios and guest mappings that cross an end of the range.  If that fails, e.g.
+ * for lack of memory, nothing has changed, and the invalidation is over.
  */
 static int gmem_take_from_guest(struct gmem_conversion *c)
 {
@@ -332,7 +335,7 @@ static int gmem_take_from_guest(struct gmem_conversion *c)
 	attr_filter = c->to_private ? KVM_FILTER_SHARED : KVM_FILTER_PRIVATE;
 
 	if (!GMEM_I(c->inode)->hugetlb) {
-		/* All at once if there's nothing in between that has to stay. */
+		/* All at once if no page in between has to stay mapped. */
 		kvm_gmem_invalidate_start(c->inode, c->start, c->end,
 					  c->solid ? attr_filter : 0);
 		if (!c->solid)
@@ -348,12 +351,12 @@ static int gmem_take_from_guest(struct gmem_conversion *c)
 	}
 
 	/*
-	 * A fault may have seen a folio that has much more than the range.  Stop it
-	 * from mapping all of that, wherever the fault is.
+	 * A fault on any page of a huge page may have seen a folio that is much larger
+	 * than the range.  Stop the fault from mapping that folio.
 	 */
 	kvm_gmem_invalidate_start(c->inode, c->inv_start, c->inv_end, 0);
 
-	/* What stays as it is stays mapped. */
+	/* Pages that don't change stay mapped. */
 	r = kvm_gmem_split_mappings(c->inode, c->start, c->end);
 	if (r) {
 		c->err_index = c->start;
@@ -369,7 +372,10 @@ static int gmem_take_from_guest(struct gmem_conversion *c)
 	return 0;
 }
 
-/* Merge what is private in a range, and what is so next to it. */
+/*
+ * Merge the private pages of a range with each other, and with private pages next to
+ * the range.  Returns false if a folio is in use, or if there's no memory.
+ */
 static bool gmem_merge_range(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 	pgoff_t nr_pages = 1UL << kvm_gmem_unit_order(inode);
@@ -392,15 +398,15 @@ static bool gmem_merge_range(struct inode *inode, pgoff_t start, pgoff_t end)
 	return merged;
 }
 
-/* What couldn't be merged is tried again, with twice the delay each time. */
+/* How often the worker tries to merge.  The delay doubles each time. */
 #define GMEM_MERGE_TRIES	10
 #define GMEM_MERGE_DELAY	(HZ / 100 + 1)
-/* What has been merged is left alone for a while, it may be split again soon. */
+/* A merged unit isn't trimmed for a while, as it may be split again soon. */
 #define GMEM_TRIM_DELAY		HZ
 
 /*
- * Have the work done for a range.  What's left of an earlier one is done with it, and
- * that may make it sooner but never later.
+ * Queue the work for a range.  If an earlier range is still queued, the range grows to
+ * have both, and the work runs at the earlier of the two times.
  */
 static void gmem_queue_merge(struct gmem_inode *gi, pgoff_t start, pgoff_t end,
 			     unsigned long delay)
@@ -430,7 +436,7 @@ static void gmem_requeue_merge(struct gmem_inode *gi, pgoff_t start, pgoff_t end
 		gmem_queue_merge(gi, start, end, delay << gi->merge_tries);
 }
 
-/* How much to merge, or to trim, before other tasks may have the lock. */
+/* Returns the end of a step: other tasks may have the lock after it. */
 static pgoff_t gmem_next_step(struct inode *inode, pgoff_t index, pgoff_t end)
 {
 	unsigned long nr_pages = 1UL << kvm_gmem_unit_order(inode);
@@ -499,7 +505,7 @@ void kvm_gmem_init_merge(struct inode *inode)
 	GMEM_I(inode)->merge_cancelled = false;
 }
 
-/* The file is closed, i.e. there are no more conversions. */
+/* Stop the worker.  The file is closed, i.e. there are no more conversions. */
 void kvm_gmem_cancel_merge(struct inode *inode)
 {
 	guestmem_reshape_cancel(&GMEM_I(inode)->merge_cancelled);
@@ -507,8 +513,8 @@ void kvm_gmem_cancel_merge(struct inode *inode)
 }
 
 /*
- * Merge what can be merged now.  What was private before may be in use, e.g. by a
- * fault that is about to map it, in which case the worker merges it later.
+ * Merge the folios that can be merged now, and have the worker merge the others later.
+ * Memory that was private before may be in use, e.g. by a fault that is about to map it.
  */
 static void gmem_merge(struct gmem_conversion *c)
 {
@@ -528,8 +534,8 @@ static void gmem_merge(struct gmem_conversion *c)
 }
 
 /*
- * Split huge pages, and pieces of them, around memory that has failed: what is next to
- * that converts, and merges, like any other memory.
+ * Split units and pieces around the failed pages of the range.  The pages next to these
+ * then convert, and merge, like any other memory.
  */
 static int gmem_isolate_poison(struct gmem_conversion *c)
 {
@@ -571,7 +577,7 @@ static int gmem_convert(struct gmem_conversion *c)
 	c->inv_start = round_down(c->start, nr_pages);
 	c->inv_end = round_up(c->end, nr_pages);
 
-	/* A VM that is broken may keep what it has. */
+	/* A broken VM may keep the memory that it has. */
 	if (!c->to_private && kvm_gmem_is_bugged(c->inode))
 		return -EIO;
 
@@ -592,7 +598,7 @@ static int gmem_convert(struct gmem_conversion *c)
 		return r;
 	}
 
-	/* Nothing fails from here on, unless something has turned out to be broken just now. */
+	/* Nothing fails from here on, unless a VM or hardware has just broken. */
 	r = gmem_reclaim(c);
 	if (r)
 		kvm_gmem_collapse_range(c);
@@ -601,13 +607,16 @@ static int gmem_convert(struct gmem_conversion *c)
 
 	kvm_gmem_invalidate_end(c->inode, c->inv_start, c->inv_end);
 
-	/* Nothing to do if it's all shared now. */
+	/* Does nothing if all of the range is shared now. */
 	gmem_merge(c);
 
 	return r;
 }
 
-/* What a VM can set for its files or, without a VM, what the best of them can. */
+/*
+ * Returns the attributes that a VM can set for its files.  Without a VM, returns those
+ * that at least one type of VM can set.
+ */
 u64 kvm_gmem_supported_attributes(struct kvm *kvm)
 {
 	if (!gmem_in_place_conversion)
@@ -684,7 +693,7 @@ static int gmem_set_attributes(struct file *file, struct kvm_memory_attributes2 
 	return r;
 }
 
-/* Whether a conversion that fails like that fails because of a certain page. */
+/* Whether a conversion that fails with @r fails because of a certain page. */
 static bool gmem_error_has_offset(int r)
 {
 	return r == -EAGAIN || r == -EPERM || r == -ENOMEM || r == -EHWPOISON;
@@ -705,7 +714,7 @@ long kvm_gmem_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 
 	r = gmem_set_attributes(file, &attrs, &err_index);
 
-	/* User memory may be this very file, i.e. invalidate_lock is dropped. */
+	/* Without invalidate_lock, as the user memory may be a mapping of this very file. */
 	if (gmem_error_has_offset(r) && err_index != ULONG_MAX &&
 	    put_user((u64)err_index << PAGE_SHIFT, &uattrs->error_offset))
 		return -EFAULT;

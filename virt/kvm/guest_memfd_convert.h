@@ -12,21 +12,21 @@ struct gmem_conversion {
 	struct inode *inode;
 	pgoff_t start;
 	pgoff_t end;
-	/* What faults must not map meanwhile: all of each huge page. */
+	/* The range in whole huge pages.  Faults must not map any of it meanwhile. */
 	pgoff_t inv_start;
 	pgoff_t inv_end;
 	bool to_private;
-	/* The whole range has to change, i.e. there's no need to look again. */
+	/* All pages of the range have to change, i.e. no need to look at each of them. */
 	bool solid;
-	/* The chunk that has all of the range, if it's just one and if it exists. */
+	/* The chunk with the bits of all of the range, or NULL if there is none. */
 	struct gmem_chunk *chunk;
-	/* How often a reference was waited for that may be a vCPU's. */
+	/* Number of extra tries because a vCPU may have a reference. */
 	int vcpu_tries;
-	/* Whether it may fail for the lack of draining per-CPU batches, */
+	/* Whether the conversion may give up for its caller to drain per-CPU batches. */
 	bool may_drain;
-	/* and the folio, with a reference, that it has failed for. */
+	/* The folio, with a reference, that the conversion has given up for, or NULL. */
 	struct folio *undrained;
-	/* Where it failed, if that can be said. */
+	/* The page at which the conversion failed, or ULONG_MAX if that isn't known. */
 	pgoff_t err_index;
 };
 

@@ -1,31 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Private and shared memory of guest_memfd: which page is which.
+ * The state of guest_memfd: which pages are private, and which are shared.
  *
  * All pages of a file start out the same, private or, with
  * GUEST_MEMFD_FLAG_INIT_SHARED, shared.  One bit per page says whether the page
- * has been converted since.  The bits come in chunks of GMEM_CHUNK_PAGES, in an
- * xarray, and exist only where a chunk is mixed:
+ * is converted, i.e. not as it was at the start.  The bits come in chunks of
+ * GMEM_CHUNK_PAGES, in an xarray, and exist only where a chunk is mixed:
  *
  *   NULL, or 0		no page of the chunk is converted
  *   1			all pages of the chunk are converted
  *   a gmem_chunk	look at the bit
  *
- * A value may be that of many chunks: where nothing is stored a conversion stores
- * as few entries as there can be, each as large as a slot of a node on some level
- * of the xarray.  A later conversion that needs a part of such an entry splits it.
+ * One value may stand for many chunks.  For chunks without an entry, a conversion
+ * stores as few entries as possible, each as large as a slot of a node on some level
+ * of the xarray.  A later conversion that covers only a part of such an entry splits it.
  *
- * All of it is proportional to how often something has been converted, and not to
- * the size of the file, which may be anything, nor to that of a conversion.  Bits of
- * pages behind the end of the file are never looked at.
+ * All of this is proportional to the number of conversions, not to the size of a
+ * conversion, nor to the size of the file, which may be anything.  No code looks at
+ * bits of pages behind the end of the file.
  *
- * The file may be converted at any time, independent of what is allocated.  Bits
- * are changed with invalidate_lock held for write.  A task that holds it, for read
- * or for write, gets an answer that is and stays true.  Other tasks may look as
- * well, under RCU, and have to deal with the answer being stale: KVM's page fault
- * handlers take a snapshot of mmu_invalidate_seq before they look, and check
- * with mmu_lock held that no invalidation has started since, as there is no
- * conversion without an invalidation.
+ * Any page may be converted at any time, allocated or not.  Bits are changed with
+ * invalidate_lock held for write.  A task that holds the lock, for read or for write,
+ * gets an answer that is and stays true.  Other tasks may look under RCU, and have
+ * to deal with a stale answer.  KVM's page fault handlers do so as follows: they take
+ * a snapshot of mmu_invalidate_seq before they look, and check with mmu_lock held
+ * that no invalidation has started since.  Every conversion has an invalidation.
  */
 #include <linux/fs.h>
 #include <linux/guestmem.h>
@@ -36,7 +35,7 @@
 #include "guest_memfd.h"
 #include "guest_memfd_convert.h"
 
-/* 16 MiB with 4K pages, at the price of 1 KiB for a chunk that is mixed. */
+/* With 4K pages, a chunk has the bits of 16 MiB.  A mixed chunk takes 1 KiB. */
 #define GMEM_CHUNK_SHIFT	12
 #define GMEM_CHUNK_PAGES	BIT(GMEM_CHUNK_SHIFT)
 
@@ -69,7 +68,7 @@ void kvm_gmem_init_state(struct inode *inode)
 	GMEM_I(inode)->uniform_chunk = ULONG_MAX;
 }
 
-/* The file isn't in use anymore, but other tasks may be looking under RCU. */
+/* Free the state.  The file isn't in use, but other tasks may be looking under RCU. */
 void kvm_gmem_free_state(struct inode *inode)
 {
 	struct xarray *xa = &GMEM_I(inode)->converted;
@@ -105,9 +104,10 @@ bool kvm_gmem_is_private_mem(struct inode *inode, pgoff_t index)
 }
 
 /*
- * Whether a gfn is private if it's up to guest_memfd.  What has no memory isn't
- * private, that needs guest_memfd.  The caller holds kvm->srcu or slots_lock, no
- * matter what else: slot->gmem.inode is freed after an RCU grace period.
+ * Whether a gfn is private, if guest_memfd decides that.  A gfn without memory
+ * isn't private, as private memory needs guest_memfd.  The caller holds kvm->srcu or
+ * slots_lock, and needs no other lock: slot->gmem.inode is freed after an RCU grace
+ * period.
  */
 bool kvm_gmem_is_private_gfn(struct kvm *kvm, gfn_t gfn)
 {
@@ -128,13 +128,13 @@ bool kvm_gmem_is_private_gfn(struct kvm *kvm, gfn_t gfn)
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_is_private_gfn);
 
-/* The number of chunks that a value of @order is stored for. */
+/* Returns the number of chunks that an entry of @order stands for. */
 static unsigned long gmem_entry_size(unsigned int order)
 {
 	return 1UL << order;
 }
 
-/* The first chunk after those that have the same entry as chunk @nr. */
+/* Returns the first chunk after those that share the entry of chunk @nr. */
 static unsigned long gmem_entry_end(struct xarray *xa, unsigned long nr)
 {
 	unsigned long size = gmem_entry_size(xa_get_order(xa, nr));
@@ -142,7 +142,7 @@ static unsigned long gmem_entry_end(struct xarray *xa, unsigned long nr)
 	return round_down(nr, size) + size;
 }
 
-/* Look for a bit in a chunk.  Returns @end if there is none before. */
+/* Find the first @converted bit of a chunk, from @index on.  Returns @end if none. */
 static pgoff_t gmem_find_in_chunk(struct gmem_chunk *chunk, pgoff_t index,
 				  pgoff_t end, bool converted)
 {
@@ -156,7 +156,7 @@ static pgoff_t gmem_find_in_chunk(struct gmem_chunk *chunk, pgoff_t index,
 	return base + find_next_zero_bit(chunk->converted, nr_bits, bit);
 }
 
-/* Find the first page of the range, at or after @index, that is @private. */
+/* Find the first @private page of the range, from @index on.  Returns c->end if none. */
 static pgoff_t gmem_find_next(struct gmem_conversion *c, pgoff_t index, bool private)
 {
 	bool converted = gmem_starts_private(c->inode) != private;
@@ -170,7 +170,7 @@ static pgoff_t gmem_find_next(struct gmem_conversion *c, pgoff_t index, bool pri
 	while (index < c->end) {
 		nr = index >> GMEM_CHUNK_SHIFT;
 		if (converted) {
-			/* There is nothing to find where there is no entry. */
+			/* Chunks without an entry have no page that is converted. */
 			entry = xa_find(xa, &nr, (c->end - 1) >> GMEM_CHUNK_SHIFT,
 					XA_PRESENT);
 			if (!entry)
@@ -200,7 +200,7 @@ static pgoff_t gmem_find_next(struct gmem_conversion *c, pgoff_t index, bool pri
 
 /*
  * Find the next range [@first, @last) that has to change.  Continues at @last,
- * where the previous range ended.
+ * where the previous range ended.  Returns false if there is no other range.
  */
 bool kvm_gmem_next_range(struct gmem_conversion *c, pgoff_t *first, pgoff_t *last)
 {
@@ -218,7 +218,7 @@ bool kvm_gmem_next_range(struct gmem_conversion *c, pgoff_t *first, pgoff_t *las
 	return *first < *last;
 }
 
-/* The last bit before @bit, or ULONG_MAX. */
+/* Returns the last @converted bit before @bit, or ULONG_MAX. */
 static unsigned long gmem_find_last_in_chunk(struct gmem_chunk *chunk,
 					     unsigned long bit, bool converted)
 {
@@ -238,7 +238,7 @@ static unsigned long gmem_find_last_in_chunk(struct gmem_chunk *chunk,
 	return ULONG_MAX;
 }
 
-/* The page after the last one before @index that is @private, at least @start. */
+/* Returns the page after the last @private page of [@start, @index), or @start. */
 pgoff_t kvm_gmem_find_prev_end(struct inode *inode, pgoff_t start, pgoff_t index,
 			       bool private)
 {
@@ -276,8 +276,8 @@ pgoff_t kvm_gmem_find_next_start(struct inode *inode, pgoff_t index, pgoff_t end
 }
 
 /*
- * How large the folio of a page may be: nothing that is both private and shared is
- * one folio.  Stable for who holds invalidate_lock.
+ * Returns the largest order that the folio of a page may have: the pages of a folio are
+ * all private or all shared.  The answer is stable if the caller holds invalidate_lock.
  */
 unsigned int kvm_gmem_wanted_order(struct address_space *mapping, pgoff_t index)
 {
@@ -297,7 +297,7 @@ static unsigned long gmem_chunk_nr_pages(struct inode *inode, pgoff_t nr)
 	return min(gmem_nr_pages(inode) - (nr << GMEM_CHUNK_SHIFT), GMEM_CHUNK_PAGES);
 }
 
-/* Clip a range of pages to a chunk, and make it relative to it. */
+/* Clip a range of pages to chunk @nr, and make it relative to the start of the chunk. */
 static void gmem_clip_range(pgoff_t nr, pgoff_t start, pgoff_t end,
 			    unsigned long *first, unsigned long *last)
 {
@@ -308,8 +308,8 @@ static void gmem_clip_range(pgoff_t nr, pgoff_t start, pgoff_t end,
 }
 
 /*
- * Replace what the entry of a chunk is, for all chunks that have this entry.  Doesn't
- * take any memory.
+ * Mark all pages of a chunk, and of all chunks that share its entry, as converted or
+ * not.  Doesn't take any memory.
  */
 static void gmem_store_uniform(struct inode *inode, pgoff_t nr, bool converted)
 {
@@ -328,7 +328,7 @@ static void gmem_store_uniform(struct inode *inode, pgoff_t nr, bool converted)
 		kfree_rcu((struct gmem_chunk *)old, rcu);
 }
 
-/* Replace a chunk whose bits are all the same, or an entry that isn't used. */
+/* Replace a chunk whose bits are all the same, or an entry that is only reserved. */
 static void gmem_collapse_entry(struct inode *inode, pgoff_t nr, void *entry)
 {
 	struct gmem_chunk *chunk = entry;
@@ -343,8 +343,8 @@ static void gmem_collapse_entry(struct inode *inode, pgoff_t nr, void *entry)
 }
 
 /*
- * As above, but keep the chunk that is the last one to become uniform, as guests
- * convert the very same pages back and forth.
+ * Collapse an entry, but keep the chunk that was the last one to become uniform, as
+ * guests convert the very same pages back and forth.
  */
 static void gmem_collapse_chunk(struct inode *inode, pgoff_t nr, void *entry)
 {
@@ -365,13 +365,13 @@ static void gmem_collapse_chunk(struct inode *inode, pgoff_t nr, void *entry)
 	other = gi->uniform_chunk;
 	gi->uniform_chunk = nr;
 
-	/* It may have become mixed or something else in the meantime. */
+	/* The other chunk may be mixed again, or replaced by a value, in the meantime. */
 	entry = other == ULONG_MAX ? NULL : xa_load(&gi->converted, other);
 	if (entry && !xa_is_value(entry))
 		gmem_collapse_entry(inode, other, entry);
 }
 
-/* Whether all pages of a range of chunks, as far as there are any, are converted. */
+/* Whether the conversion covers all pages that the chunks [@nr, @end) have. */
 static bool gmem_covers(struct gmem_conversion *c, unsigned long nr, unsigned long end)
 {
 	pgoff_t start = nr << GMEM_CHUNK_SHIFT;
@@ -381,9 +381,9 @@ static bool gmem_covers(struct gmem_conversion *c, unsigned long nr, unsigned lo
 }
 
 /*
- * Split the entry of a chunk until it isn't that of a chunk which the conversion
- * doesn't cover.  That doesn't change what any page is, and readers under RCU see
- * the value of the entry all the time.
+ * Split the entry of a chunk until the conversion covers all chunks that share it, or
+ * until only this chunk has it.  The state of no page changes, and readers under RCU
+ * see the value of the entry all the time.
  */
 static int gmem_split_entry(struct gmem_conversion *c, unsigned long nr)
 {
@@ -414,8 +414,8 @@ static int gmem_split_entry(struct gmem_conversion *c, unsigned long nr)
 }
 
 /*
- * Make sure that kvm_gmem_flip() doesn't need memory for this chunk, which the
- * conversion covers only in part.  That doesn't change what any page is.
+ * Allocate the bits that kvm_gmem_flip() needs for a chunk that the conversion covers
+ * only in part.  The state of no page changes.
  */
 static int gmem_prepare_chunk(struct gmem_conversion *c, unsigned long nr, bool converted)
 {
@@ -463,7 +463,7 @@ static int gmem_prepare_edge(struct gmem_conversion *c, unsigned long nr, bool c
 	return r;
 }
 
-/* The largest entry at @nr that has no chunk at @end, nor any behind. */
+/* Returns the order of the largest entry that begins at @nr and doesn't exceed @end. */
 static unsigned int gmem_entry_order(unsigned long nr, unsigned long end)
 {
 	unsigned int order = 0, next = XA_CHUNK_SHIFT;
@@ -476,7 +476,7 @@ static unsigned int gmem_entry_order(unsigned long nr, unsigned long end)
 	return order;
 }
 
-/* Reserve entries for chunks of which none has one. */
+/* Reserve entries for a range of chunks, none of which has an entry. */
 static int gmem_reserve_entries(struct gmem_conversion *c, unsigned long nr,
 				unsigned long end)
 {
@@ -556,7 +556,7 @@ int kvm_gmem_prepare_state(struct gmem_conversion *c)
 	if (!r && last != nr)
 		r = gmem_prepare_edge(c, last, converted);
 
-	/* It's only at the edges that bits may have to be cleared. */
+	/* To set bits, each chunk needs an entry.  To clear bits, only the edges do. */
 	if (!r && converted)
 		r = gmem_prepare_entries(c, nr, last + 1);
 	if (r)
@@ -606,8 +606,8 @@ static void gmem_flip_range(struct gmem_conversion *c)
 			  (c->end - 1) >> GMEM_CHUNK_SHIFT) {
 		gmem_clip_range(nr, c->start, c->end, &first, &last);
 		/*
-		 * The entry of a chunk that the range has only a part of is a value if
-		 * that part is as it should be already.
+		 * If the range covers only a part of a chunk, and the entry is a value,
+		 * then that part already is as it should be.
 		 */
 		if (!first && last == gmem_chunk_nr_pages(c->inode, nr))
 			gmem_store_uniform(c->inode, nr, converted);
@@ -617,13 +617,13 @@ static void gmem_flip_range(struct gmem_conversion *c)
 		cond_resched();
 	}
 
-	/* Not one by one, as that may collapse any chunk, not just the one. */
+	/* Not in the loop, as that may collapse another chunk that isn't flipped yet. */
 	kvm_gmem_collapse_range(c);
 }
 
 /*
- * Change the bits.  Can't fail, everything that it takes is there, i.e. there are no
- * holes.
+ * Change the bits.  Can't fail, as kvm_gmem_prepare_state() has stored all chunks and
+ * entries that this needs.
  */
 void kvm_gmem_flip(struct gmem_conversion *c)
 {
@@ -631,16 +631,16 @@ void kvm_gmem_flip(struct gmem_conversion *c)
 
 	/*
 	 * The bits change before mmu_invalidate_seq does, in kvm_mmu_invalidate_end():
-	 * a fault that reads the new number sees the new bits.  A fault with the old
-	 * one is taken again.  Taking mmu_lock in between isn't enough, as that doesn't
-	 * keep what is written before from becoming visible later.  Pairs with the
+	 * a fault that reads the new number sees the new bits.  A fault that has read
+	 * the old number is handled again.  Taking mmu_lock in between isn't enough, as
+	 * earlier writes may become visible after the lock is taken.  Pairs with the
 	 * smp_rmb() between reading mmu_invalidate_seq and kvm_mem_is_private() in
 	 * page fault handlers, e.g. kvm_mmu_faultin_pfn() on x86, gmem_abort() on arm64.
 	 */
 	smp_wmb();
 }
 
-/* Leave alone what is as it should be already. */
+/* Leave out pages at both ends of the range that already are as they should be. */
 void kvm_gmem_trim_range(struct gmem_conversion *c)
 {
 	pgoff_t first, last = c->start, start = c->end, end = c->end;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What a guest program needs that has no system below it: the console, the hypercall that asks
- * for conversions, the host's services of port.h, and a model of what is in memory. Such a
- * program is one file that includes this; ../payload.c says how it is started.
+ * Functions of a guest program that has no system below it: the console, the hypercall that asks
+ * for conversions, the host's services of port.h, and a model of the memory's contents. Such a
+ * program is one file that includes this header; ../payload.c says how the program is started.
  *
  * The model is simple. Each 64-bit word has a value of its own, word_at(). A user of a
  * page, guest or host, complements all of it; turned[] says of each page whether its words
- * are complemented now. So a page that is lost, stale, or another one shows up.
+ * are complemented now. So the program finds a page that is lost, stale, or the wrong one.
  */
 #ifndef GUEST_BARE_H
 #define GUEST_BARE_H
@@ -98,7 +98,7 @@ fail(const char *file, int line, const char *what, __u64 page, __s64 is, __s64 s
 		fail(__FILE__, __LINE__, what, page, __is, __should);	\
 } while (0)
 
-/* The same numbers in every run. */
+/* Returns the same random numbers in every run. */
 static __u64 random_below(__u64 limit)
 {
 	static __u64 state = 1;
@@ -111,7 +111,7 @@ static __s64 hypercall(__u64 gpa, __u64 nr, __u64 attributes)
 {
 	__s64 ret;
 
-	/* AMD's instruction; on Intel, KVM replaces it. */
+	/* This is AMD's instruction; on Intel, KVM replaces it. */
 	asm volatile("vmmcall" : "=a"(ret)
 		     : "a"(KVM_HC_MAP_GPA_RANGE), "b"(gpa), "c"(nr), "d"(attributes)
 		     : "memory");
@@ -165,14 +165,14 @@ static void check_pages(__u64 page, __u64 nr)
 		check_page(page);
 }
 
-/* The host can't read or write it, and what it tried has left no trace. */
+/* Checks that the host can't read or write a page, and that its attempt has left no trace. */
 static void check_private(__u64 page)
 {
 	expect("the host's access to a private page", page, host(HOST_COMPLEMENT, page), -EFAULT);
 	check_page(page);
 }
 
-/* The host uses a shared page after the guest has: each must see what the other wrote. */
+/* Has the guest and then the host use a shared page: each must see what the other wrote. */
 static void use_shared(__u64 page)
 {
 	check_page(page);
@@ -183,7 +183,7 @@ static void use_shared(__u64 page)
 	check_page(page);
 }
 
-/* Where the program is entered. */
+/* The entry point of the program. */
 void payload_main(__u64 base_gpa, __u64 size, __u64 unit_size);
 
 #endif

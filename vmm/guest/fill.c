@@ -2,17 +2,17 @@
 /*
  * Write all of the guest's memory, then verify all of it.
  *
- *   fill direct    before the kernel has the memory: map the range through /dev/mem.
- *                  Reaches every page, which no program can that has to ask the
- *                  allocator (that keeps some for itself).
- *   fill program   after the memory was hot-added: an ordinary program. Asks for as much
- *                  as is free, and looks up which physical pages it was given.
- *   fill memory    the same where there is no private memory, and not quite as much.
+ *   fill direct    before the kernel has the memory: maps the range through /dev/mem. This
+ *                  reaches every page. A program that has to ask the allocator can't do so,
+ *                  as the allocator keeps some pages for itself.
+ *   fill program   after the memory was hot-added: an ordinary program. It asks for as much
+ *                  memory as is free, and looks up which physical pages it was given.
+ *   fill memory    the same without private memory, for not quite as much.
  *
- * Each 64-bit word gets a value of its own, so that a page that shows up in two places, or
- * in another one's, is found; and everything is written before anything is verified, so
- * that a page that lost its contents meanwhile is found too. An ordinary program does that
- * to one word of each cache line only: what it adds is where its pages come from.
+ * Each 64-bit word gets a value of its own, so that the program finds a page that shows up in
+ * two places, or in the place of another page. It writes all words before it verifies the first
+ * one, so that it also finds a page that lost its contents meanwhile. "fill program" does so
+ * for one word of each cache line only: its purpose is to show where its pages come from.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -40,7 +40,7 @@ static inline __u64 pattern(__u64 index, __u64 seed)
 	return (index + seed) * 0x9e3779b97f4a7c15ULL;
 }
 
-/* Inlined with a constant step: the compiler unrolls it, which an emulated CPU likes. */
+/* Inlined with a constant step, so that the compiler unrolls it: faster on an emulated CPU. */
 static inline __attribute__((always_inline))
 void write_page(__u64 *words, __u64 index, __u64 seed, int step)
 {
@@ -65,7 +65,7 @@ __u64 write_and_verify(__u64 *map, __u64 pages, __u64 seed, int step)
 
 	for (__u64 page = 0; page < pages; page++)
 		write_page(map + page * WORDS, page * WORDS, seed, step);
-	/* What is verified is memory, not what the compiler remembers of it. */
+	/* Have the compiler read memory again instead of values that it remembers. */
 	asm volatile("" ::: "memory");
 	for (__u64 page = 0; page < pages; page++) {
 		bool right = page_is_right(map + page * WORDS, page * WORDS, seed, step);
@@ -106,7 +106,7 @@ static int fill_direct(void)
 	return good == size / PAGE ? 0 : 1;
 }
 
-/* How many of the pages behind @map are in the private range? */
+/* Returns how many of the pages behind @map are in the private range. */
 static __u64 count_private(const void *map, __u64 len)
 {
 	__u64 base, size, entries[512], count = 0;
@@ -131,7 +131,7 @@ static __u64 count_private(const void *map, __u64 len)
 	return count;
 }
 
-/* What Linux can give away, less a little that it needs to go on living. */
+/* Fills the memory that Linux can give away, less a little that Linux needs itself. */
 static int fill_memory(void)
 {
 	FILE *file = fopen("/proc/meminfo", "r");
@@ -160,7 +160,7 @@ static int fill_memory(void)
 	return good == pages ? 0 : 1;
 }
 
-/* Pages that are free in the movable zone, above what it keeps for emergencies. */
+/* Returns the number of free pages of the movable zone, above its reserve for emergencies. */
 static __u64 free_movable(void)
 {
 	FILE *file = fopen("/proc/zoneinfo", "r");

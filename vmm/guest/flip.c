@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * A guest that uses all of its memory all the time, and shares single pages of it: what
- * becomes of the unit they are in? It asks the VMM to show that at every step. The guest uses
- * every page after each step, so that whatever KVM has unmapped is mapped again when the
- * unit is shown.
+ * becomes of their unit? At every step, the guest asks the VMM to show the unit. Before that, it
+ * uses every page, so that the pages that KVM has unmapped are mapped again when the unit is
+ * shown.
  */
 #include "bare.h"
 
 #define MORE_PAGES	30
 
-/* One word of each page, and it is the right one. */
+/* Uses one word of each page, which must be the right one. */
 static void use_all(void)
 {
 	for (__u64 page = 0; page < pages; page++) {
@@ -41,7 +41,7 @@ static void take_back(__u64 page)
 	check_private(page);
 }
 
-/* Pages all over unit 0, of which the host uses every other one. */
+/* Shares pages all over unit 0, of which the host uses every other one. */
 static void flip_many(void)
 {
 	__u64 shared[MORE_PAGES], step = unit / MORE_PAGES;
@@ -60,7 +60,7 @@ static void flip_many(void)
 
 void payload_main(__u64 base_gpa, __u64 size, __u64 unit_size)
 {
-	/* In either half of unit 0. */
+	/* One page in each half of unit 0. */
 	__u64 first, second;
 
 	base = base_gpa;

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The guest's first process: mounts what programs need, then runs the lines of
- * /programs one after the other. The first that fails ends it; its exit status is what
- * the VMM gets to know through a port.
+ * The guest's first process: mounts the file systems that programs need, then runs the lines of
+ * /programs one after the other. The first line that fails ends the process; the VMM gets the
+ * exit status of that line through a port.
  *
- * Two lines are built in: "echo TEXT", and "hot-add": make the private memory that the VMM
- * put at private=BASE,SIZE (a word of the kernel's command line, which the kernel hands to
+ * Two lines are built in: "echo TEXT", and "hot-add". The latter makes the private memory that the
+ * VMM put at private=BASE,SIZE (a word of the kernel's command line, which the kernel hands to
  * us in the environment) memory of this Linux. Each block goes online as movable memory
  * (memhp_default_state=), so that the kernel puts user pages there and nothing else.
  *
- * The root file system is a ramfs. That matters: its pages are not movable, so all
- * program text is in ordinary memory, where KVM can fetch the instructions it has to
- * emulate (glibc asks CPUID when it starts).
+ * The root file system is a ramfs because its pages are not movable: so all program text is in
+ * ordinary memory, where KVM can fetch the instructions it has to emulate (glibc asks CPUID when
+ * it starts).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +33,7 @@
 static void __attribute__((noreturn)) finish(int status)
 {
 	fflush(stdout);
-	/* The console must be out before the VMM ends us. */
+	/* The console's output must be out before the VMM ends us. */
 	usleep(20000);
 	outb(status, PORT_STATUS);
 	reboot(RB_AUTOBOOT);

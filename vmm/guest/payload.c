@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A guest that does nothing but convert: it has its private memory shared and made private
- * again, by single pages, by units and in ranges of any size, with the host reading and writing
- * what is shared, and looks at all contents before and after.
+ * A guest that does nothing but convert: it shares its private memory and makes it private
+ * again, by single pages, by units and in ranges of any size. The host reads and writes shared
+ * pages. The guest looks at all contents before and after.
  */
 #include "bare.h"
 
-/* Looking at all of a 1G unit takes long where everything is emulated. */
+/* To look at all of a 1G unit takes long on an emulated CPU. */
 #define ROUNDS(nr)	((nr) > 4096 ? 1 : 48)
 
 static void check_neighbours(__u64 page, __u64 nr)
@@ -17,7 +17,7 @@ static void check_neighbours(__u64 page, __u64 nr)
 		check_private(page + nr);
 }
 
-/* A page or a unit there and back, contents and neighbours looked at in between. */
+/* Shares a page or a unit and takes it back, and checks contents and neighbours in between. */
 static void flip(__u64 page, __u64 nr)
 {
 	check_private(page);
@@ -32,7 +32,7 @@ static void flip(__u64 page, __u64 nr)
 	check_neighbours(page, nr);
 }
 
-/* Blocks of @nr pages, aligned to that. */
+/* Flips blocks of @nr pages, aligned to their size. */
 static void flip_blocks(__u64 nr)
 {
 	flip(0, nr);
@@ -41,7 +41,7 @@ static void flip_blocks(__u64 nr)
 		flip(random_below(pages / nr) * nr, nr);
 }
 
-/* Ranges: shared in one call and a second time, private again in two that overlap. */
+/* Shares a range in one call and once more, and takes it back in two calls that overlap. */
 static void flip_range(__u64 page, __u64 nr)
 {
 	__u64 half = nr / 2;
@@ -63,7 +63,7 @@ static void flip_range(__u64 page, __u64 nr)
 	check_neighbours(page, nr);
 }
 
-/* Of pages, wherever that is in a unit, across units, and the whole. */
+/* Flips ranges of pages anywhere in a unit, across units, and the whole of memory. */
 static void flip_ranges(void)
 {
 	for (int i = 0; i < ROUNDS(1); i++) {
@@ -75,7 +75,7 @@ static void flip_ranges(void)
 	flip_range(0, pages);
 }
 
-/* What can't be done: an error, and nothing has happened. */
+/* Asks for conversions that can't be done: they must fail and change nothing. */
 static void check_errors(void)
 {
 	expect("below the slot", 0, share(-1, 2), -EINVAL);
@@ -86,7 +86,7 @@ static void check_errors(void)
 	check_private(pages - 1);
 }
 
-/* One page of a range is held: none of it converts until that page is let go. */
+/* The host holds one page of a range: no page of it converts until the host lets go. */
 static void check_pin(__u64 first, __u64 nr, __u64 pinned)
 {
 	expect("pin of a private page", pinned, host(HOST_PIN, pinned), -EFAULT);
@@ -95,7 +95,7 @@ static void check_pin(__u64 first, __u64 nr, __u64 pinned)
 	expect("to private while pinned", first, make_private(first, nr), -EAGAIN);
 	for (__u64 page = first; page < first + nr; page++)
 		use_shared(page);
-	/* Its neighbours are not held. */
+	/* The host does not hold the neighbours. */
 	if (pinned > first)
 		expect("what is below the pin", first, make_private(first, pinned - first), 0);
 	expect("unpin", pinned, host(HOST_UNPIN, pinned), 0);
@@ -123,7 +123,7 @@ void payload_main(__u64 base_gpa, __u64 size, __u64 unit_size)
 	check_errors();
 	check_pin(100, 1, 100);
 	check_pin(100, 16, 105);
-	/* Not at the end of what is held, and in another unit if there is one. */
+	/* A pin in the middle of the range, and in another unit if there is one. */
 	check_pin(300, 1000, 900);
 	check_pages(0, pages);
 	write_port32(PORT_VERIFIED, pages);

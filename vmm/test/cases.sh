@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# cases.sh linux|shared|payload|flip|refused: the VMM in a machine with two 1G pages and 64 2M
-# pages. Guests that must work, and mistakes that must be found and named. "refused": the
+# cases.sh linux|shared|payload|flip|refused: tests the VMM in a machine with two 1G pages and 64
+# 2M pages. Some guests must work, and the VMM must find and name some mistakes. "refused": the
 # machine was booted without in-place conversion.
 
 nr=0 failed=0
@@ -24,7 +24,7 @@ result() {
 	fi
 }
 
-# works NAME SIZE PAGE: the VMM's own checks cover the rest.
+# works NAME SIZE PAGE: the VMM returns 0, i.e. its own checks pass.
 works() {
 	name=$1
 	shift
@@ -32,7 +32,7 @@ works() {
 	result $? "$name"
 }
 
-# says NAME TEXT SIZE PAGE [OPTION]...: works, and says TEXT.
+# says NAME TEXT SIZE PAGE [OPTION]...: the VMM works, and says TEXT.
 says() {
 	name=$1 text=$2
 	shift 2
@@ -40,7 +40,7 @@ says() {
 	result $? "$name"
 }
 
-# fails NAME TEXT SIZE PAGE [OPTION]...: with an exit status of 1, and says TEXT.
+# fails NAME TEXT SIZE PAGE [OPTION]...: the VMM fails with an exit status of 1, and says TEXT.
 fails() {
 	name=$1 text=$2
 	shift 2
@@ -55,7 +55,7 @@ linux() {
 	works guest_in_1g_pages 1G 1G
 	works guest_in_2m_pages 128M 2M
 	works guest_in_4k_pages 128M 0
-	# Not one of the numbers may look as if the data had been in guest_memfd, in private.
+	# None of the numbers may look as if the data had been in guest_memfd, and private.
 	fails shared_by_mistake_is_found "the host can read 32768 pages of private memory" \
 		128M 0 --mistake shared
 	fails not_in_the_file_is_found "a change by -64 and 0 was expected" \
@@ -65,8 +65,8 @@ linux() {
 	fails no_such_page_size "this machine has no huge pages of 64K" 128M 64K
 }
 
-# A Linux that is all in shared memory. Its kernel is in the first unit of 1G, and the host has
-# no business in the second one.
+# A Linux that is all in shared memory. Its kernel is in the first unit of 1G, and the host does
+# not use the second one.
 shared() {
 	guest="run --kernel /bzImage --initrd /initramfs --append quiet --shared"
 	echo "1..5"
@@ -78,7 +78,7 @@ shared() {
 		128M 2M --mistake ordinary
 }
 
-# What the host sees is checked by the VMM and, from within the guest, by asking the VMM.
+# The VMM checks what the host sees, and the guest does so by asking the VMM.
 payload() {
 	guest="run --payload /payload --memory 16M --private"
 	echo "1..6"
@@ -92,14 +92,14 @@ payload() {
 	fails no_room "needs 16384 huge pages of 2M" 32G 2M
 }
 
-# numbers TEXT: the one after TEXT, in each line that has it.
+# numbers TEXT: prints the number after TEXT of each line that has TEXT.
 numbers() {
 	sed -n "s/.*$1\\([0-9]*\\).*/\\1/p" /tmp/out | paste -s -d ' '
 }
 
-# flips NAME SIZE PAGE PIECES TEXT NUMBERS: the unit was shown in so many pieces, then in so
-# many, ...; and mapped by so many pages of its size, the numbers after TEXT. A page that was
-# converted is one fault, or two.
+# flips NAME SIZE PAGE PIECES TEXT NUMBERS: the VMM shows the unit several times. PIECES lists how
+# many pieces the unit has each time, NUMBERS by how many pages of its size it is mapped, which is
+# the number after TEXT. Each conversion of one page costs one fault, or two.
 flips() {
 	name=$1 pieces=$4 text=$5 mapped=$6
 	vmm "$2" "$3" && [ "$(numbers "pieces ")" = "$pieces" ] &&
@@ -115,7 +115,7 @@ flip() {
 	flips pages_flip_in_1g_unit 1G 1G "1 19 36 19 440 1" "into the guest: " "1 0 0 0 0 1"
 	flips pages_flip_in_2m_units 64M 2M "1 10 18 10 147 1" "x 1G, " "32 31 31 31 31 32"
 	fails flip_not_done_is_found "the host's access to a shared page" 64M 2M --mistake deaf
-	# Where the kernel does not tell what a unit is made of, KVM's counters still do.
+	# If the kernel does not tell the pieces of a unit, KVM's counters still show a split.
 	umount /sys/kernel/debug
 	says pages_flip_unseen "31 of 32 blocks of 2M are whole" 64M 2M
 }

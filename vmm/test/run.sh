@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
-# vmm/test/run.sh linux|shared|payload|flip|refused: boot a machine and run vmm/test/cases.sh there. Called by
-# ./gmem check (the tests vmm*), which says in GMEM_VARIANT which kernel is to be tested.
+# vmm/test/run.sh linux|shared|payload|flip|refused: boot a machine and run vmm/test/cases.sh there.
+# ./gmem check (the tests vmm*) calls this, and names the kernel to be tested in GMEM_VARIANT.
 
 . "$(dirname "$0")/../../harness/lib/common.sh"
 for lib in packages base series tree kernel guest selftests timeouts demo; do

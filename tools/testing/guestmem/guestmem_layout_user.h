@@ -2,7 +2,7 @@
 #ifndef _GUESTMEM_LAYOUT_USER_H
 #define _GUESTMEM_LAYOUT_USER_H
 
-/* What mm/guestmem_layout.[ch] takes from the kernel, for user space. */
+/* The kernel functions that mm/guestmem_layout.[ch] uses, for user space. */
 
 #include <stdbool.h>
 
@@ -11,7 +11,7 @@
 #define min(a, b) ({ __auto_type _a = (a); __auto_type _b = (b); _a < _b ? _a : _b; })
 #define max(a, b) ({ __auto_type _a = (a); __auto_type _b = (b); _a > _b ? _a : _b; })
 
-/* The sanitizer of undefined behavior complains about 0, which has no such bit. */
+/* For 0, which has no such bit, the sanitizer of undefined behavior complains. */
 static inline unsigned long __fls(unsigned long word)
 {
 	return sizeof(word) * 8 - 1 - __builtin_clzl(word);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What is right, for the tests of mm/guestmem_layout.c, and what they do at random.
+ * The expected results of the tests of mm/guestmem_layout.c, and their random choices.
  *
  * The oracle has one array entry per page and no arithmetic: it tries one block
- * after the other and looks at each of its pages.
+ * after the other and looks at each page of the block.
  */
 #include "layout-test.h"
 
@@ -46,14 +46,14 @@ void *alloc(unsigned long nr, size_t size)
 	return mem;
 }
 
-/* A line is finished, and so is the test. */
+/* Ends the line of a message.  Returns false, the result of the test. */
 bool end_failed(void)
 {
 	printf("\n");
 	return false;
 }
 
-/* Less often where there is more to look at in each round. */
+/* Returns the number of rounds: fewer if each round has more pages to look at. */
 unsigned long rounds_of(unsigned int order)
 {
 	unsigned long nr = order > 9 ? rounds >> (order - 9) : rounds;
@@ -66,7 +66,7 @@ struct window make_window(pgoff_t start, unsigned int unit_order, unsigned long 
 	return (struct window){ start, start + (nr_units << unit_order), unit_order };
 }
 
-/* At the start of a file, at the end of the longest possible one, or between them. */
+/* Returns a window at the start of a file, at the end of the longest one, or between. */
 struct window random_window(unsigned int unit_order, unsigned long nr_units)
 {
 	unsigned long nr = NR_INDEXES >> unit_order;
@@ -84,7 +84,7 @@ unsigned long window_size(const struct window *win)
 	return win->end - win->start;
 }
 
-/* Any index up to the end, preferably at the edge of a block or beside it. */
+/* Returns any index up to the end, preferably at the edge of a block or next to it. */
 static pgoff_t random_index(const struct window *win)
 {
 	pgoff_t index = win->start + random_below(window_size(win) + 1);
@@ -111,7 +111,7 @@ bool same_block(struct block a, struct block b)
 	return a.start == b.start && a.order == b.order;
 }
 
-/* The oracle: grow the block of a page for as long as all its pages are alike. */
+/* The oracle: grows the block of a page for as long as all its pages are alike. */
 struct block oracle_block(const struct window *win, const unsigned long *labels,
 			  pgoff_t index, unsigned int max_order)
 {

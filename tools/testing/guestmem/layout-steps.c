@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Tests of both functions of mm/guestmem_layout.c together: layouts that change step
- * by step.  Private pages are always in the largest possible block; shared blocks are
- * split at the edges of a conversion and where the host uses a page, and not merged.
+ * by step.  Private pages are always in the largest possible block.  Shared blocks are
+ * split at the edges of a conversion and where the host uses a page, and aren't merged.
  */
 #include "layout-test.h"
 
 struct file {
 	struct window win;
 	bool *private, *used;
-	/* The oracle's, those that the functions lead to, and what these become next. */
+	/* The blocks of the oracle, those of the functions, and these after the next step. */
 	struct block *oracle, *blocks, *next;
 	unsigned long *labels;
-	/* Where to cut blocks that are private (or not), and what it leads to. */
+	/* Where to cut blocks, and whether to cut those that are private or the others. */
 	pgoff_t cuts[2];
 	bool cut_private;
 	/* How many blocks the last reshape() split or made. */
@@ -56,8 +56,8 @@ static void file_destroy(struct file *file)
 }
 
 /*
- * The oracle's step.  Pages may be in one block if both are private, or if both
- * were in one block and the same happened to both.
+ * Takes a step for the oracle.  Two pages may be in one block if both are private, or
+ * if both were in one block and the same happened to both.
  */
 static void oracle_step(struct file *file, pgoff_t start, pgoff_t end, const bool *private)
 {
@@ -67,7 +67,7 @@ static void oracle_step(struct file *file, pgoff_t start, pgoff_t end, const boo
 		pgoff_t index = file->win.start + i;
 		bool happened = index >= start && index < end;
 
-		/* Nothing happens to what is shared already, except to a page in use. */
+		/* Nothing happens to a page that is shared already, unless the host uses it. */
 		if (private && !*private && !file->private[i])
 			happened = false;
 		if (private && index >= start && index < end) {
@@ -152,7 +152,7 @@ static bool reshape(struct file *file, guestmem_order_fn wanted, bool merge)
 	return true;
 }
 
-/* Against the oracle, and the oracle against what it knows about single pages. */
+/* Checks the blocks against the oracle, and the oracle's against single pages. */
 static bool check_file(const struct file *file)
 {
 	unsigned long i;
@@ -190,7 +190,7 @@ static bool convert(struct file *file, pgoff_t start, pgoff_t end, bool private)
 	return check_file(file);
 }
 
-/* The host uses a page; it can't if the page is private. */
+/* Has the host use a page, unless the page is private. */
 static bool isolate(struct file *file, pgoff_t index)
 {
 	if (*private_at(file, index))
@@ -232,7 +232,7 @@ bool test_steps(unsigned int order)
 	unsigned long nr_units = 3, round, nr_files, nr_steps, step;
 	bool good = true;
 
-	/* A big file is checked page by page after each step. */
+	/* Fewer steps and files if they are large, as each step checks all pages. */
 	nr_steps = order > 9 ? 40 : 100;
 	nr_files = order > 9 ? rounds >> (order - 4) : rounds / 16;
 	for (round = max(nr_files, 1UL); round && good; round--) {
@@ -245,7 +245,7 @@ bool test_steps(unsigned int order)
 		if (!good)
 			failed("step %lu, order %u, [%#lx, %#lx), %s at first", step, order,
 			       file.win.start, file.win.end, private ? "private" : "shared");
-		/* In the end each unit is whole. */
+		/* If all pages are private, each unit is whole. */
 		good = good && convert(&file, file.win.start, file.win.end, true);
 		if (good && count_blocks(&file.win, file.blocks) != nr_units)
 			good = failed("all private, but %lu blocks, not %lu",
@@ -256,8 +256,8 @@ bool test_steps(unsigned int order)
 }
 
 /*
- * How many blocks there are if some pages of a unit are shared, each of them by a
- * conversion of its own, and that they are one block when all are private again.
+ * Checks the number of blocks of a unit if pages a and b are shared, each of them by a
+ * conversion of its own, and that the unit is one block when all are private again.
  */
 static bool check_count(unsigned int order, unsigned long a, unsigned long b, unsigned long want)
 {
@@ -277,7 +277,7 @@ static bool check_count(unsigned int order, unsigned long a, unsigned long b, un
 		good = failed("all private, but %lu blocks", count_blocks(&win, file.blocks));
 	file_destroy(&file);
 
-	/* The same if the host uses pages of a shared unit, only that they remain. */
+	/* The same if the host uses pages of a shared unit, but the unit stays split. */
 	file_init(&file, win, false);
 	good = good && isolate(&file, win.start + a) && isolate(&file, win.start + b);
 	if (good && count_blocks(&win, file.blocks) != want)

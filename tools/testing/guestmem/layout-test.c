@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of mm/guestmem_layout.c: all cases where that's feasible, random ones
- * where it isn't.
+ * Tests of mm/guestmem_layout.c: all cases where that is feasible, random cases
+ * otherwise.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -33,7 +33,7 @@ static bool check_block_order(const struct window *win, const unsigned long *lab
 		      index, start, end, max_order, got, want);
 }
 
-/* All ranges within a window, all pages of each, all limits. */
+/* Checks all ranges within a window, all pages of each, all limits. */
 static bool check_all_ranges(const struct window *win, unsigned int order)
 {
 	unsigned long *labels = alloc(window_size(win), sizeof(*labels));
@@ -91,7 +91,7 @@ static bool test_block_order_random(unsigned int order)
 	return good;
 }
 
-/* Where there are too many pages for an array. */
+/* Checks cases that have too many pages for an array. */
 static bool test_block_order_known(unsigned int order)
 {
 	static const struct {
@@ -166,7 +166,7 @@ static bool differs(const struct pair *pair, pgoff_t index)
 			   pair->wanted[index - pair->win.start]);
 }
 
-/* One layout has a single block there, the other one several, all inside of it. */
+/* Checks that one layout has a single block there, and the other several inside of it. */
 static bool check_extent(const struct pair *pair, const struct guestmem_extent *ext)
 {
 	const struct block *single = ext->merge ? pair->wanted : pair->present;
@@ -232,7 +232,7 @@ static unsigned long nr_layouts(unsigned int order)
 	return 1 + halves * halves;
 }
 
-/* Number @nr of the layouts of a block: it is whole, or both halves have a layout. */
+/* Makes layout number @nr of a block: it is whole, or both halves have a layout. */
 static void numbered_layout(const struct window *win, struct block *blocks, pgoff_t start,
 			    unsigned int order, unsigned long nr)
 {
@@ -247,7 +247,7 @@ static void numbered_layout(const struct window *win, struct block *blocks, pgof
 	numbered_layout(win, blocks, start + (1UL << (order - 1)), order - 1, (nr - 1) % halves);
 }
 
-/* All pairs of layouts of a unit. */
+/* Checks all pairs of layouts of a unit. */
 static bool test_next_extent_exhaustive(unsigned int order)
 {
 	struct window win = make_window(5UL << order, order, 1);
@@ -293,7 +293,7 @@ static void random_layouts(const struct window *win, struct block *blocks)
 		random_layout(win, blocks, start, win->unit_order, percent);
 }
 
-/* Make some places of a layout different. */
+/* Changes a layout in some places. */
 static void change_layout(const struct window *win, struct block *blocks)
 {
 	unsigned long nr;
@@ -307,7 +307,7 @@ static void change_layout(const struct window *win, struct block *blocks)
 	}
 }
 
-/* A page's larger block is one in the other layout, too, or several. */
+/* Returns the larger block of a page: in the other layout, it is one block or several. */
 static struct block common_block(const struct pair *pair, pgoff_t index)
 {
 	struct block a = pair->present[index - pair->win.start];
@@ -416,7 +416,7 @@ int main(int argc, char **argv)
 		bool good = true;
 
 		for (order = test->first_order; order <= test->last_order && good; order++) {
-			/* So that a test does the same whatever ran before it. */
+			/* A test does the same, no matter which tests ran before it. */
 			random_init(seed + i * 1000 + order);
 			good = test->run(order);
 		}

@@ -12,10 +12,10 @@
 #define PAGE_SHIFT	12
 #define NR_INDEXES	((ULONG_MAX >> PAGE_SHIFT) + 1)
 
-/* Say why a test fails. */
+/* Prints why a test fails, and is false. */
 #define failed(...)	(printf("# "), printf(__VA_ARGS__), end_failed())
 
-/* The block that has a page. */
+/* The block that a page is part of. */
 struct block {
 	pgoff_t start;
 	unsigned int order;

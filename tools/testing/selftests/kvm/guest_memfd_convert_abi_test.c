@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KVM_SET_MEMORY_ATTRIBUTES2 as user space sees it, without a guest: arguments,
- * errors and what they leave behind, and what else hangs off in-place conversion.
+ * Test KVM_SET_MEMORY_ATTRIBUTES2 from user space, without a guest: arguments, errors,
+ * the state after an error, and other interfaces that depend on in-place conversion.
  *
- * Where in-place conversion can be off, it takes two boots to test everything:
- * the capability tells which half this is.
+ * Where in-place conversion can be off, testing everything takes two boots.  The
+ * capability tells which of the two this is.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -40,7 +40,7 @@ kvm_static_assert(KVM_SET_MEMORY_ATTRIBUTES2 ==
 
 static size_t page_size;
 
-/* The VM type with private memory; VM_TYPE_DEFAULT if there is none. */
+/* Return the VM type with private memory, or VM_TYPE_DEFAULT if there is none. */
 static unsigned long private_type(void)
 {
 #ifdef __x86_64__
@@ -55,7 +55,7 @@ static bool conversion_is_on(void)
 #ifdef __x86_64__
 	return kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);
 #else
-	/* There never was another way. */
+	/* Other architectures never had another kind of conversion. */
 	return true;
 #endif
 }
@@ -82,7 +82,7 @@ static void free_file(struct file *f)
 	kvm_vm_free(f->vm);
 }
 
-/* A call that is in order, to be spoiled in one way or another. */
+/* Return the arguments of a valid call, for tests that make one of them invalid. */
 static struct kvm_memory_attributes2 valid_args(u64 attributes)
 {
 	return (struct kvm_memory_attributes2) {
@@ -93,7 +93,10 @@ static struct kvm_memory_attributes2 valid_args(u64 attributes)
 	};
 }
 
-/* An error that isn't about an offset leaves the argument alone. */
+/*
+ * Assert that the call fails with @error, and leaves the argument alone: it has no
+ * offset to report.
+ */
 static void __assert_fails(int fd, struct kvm_memory_attributes2 *args, int error,
 			   const char *what, unsigned int line)
 {
@@ -110,7 +113,7 @@ static void __assert_fails(int fd, struct kvm_memory_attributes2 *args, int erro
 
 #define assert_fails(fd, args, error, what)	__assert_fails(fd, args, error, what, __LINE__)
 
-/* Bit i: the host can read page i. */
+/* Return a mask of the pages that the host can read, bit i for page i. */
 static u64 shared_pages(struct file *f)
 {
 	u64 mask = 0;
@@ -149,8 +152,8 @@ static void release_page(int pipe_fd[2])
 }
 
 /*
- * In-place conversion on, a VM type that has private memory: page 1 is shared and
- * has something in it, all others are private.
+ * In-place conversion is on, and the VM type has private memory.  Page 1 is shared and
+ * has something in it, all other pages are private.
  */
 FIXTURE(on)
 {
@@ -172,7 +175,7 @@ FIXTURE_SETUP(on)
 	TEST_ASSERT_EQ(shared_pages(f), BIT(1));
 }
 
-/* None of these tests changes anything. */
+/* Every test must leave the file as the setup has made it. */
 FIXTURE_TEARDOWN(on)
 {
 	struct file *f = &self->f;
@@ -219,7 +222,7 @@ TEST_F(on, init_shared)
 	free_file(&f);
 }
 
-/* The offset that went in comes out as it was, and errors of the past don't matter. */
+/* A successful call leaves the argument alone, whatever error_offset was before. */
 TEST_F(on, success_leaves_argument_alone)
 {
 	struct kvm_memory_attributes2 args = valid_args(PRIVATE), was;
@@ -254,7 +257,9 @@ TEST_F(on, other_files)
 		    "Any other ioctl on a guest_memfd should fail with ENOTTY");
 }
 
-/* Both for what would be a change and for what would not. */
+/*
+ * A valid call leaves page 1 shared, i.e. changes nothing, or makes it private.
+ */
 static const u64 attributes[] = { 0, PRIVATE };
 
 TEST_F(on, flags_must_be_zero)
@@ -316,12 +321,12 @@ TEST_F(on, ranges)
 		{ 1, page }, { page - 1, page }, { page / 2, page / 2 }, { 512, page },
 		{ page, 1 }, { page, page - 1 }, { page, page + 1 }, { page, page / 2 },
 		{ 0, size - 1 }, { 0, ULLONG_MAX }, { ULLONG_MAX, 1 }, { ULLONG_MAX, page },
-		/* Too far. */
+		/* Beyond the end of the file. */
 		{ 0, size + page }, { page, size }, { size - page, 2 * page },
 		{ size, page }, { size + page, page }, { 2 * size, size },
 		{ BIT_ULL(40), page }, { 0, BIT_ULL(40) }, { BIT_ULL(44) * page, page },
 		{ BIT_ULL(32) * page, page }, { page, BIT_ULL(32) * page },
-		/* And beyond: signed and unsigned. */
+		/* So large that signed or unsigned offsets overflow. */
 		{ LLONG_MAX & max, page }, { 0, LLONG_MAX & max }, { page, LLONG_MAX & max },
 		{ BIT_ULL(63), page }, { 0, BIT_ULL(63) }, { page, BIT_ULL(63) },
 		{ BIT_ULL(63), BIT_ULL(63) }, { max, page }, { page, max }, { max, max },
@@ -349,7 +354,7 @@ TEST_F(on, unreadable_argument)
 	void *split = mem + page_size - sizeof(args) / 2;
 	void *pointers[] = {
 		NULL, (void *)1, (void *)-1UL, (void *)(1UL << 63), mem + page_size, split,
-		/* The host cannot have what is private. */
+		/* The host cannot read a private page. */
 		self->f.mem + 2 * page_size,
 	};
 	int i, ret;
@@ -397,7 +402,7 @@ TEST_F(on, read_only_argument)
 	kvm_munmap(args, page_size);
 }
 
-/* The argument is in the very file, and in the very range. */
+/* The argument is in the same file, even in the range that the call converts. */
 TEST_F(on, argument_in_the_file)
 {
 	struct kvm_memory_attributes2 *args = (void *)self->f.mem + 2 * page_size;
@@ -448,7 +453,7 @@ TEST_F(on, busy_page)
 	gmem_set_shared(fd, page_size, page_size);
 }
 
-/* An argument that is wrong is wrong, whatever else is in the way. */
+/* An invalid argument is EINVAL, even if a page is busy as well. */
 TEST_F(on, invalid_before_busy)
 {
 	struct kvm_memory_attributes2 args = valid_args(PRIVATE);
@@ -477,7 +482,7 @@ TEST_F(on, vm_wide_attributes_are_refused)
 		    ret, errno);
 }
 
-/* Whose memory it is, another file descriptor or process can say as well. */
+/* Another file descriptor of the file, or another process, can convert it as well. */
 TEST_F(on, any_descriptor)
 {
 	int fd = kvm_dup(self->f.fd);
@@ -489,7 +494,7 @@ TEST_F(on, any_descriptor)
 	gmem_set_private(self->f.fd, 2 * page_size, self->f.size - 2 * page_size);
 }
 
-/* In-place conversion on, but nothing to convert: VMs without private memory. */
+/* In-place conversion is on, but VMs without private memory have nothing to convert. */
 FIXTURE(no_private_memory)
 {
 	struct file f;
@@ -564,7 +569,7 @@ TEST_F(no_private_memory, host_uses_shared_memory)
 	TEST_ASSERT_EQ(shared_pages(&self->f), ALL_PAGES);
 }
 
-/* In-place conversion off: as if it did not exist. */
+/* In-place conversion is off: KVM behaves as if it did not exist. */
 FIXTURE(off)
 {
 	struct file f;
@@ -617,7 +622,7 @@ TEST_F(off, ioctl_does_not_exist)
 		assert_fails(self->f.fd, &args, ENOTTY, "On a guest_memfd");
 		assert_fails(self->f.vm->fd, &args, ENOTTY, "On a VM");
 		assert_fails(shared.fd, &args, ENOTTY, "On a shared guest_memfd");
-		/* The ioctl does not exist, i.e. its argument is not looked at. */
+		/* The ioctl does not exist, i.e. KVM does not look at the argument. */
 		args.flags = ~0ULL;
 		assert_fails(self->f.fd, &args, ENOTTY, "On a guest_memfd");
 	}
@@ -635,11 +640,11 @@ TEST_F(off, vm_wide_attributes_work)
 
 	vm_mem_set_private(self->f.vm, 0, page_size);
 	vm_mem_set_shared(self->f.vm, 0, page_size);
-	/* They say nothing about the file. */
+	/* VM-wide attributes say nothing about the file. */
 	TEST_ASSERT_EQ(shared_pages(&self->f), 0);
 }
 
-/* On or off: what the capability says is what can be had. */
+/* Assert that KVM accepts the flags of the capability and no others, conversion on or off. */
 static void check_creation_flags(unsigned long vm_type)
 {
 	struct kvm_vm *vm = vm_create_barebones_type(vm_type);
@@ -648,7 +653,7 @@ static void check_creation_flags(unsigned long vm_type)
 
 	for (flag = BIT(0); flag; flag <<= 1) {
 		fd = __vm_create_guest_memfd(vm, SZ_1G, flag);
-		/* There may be no huge pages, but that isn't this flag's fault. */
+		/* A flag that is accepted may still fail for lack of huge pages. */
 		if (flag & valid)
 			TEST_ASSERT(fd >= 0 || (flag > GUEST_MEMFD_FLAG_INIT_SHARED &&
 						errno == ENOMEM),

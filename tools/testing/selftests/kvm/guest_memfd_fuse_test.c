@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Pages that are given away to a file system in user space.  FUSE moves a page into its
- * own page cache, instead of copying what is in it, if it comes out of a pipe and if
- * there is no other reference: SPLICE_F_GIFT, SPLICE_F_MOVE.  A page of a guest_memfd
- * file that was punched meanwhile looks like that, but it is a part of a HugeTLB page
- * and has to go back there.
+ * Give pages of guest_memfd files away to a file system in user space.
+ *
+ * If a page comes out of a pipe and has no other reference, FUSE moves it into its own
+ * page cache instead of copying its contents: SPLICE_F_GIFT, SPLICE_F_MOVE.  A page of
+ * a guest_memfd file that was punched meanwhile looks like such a page, but it is a
+ * piece of a HugeTLB page and has to go back there.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +29,7 @@
 #include "page_info.h"
 #include "page_tags.h"
 
-/* A file's name and its node have the number of its pages, and what is in these. */
+/* The name and the node of a file tell its number of pages, and whether they come from the pipe. */
 #define MAX_PAGES	8
 #define COPIED(nr)	"c" #nr
 
@@ -36,8 +37,9 @@
 #define TAG_COPIED	0xff
 
 /*
- * The file system, a process of its own: all who wait for it are told if it dies.  The
- * contents of a file either are tags, or are what has been put into a pipe.
+ * The file system is a process of its own: if it dies, all tasks that wait for it get
+ * an error.  The contents of a file are either tags, or the pages that were put into a
+ * pipe.
  */
 struct server {
 	int dev;
@@ -83,7 +85,7 @@ static void answer(struct server *s, struct fuse_in_header *in, int error, void 
 	};
 	ssize_t ret = writev(s->dev, iov, 2);
 
-	/* The request may have been given up. */
+	/* The caller may have given up the request. */
 	TEST_ASSERT(ret == out.len || errno == ENOENT,
 		    "Answering request %u should succeed, errno %d", in->opcode, errno);
 }
@@ -117,7 +119,7 @@ static void answer_getattr(struct server *s, struct fuse_in_header *in)
 	answer(s, in, 0, &out, sizeof(out));
 }
 
-/* Without FOPEN_KEEP_CACHE: nothing of the file is in the page cache. */
+/* Answer without FOPEN_KEEP_CACHE, i.e. the page cache has nothing of an opened file. */
 static void answer_open(struct server *s, struct fuse_in_header *in)
 {
 	struct fuse_open_out out = {};
@@ -132,7 +134,7 @@ static void splice_all(int from, int to, size_t len, unsigned int flags)
 	TEST_ASSERT(ret == len, "splice() should return %zu, got %zd, errno %d", len, ret, errno);
 }
 
-/* Pages move from one pipe to the other as what they are, i.e. as gifts. */
+/* Answer with pages of the pipe.  They move from one pipe to the other, and stay gifts. */
 static void answer_read_spliced(struct server *s, struct fuse_in_header *in, u32 size)
 {
 	struct fuse_out_header out = {
@@ -152,7 +154,7 @@ static void answer_read(struct server *s, struct fuse_in_header *in)
 	char buf[MAX_PAGES * page_size];
 	int i;
 
-	/* Only what is read ahead is moved, and that is done in one go. */
+	/* FUSE moves only pages that it reads ahead, and it reads all of the file ahead at once. */
 	TEST_ASSERT(!arg->offset && arg->size == node_size(in->nodeid),
 		    "All of the file should be read, not 0x%x at 0x%lx", arg->size,
 		    arg->offset);
@@ -216,7 +218,7 @@ static void serve(struct server *s)
 	}
 }
 
-/* As a mount that is nowhere to be seen. */
+/* Mount the file system without a mount point.  Returns a file descriptor of the mount. */
 static int mount_fuse(int dev)
 {
 	int fs = fsopen("fuse", 0), mnt;
@@ -236,7 +238,7 @@ static int mount_fuse(int dev)
 	return mnt;
 }
 
-/* What the harness calls it isn't for others. */
+/* For functions with the fixture as an argument. */
 #define fuse_fixture	_test_data_fuse
 
 FIXTURE(fuse)
@@ -249,7 +251,7 @@ FIXTURE(fuse)
 	int nr;
 	int fd;
 	int mnt;
-	/* To be read from the next file that is opened. */
+	/* Takes the pages of the next file that is read. */
 	int contents;
 };
 
@@ -280,7 +282,7 @@ static bool start_server(struct fuse_fixture *self)
 	if (s.dev < 0)
 		return false;
 
-	/* There's nothing to be read before it is mounted. */
+	/* The kernel has no request for the server before the mount. */
 	self->mnt = mount_fuse(s.dev);
 	TEST_ASSERT(!pipe(s.contents) && !pipe(s.answer), "pipe() should succeed");
 	pid = fork();
@@ -348,7 +350,7 @@ static void *map_file(int fd, int nr_pages)
 	return kvm_mmap(nr_pages * page_size, PROT_READ, MAP_SHARED, fd);
 }
 
-/* What has been put into the pipe. */
+/* A page that was put into the pipe. */
 struct gift {
 	u64 pfn;
 	u64 tag;
@@ -362,7 +364,7 @@ static struct gift give(struct fuse_fixture *self, void *mem, u64 tag, bool move
 
 	assert_filled(mem, tag);
 	gift.pfn = read_pagemap_pfn(mem);
-	/* Another reason for not being moved. */
+	/* FUSE doesn't move a dirty page either. */
 	TEST_ASSERT(gift.pfn && !(read_kpageflags(gift.pfn) & BIT_ULL(KPF_DIRTY)),
 		    "The page should not be dirty");
 	TEST_ASSERT(vmsplice(self->contents, &iov, 1, SPLICE_F_GIFT) == page_size,
@@ -371,8 +373,9 @@ static struct gift give(struct fuse_fixture *self, void *mem, u64 tag, bool move
 }
 
 /*
- * Write to pages of guest memory.  Splitting the huge page once more is what makes them
- * clean again, so this is done before any of them is given away.
+ * Write to pages of guest memory, and clean them: convert the unit to private and back,
+ * as splitting the huge page once more makes its pages clean.  Call this before any of
+ * the pages is given away.
  */
 static void fill_pages(struct fuse_fixture *self, int unit, long first, int nr)
 {
@@ -396,9 +399,9 @@ static struct gift give_guest_page(struct fuse_fixture *self, int unit, long pag
 }
 
 /*
- * A page without another user, which can be moved, shows that pages are moved at all.
- * It is one of FUSE itself, which does not want pages that have been anonymous, or
- * those of tmpfs.
+ * Give a page away that has no other user and can be moved, to show that FUSE moves
+ * pages at all.  The page is one of FUSE itself: FUSE refuses pages that were
+ * anonymous, and those of tmpfs.
  */
 static struct gift give_ordinary_page(struct fuse_fixture *self)
 {
@@ -414,14 +417,17 @@ static struct gift give_ordinary_page(struct fuse_fixture *self)
 	kvm_munmap(mem, page_size);
 	close(fd);
 
-	/* Also drains per-CPU batches, which have references. */
+	/* This also drains per-CPU batches, which hold references. */
 	read_kernel_counters(&counters);
-	/* Opening it once more removes all pages from the page cache. */
+	/* Opening the file once more removes all its pages from the page cache. */
 	close(open_file(self, COPIED(1)));
 	return gift;
 }
 
-/* Read a file whose contents are what was given away, and see where that is now. */
+/*
+ * Read a file made of @gifts, and assert that each page was moved or copied as
+ * expected.  Returns a mapping of the file.
+ */
 static void *read_gifts(struct fuse_fixture *self, const struct gift *gifts, int nr)
 {
 	char name[8], buf[nr * page_size];
@@ -447,7 +453,10 @@ static void *read_gifts(struct fuse_fixture *self, const struct gift *gifts, int
 	return mem;
 }
 
-/* Whatever becomes of guest memory, it is no part of the file. */
+/*
+ * Assert that new guest memory doesn't change the file that is mapped at @mem, unmap
+ * @mem, and give the guest memory back.
+ */
 static void assert_independent(struct fuse_fixture *self, void *mem,
 			       const struct gift *gifts, int nr)
 {
@@ -496,7 +505,7 @@ TEST_F(fuse, punched)
 	}
 }
 
-/* Someone else has a reference as well: it is not even tried. */
+/* The file has a reference as well, so FUSE doesn't even try to move the page. */
 TEST_F(fuse, still_in_the_file)
 {
 	void *mem, *page = page_of(self, 0, 5);
@@ -510,7 +519,7 @@ TEST_F(fuse, still_in_the_file)
 	assert_nr_allocated(1);
 	assert_nr_late(0);
 
-	/* Both are what they were, and the file's. */
+	/* Both pages are unchanged, and still belong to the guest_memfd file. */
 	assert_filled(page, gifts[0].tag);
 	TEST_ASSERT(mmap(page + page_size, page_size, PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_FIXED, self->fd, 6 * page_size) == page + page_size,
@@ -529,7 +538,7 @@ TEST_F(fuse, still_in_the_file)
 	assert_independent(self, mem, gifts, 2);
 }
 
-/* All kinds of pages at once. */
+/* One answer has all kinds of pages. */
 TEST_F(fuse, part_of_an_answer)
 {
 	struct gift gifts[6];
@@ -582,7 +591,7 @@ static void *punch_first_unit(void *data)
 	return NULL;
 }
 
-/* Sometimes the page is in the file when the answer is given, sometimes it is not. */
+/* A page may, or may not, be in the file when the server answers. */
 TEST_F(fuse, punched_meanwhile)
 {
 	const int nr_rounds = self->unit > SZ_2M ? 4 : 30;

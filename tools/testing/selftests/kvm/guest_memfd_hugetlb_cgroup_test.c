@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Who pays for the HugeTLB pages of a guest_memfd file: their reservation is
- * charged to who creates it, their use to who allocates; a limit is an error for
- * that one only, and everything is uncharged when pages or files go.
+ * Charge HugeTLB pages of guest_memfd files to cgroups.
+ *
+ * The reservation is charged to the cgroup of the task that creates the file, a page to
+ * the cgroup of the task that allocates it.  A limit is an error for tasks of its
+ * cgroup only.  Everything is uncharged when the pages or the file are freed.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +24,7 @@
 #define CREATOR		"guest_memfd_creator"
 #define ALLOCATOR	"guest_memfd_allocator"
 
-/* What the harness calls it isn't for others. */
+/* For functions with the fixture as an argument. */
 #define cgroup_fixture	_test_data_cgroup
 
 FIXTURE(cgroup)
@@ -103,7 +105,7 @@ FIXTURE_TEARDOWN_PARENT(cgroup)
 #define create_file()							\
 	vm_create_guest_memfd_hugetlb(self->vm, self->size, 0, variant->size_log2)
 
-/* Charges are in bytes, here they are in units. */
+/* The kernel counts charges in bytes, the macros below count them in units. */
 static void __assert_charge(const char *cgroup, const char *size_name, const char *what,
 			    long bytes)
 {
@@ -144,13 +146,13 @@ TEST_F(cgroup, reservation_is_the_creators)
 	assert_charge(self->creator, "rsvd.current", self->nr);
 	assert_charge(self->creator, "current", 0);
 
-	/* Not who allocates. */
+	/* The task that allocates doesn't pay for the reservation. */
 	enter(self->allocator);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
 	assert_charge(self->creator, "rsvd.current", self->nr);
 	assert_charge(self->allocator, "rsvd.current", 0);
 
-	/* And not less with a page more or less, but when the file goes. */
+	/* The reservation's charge doesn't change with the file's pages, but goes with the file. */
 	kvm_fallocate(fd, PUNCH, 0, self->unit);
 	assert_charge(self->creator, "rsvd.current", self->nr);
 	fd2 = kvm_dup(fd);
@@ -173,13 +175,13 @@ TEST_F(cgroup, reservation_limit)
 	assert_charge(self->creator, "rsvd.current", 0);
 	assert_pool(0, 0);
 
-	/* EINVAL comes first. */
+	/* A bad size is EINVAL, even over the limit. */
 	fd = __vm_create_guest_memfd_hugetlb(self->vm, self->size + page_size, 0,
 					     variant->size_log2);
 	TEST_ASSERT(fd < 0 && errno == EINVAL,
 		    "Creation should fail with EINVAL, got %d errno %d", fd, errno);
 
-	/* Up to the limit it is fine. */
+	/* Creation up to the limit succeeds. */
 	self->size -= self->unit;
 	fd = create_file();
 	assert_charge(self->creator, "rsvd.current", self->nr - 1);
@@ -214,7 +216,7 @@ TEST_F(cgroup, usage_is_the_allocators)
 	kvm_fallocate(fd, PUNCH, page_size, self->unit - page_size);
 	assert_charge(self->creator, "current", 1);
 
-	/* It is uncharged where it was charged, no matter which task punches. */
+	/* A page is uncharged where it was charged, no matter which task punches. */
 	kvm_fallocate(fd, PUNCH, 0, self->unit);
 	assert_charge(self->creator, "current", 0);
 	assert_charge(self->allocator, "current", 1);
@@ -236,16 +238,16 @@ TEST_F(cgroup, usage_limit)
 	assert_charge(self->allocator, "current", 1);
 	assert_pool(1, self->nr - 1);
 
-	/* What is allocated already costs nothing. */
+	/* A unit that is allocated already costs nothing. */
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
 
-	/* One for another. */
+	/* A unit that is freed makes room for another one. */
 	kvm_fallocate(fd, PUNCH, 0, self->unit);
 	assert_charge(self->allocator, "current", 0);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit, self->unit);
 	assert_charge(self->allocator, "current", 1);
 
-	/* The limit is this cgroup's, not the file's. */
+	/* The limit is for this cgroup, not for the file. */
 	enter(self->creator);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
 	assert_charge(self->creator, "current", self->nr - 1);
@@ -255,7 +257,10 @@ TEST_F(cgroup, usage_limit)
 	assert_charge(self->allocator, "current", 0);
 }
 
-/* Remove a cgroup, and wait until its controllers are through with it. */
+/*
+ * Remove a cgroup, and wait until the hugetlb controller is through with it.  Returns
+ * false if the controller isn't done within ten seconds.
+ */
 static bool remove_and_wait(const char *root, const char *cgroup)
 {
 	const char *key = "nr_dying_subsys_hugetlb ";
@@ -274,7 +279,7 @@ static bool remove_and_wait(const char *root, const char *cgroup)
 	return false;
 }
 
-/* Taking a cgroup down waits until nothing is charged to it: pages must move. */
+/* Removing a cgroup waits until nothing is charged to it, so charges have to move to its parent. */
 TEST_F(cgroup, remove_while_allocated)
 {
 	int fd = create_file();
@@ -296,7 +301,7 @@ TEST_F(cgroup, remove_while_allocated)
 	assert_pool(0, 0);
 }
 
-/* A file that the host uses page by page, i.e. whose units are split. */
+/* Create and map a file that the host uses page by page, i.e. whose units are split. */
 static char *map_shared_file(struct cgroup_fixture *self, u8 size_log2, int *fd)
 {
 	*fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, GUEST_MEMFD_FLAG_MMAP |
@@ -314,7 +319,7 @@ TEST_F(cgroup, usage_limit_of_a_fault)
 	enter(self->allocator);
 	WRITE_ONCE(mem[0], 1);
 
-	/* And it doesn't try again for ever. */
+	/* The fault raises SIGBUS, it isn't repeated for ever. */
 	TEST_EXPECT_SIGBUS(WRITE_ONCE(mem[self->unit], 1));
 	assert_charge(self->allocator, "current", 1);
 	assert_pool(1, self->nr - 1);
@@ -358,7 +363,7 @@ TEST_F(cgroup, split_is_one_unit)
 	assert_charge(self->creator, "rsvd.current", 0);
 }
 
-/* One page of a file that is gone is in use: that's one unit, and no reservation. */
+/* A held page of a closed file costs one unit, and no reservation. */
 TEST_F(cgroup, held_and_closed)
 {
 	struct holder h;
@@ -405,7 +410,7 @@ TEST_F(cgroup, remove_while_split)
 	assert_pool(0, 0);
 }
 
-/* In use because a page of it is held, and not by a file. */
+/* The unit is in use because a pipe holds a page of it, not because of a file. */
 TEST_F(cgroup, remove_while_held)
 {
 	struct holder h;
@@ -439,7 +444,7 @@ TEST_F(cgroup, remove_while_reserved)
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
 	TEST_ASSERT(!cg_enter_current(self->root), "Leaving a cgroup should succeed");
 
-	/* The reservation may keep the cgroup, but it must not be in the way. */
+	/* The reservation may keep the cgroup alive, but rmdir() must succeed. */
 	TEST_ASSERT(!rmdir(self->creator), "rmdir() should succeed, errno %d", errno);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
 	assert_pool(self->nr, 0);
@@ -451,7 +456,7 @@ TEST_F(cgroup, remove_while_reserved)
 		    "Another cgroup should go away");
 }
 
-/* (a) of "with the reservation it fails only if": a cpuset. */
+/* Despite the reservation, an allocation fails if a cpuset allows no node with a free page. */
 TEST_F(cgroup, cpuset_without_pages)
 {
 	long hogged = self->pool.node_free[1];

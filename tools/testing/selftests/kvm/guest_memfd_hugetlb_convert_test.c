@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Conversion of guest_memfd files made of HugeTLB pages, as the host sees it: any
- * range of pages converts, be there memory or not, and the host has access to what
- * is shared and to nothing else.
+ * Convert guest_memfd files made of HugeTLB pages, as the host sees it.  Any range of
+ * pages converts, with or without memory, and the host has access to shared pages only.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +14,7 @@
 #include "guest_memfd_hugetlb_fixture.h"
 #include "guestmem_units.h"
 
-/* The file, and what is known about it. */
+/* A file, and the model of its layout. */
 struct test_file {
 	struct guestmem_model model;
 	int fd;
@@ -67,7 +66,7 @@ static void assert_access(struct test_file *f, u64 page)
 	}
 }
 
-/* At all edges, and in the middle of all. */
+/* Assert access at the edges and in the middle of each range of private or shared pages. */
 static void assert_state(struct test_file *f)
 {
 	const struct guestmem_model *m = &f->model;
@@ -91,7 +90,7 @@ TEST_F(hugetlb, whole_units_convert)
 	int i, pass;
 
 	open_file(&f, self, 0);
-	/* First without, then with pages in the file. */
+	/* The first pass is without pages in the file, the second one is with all of them. */
 	for (pass = 0; pass < 2; pass++) {
 		for (i = 0; i < self->nr; i++) {
 			convert(&f, i * nr, nr, false);
@@ -135,7 +134,7 @@ TEST_F(hugetlb, parts_of_units_convert)
 		{ nr - 1, 2 },
 		{ 1, 2 * nr - 2 },
 	};
-	/* It takes long to clear 1G that often. */
+	/* Clearing 1G for every part takes too long. */
 	const int flags[] = { 0, GUEST_MEMFD_FLAG_INIT_SHARED }, step = self->unit > SZ_2M ? 4 : 1;
 	struct test_file f;
 	int i, j, private;
@@ -145,11 +144,11 @@ TEST_F(hugetlb, parts_of_units_convert)
 			open_file(&f, self, flags[j]);
 			private = !!flags[j];
 
-			/* Without pages, that is free. */
+			/* Converting without pages in the file allocates nothing. */
 			convert(&f, parts[i].first, parts[i].nr, private);
 			convert(&f, parts[i].first, parts[i].nr, private);
 			assert_pool(0, self->nr);
-			/* Shared ones are allocated by having a look. */
+			/* assert_state() allocates units by touching their shared pages. */
 			assert_state(&f);
 			convert(&f, parts[i].first, parts[i].nr, !private);
 			assert_state(&f);
@@ -165,7 +164,7 @@ TEST_F(hugetlb, parts_of_units_convert)
 	}
 }
 
-/* A part of a unit that is what it should be, and a whole one that is not. */
+/* Convert a part of one unit that doesn't change, together with all of another one that does. */
 TEST_F(hugetlb, part_that_does_not_change)
 {
 	const u64 nr = self->unit / page_size;
@@ -175,7 +174,7 @@ TEST_F(hugetlb, part_that_does_not_change)
 	kvm_fallocate(f.fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
 	guestmem_model_allocate(&f.model, 0, self->nr * nr);
 
-	/* Nothing is split if there's no need to. */
+	/* Neither unit is split, as neither has to be. */
 	convert(&f, 0, nr, false);
 	convert(&f, nr / 2, nr / 2 + nr, false);
 	TEST_ASSERT_EQ(guestmem_model_nr_folios(&f.model, 0), 1);
@@ -188,7 +187,7 @@ TEST_F(hugetlb, part_that_does_not_change)
 	close_file(&f);
 }
 
-/* One of one kind, one of the other, in turn. */
+/* Every other page is shared. */
 TEST_F(hugetlb, alternating_pages)
 {
 	const u64 nr = self->unit / page_size, window = min(nr, 1024ul);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Creating guest_memfd files made of HugeTLB pages, and binding them to memslots:
- * what is refused and with which error, and what a pool promises to a file.
+ * Create guest_memfd files made of HugeTLB pages, and bind them to memslots: which
+ * calls are refused, with which error, and what a pool promises to a file.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -104,7 +104,7 @@ TEST_F(hugetlb, create_bad_log2)
 	int log2;
 
 	for (log2 = 1; log2 <= UINT8_MAX; log2++) {
-		/* A multiple of whatever size there is, but too much to have. */
+		/* A multiple of any huge page size, and more than any pool has. */
 		u64 size = BIT_ULL(62);
 		bool valid = log2 < 63 && hugetlb_size_supported(BIT_ULL(log2));
 
@@ -178,7 +178,7 @@ TEST_F(hugetlb, fields_ignored_without_flag)
 	close(fd);
 }
 
-/* Shared from the start, i.e. the host can map it, page by page. */
+/* The file is shared from the start, i.e. the host can map it page by page. */
 TEST_F(hugetlb, create_init_shared)
 {
 	struct kvm_vm *vms[] = { self->vm, vm_create_barebones_type(VM_TYPE_DEFAULT) };
@@ -221,7 +221,7 @@ TEST_F(hugetlb, create_pool_too_small)
 	assert_create_fails(self->vm, ENOMEM, (avail + 1) * self->unit, 0, variant->size_log2);
 	assert_pool(0, 0);
 
-	/* To the last page; and then there is none left. */
+	/* A file can reserve all pages to the last one, and then none is left for another file. */
 	fd = vm_create_guest_memfd_hugetlb(self->vm, avail * self->unit, 0,
 					   variant->size_log2);
 	assert_pool(0, avail);
@@ -245,7 +245,7 @@ TEST_F(hugetlb, create_absurdly_large)
 	assert_pool(0, 0);
 }
 
-/* What is wrong with the arguments is told before what is wrong with the pool. */
+/* Errors in the arguments are reported before a lack of pages in the pool. */
 TEST_F(hugetlb, create_order_of_checks)
 {
 	struct kvm_create_guest_memfd args = {
@@ -283,7 +283,7 @@ static void unbind(struct kvm_vm *vm, u32 slot)
 	vm_set_user_memory_region2(vm, slot, 0, slot * BIT_ULL(32), 0, NULL, 0, 0);
 }
 
-/* A huge page is no limit for a memslot, the file and other memslots are. */
+/* A memslot may begin or end within a huge page, but not beyond the file or in another memslot. */
 TEST_F(hugetlb, memslots)
 {
 	const u64 offsets[] = {
@@ -310,7 +310,7 @@ TEST_F(hugetlb, memslots)
 	TEST_ASSERT_EQ(bind(self->vm, hva, fd, 1, align_down(INT64_MAX, page_size), page_size),
 		       -EINVAL);
 
-	/* Every page of a file is in one memslot at most, side by side is fine. */
+	/* Every page of a file is in one memslot at most, but memslots may be side by side. */
 	TEST_ASSERT_EQ(bind(self->vm, hva, fd, 1, page_size, page_size), 0);
 	TEST_ASSERT_EQ(bind(self->vm, hva, fd, 2, 0, 2 * page_size), -EEXIST);
 	TEST_ASSERT_EQ(bind(self->vm, hva, fd, 2, 0, page_size), 0);
@@ -321,7 +321,7 @@ TEST_F(hugetlb, memslots)
 	assert_pool(0, 0);
 }
 
-/* What does not depend on the size of the huge page. */
+/* The following tests do not depend on the size of the huge page. */
 TEST(default_size)
 {
 	size_t unit = hugetlb_default_size();
@@ -362,8 +362,8 @@ static long read_vmstat(const char *name)
 }
 
 /*
- * CMA lends its memory out, guest_memfd does not give it back: pages that are
- * there but cannot be used are as good as none.
+ * CMA lends its memory out and needs it back, but guest_memfd does not give it back.
+ * So a pool that has only pages of CMA is as good as an empty one.
  */
 TEST(unpinnable_pool)
 {
@@ -374,7 +374,7 @@ TEST(unpinnable_pool)
 
 	if (missing)
 		SKIP(return, "%s", missing);
-	/* CMA has lent out some of it, maybe. */
+	/* CMA may have lent out some of its memory, so expect half of it to be free. */
 	free_cma = read_vmstat("nr_free_cma");
 	if (empty.total || free_cma < (long)(SZ_512M / page_size))
 		SKIP(return, "needs hugetlb_cma=1G, no 1G page; have %ld of CMA, %ld 1G pages",
@@ -398,7 +398,7 @@ TEST(unpinnable_pool)
 	TEST_ASSERT_POOL(&empty, 0, 0);
 }
 
-/* A VM type offers the flag, or refuses it. */
+/* A VM type either offers the flag or refuses it. */
 TEST(vm_types)
 {
 	unsigned long types = kvm_check_cap(KVM_CAP_VM_TYPES) ?: BIT(VM_TYPE_DEFAULT);
@@ -430,8 +430,8 @@ TEST(vm_types)
 }
 
 /*
- * Huge pages, and private memory that starts out shared, are offered if memory can
- * be converted in place, and refused if it can't.
+ * KVM offers huge pages, and private memory that starts out shared, if it can convert
+ * memory in place, and refuses them if it can't.
  */
 TEST(in_place_conversion_decides)
 {

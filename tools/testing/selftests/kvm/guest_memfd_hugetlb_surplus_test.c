@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * guest_memfd files made of HugeTLB pages, and a pool whose size changes below
- * them: a file has the pages that were promised to it, surplus or not, used or
- * not, until it is closed, and then none of them stays behind.
+ * Change the size of a pool below guest_memfd files made of HugeTLB pages.
  *
- * With 2M pages only, as 1G pages once given up may not be had again.
+ * A file has the pages that were promised to it, surplus or not, used or not, until it
+ * is closed.  Then none of them stays behind.
+ *
+ * The tests use 2M pages only, as a 1G page that was given up may not be had again.
  */
 #include <errno.h>
 #include <unistd.h>
@@ -55,7 +56,7 @@ static void assert_all_surplus(long total, long free)
 		    now.total, now.surp, now.free, now.rsvd, total, free);
 }
 
-/* Whatever became surplus, the file has its pages, used or not, until it goes. */
+/* Use a file whose pages are all surplus.  It has its pages, used or not, until it is closed. */
 static void use_surplus(int fd)
 {
 	int i;
@@ -91,7 +92,7 @@ TEST_F(surplus, overcommit)
 	use_surplus(fd);
 }
 
-/* The administrator takes all pages away, but for what is in use. */
+/* The administrator takes all pages away, except those in use. */
 TEST_F(surplus, pool_shrinks)
 {
 	int fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
@@ -106,7 +107,7 @@ TEST_F(surplus, pool_shrinks_before_use)
 	struct hugetlb_pool now;
 	int fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
 
-	/* What is reserved stays, whatever it is called. */
+	/* Reserved pages stay in the pool, surplus or not. */
 	hugetlb_write_attr(SZ_2M, "nr_hugepages", 0);
 	hugetlb_read_pool(SZ_2M, &now);
 	TEST_ASSERT(now.free >= NR_SURPLUS && now.rsvd == NR_SURPLUS,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * guest_memfd files made of HugeTLB pages: allocation, punching holes, lifetime,
- * mmap() and NUMA placement, as far as they can be seen without running a guest.
- * What the pool should look like is asserted after every step.
+ * Test guest_memfd files made of HugeTLB pages without a running guest: allocation,
+ * punching holes, lifetime, mmap() and NUMA placement.  The tests assert the state of
+ * the pool after every step.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,14 +25,14 @@ TEST_F(hugetlb, fallocate_whole_units)
 	size_t off;
 	int i;
 
-	/* One page of a unit brings all of it, wherever that page is. */
+	/* Allocating any page of a unit allocates all of it. */
 	for (i = 0; i < self->nr; i++) {
 		off = i * self->unit + (i & 1 ? self->unit - page_size : 0);
 		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, off, page_size);
 		assert_pool(i + 1, self->nr - i - 1);
 	}
 
-	/* Once more, page by page, unit by unit and as a whole: nothing to do. */
+	/* Allocating a page, a unit or the whole file once more changes nothing. */
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit / 2, page_size);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit, self->unit);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
@@ -53,7 +53,7 @@ TEST_F(hugetlb, fallocate_across_units)
 	assert_pool(0, 0);
 }
 
-/* Call fallocate() on a file of huge pages and one of 4K pages: same result. */
+/* Assert that fallocate() has the same result for a file of huge pages and one of 4K pages. */
 static void assert_same_as_4k(int fd, int fd_4k, int mode, off_t offset, off_t len)
 {
 	int r, r_4k, error, error_4k;
@@ -91,7 +91,7 @@ TEST_F(hugetlb, fallocate_as_4k_files)
 
 	fd_4k = vm_create_guest_memfd(self->vm, self->size, 0);
 
-	/* Invalid lengths: no offset and no mode makes them valid. */
+	/* These lengths are invalid with any offset and any mode. */
 	for (i = 0; i < ARRAY_SIZE(modes); i++)
 		for (j = 0; j < ARRAY_SIZE(offsets); j++)
 			for (k = 0; k < ARRAY_SIZE(lens); k++)
@@ -112,7 +112,7 @@ TEST_F(hugetlb, fallocate_as_4k_files)
 	assert_same_as_4k(fd, fd_4k, FALLOC_FL_KEEP_SIZE, 0, INT64_MAX & ~(page_size - 1));
 	assert_pool(0, self->nr);
 
-	/* Valid at last. */
+	/* This call is valid. */
 	assert_same_as_4k(fd, fd_4k, FALLOC_FL_KEEP_SIZE, self->size - page_size, page_size);
 	assert_pool(1, self->nr - 1);
 
@@ -144,12 +144,12 @@ TEST_F(hugetlb, punch_whole_unit)
 	for (i = 0; i < self->nr; i++) {
 		kvm_fallocate(fd, PUNCH, i * self->unit, self->unit);
 		assert_pool(self->nr - i - 1, i + 1);
-		/* There is nothing there any more. */
+		/* Punching a hole once more changes nothing. */
 		kvm_fallocate(fd, PUNCH, i * self->unit, self->unit);
 		assert_pool(self->nr - i - 1, i + 1);
 	}
 
-	/* What came back can be had again. */
+	/* The file can allocate the punched units again. */
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
 	assert_pool(self->nr, 0);
 	kvm_fallocate(fd, PUNCH, 0, self->size);
@@ -176,7 +176,7 @@ TEST_F(hugetlb, punch_part_keeps_unit)
 	int fd = create_file(0);
 	int i;
 
-	/* Nothing is there: nothing comes into being. */
+	/* Punching an empty file allocates nothing. */
 	for (i = 0; i < ARRAY_SIZE(parts); i++)
 		kvm_fallocate(fd, PUNCH, parts[i].off, parts[i].len);
 	assert_pool(0, self->nr);
@@ -187,7 +187,7 @@ TEST_F(hugetlb, punch_part_keeps_unit)
 		assert_pool(2, self->nr - 2);
 	}
 
-	/* Half and half does not make a whole. */
+	/* Punching a unit in two halves does not free it. */
 	kvm_fallocate(fd, PUNCH, 0, self->unit / 2);
 	kvm_fallocate(fd, PUNCH, self->unit / 2, self->unit / 2);
 	assert_pool(2, self->nr - 2);
@@ -200,7 +200,7 @@ TEST_F(hugetlb, punch_units_and_edges)
 {
 	int fd;
 
-	/* A part, whole units, a part. */
+	/* The hole covers a part of a unit, whole units, and a part of a unit. */
 	if (self->nr > 2) {
 		fd = create_file(0);
 		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
@@ -210,7 +210,7 @@ TEST_F(hugetlb, punch_units_and_edges)
 		close(fd);
 	}
 
-	/* A part and a whole unit, in both orders. */
+	/* The hole covers a part of a unit and a whole unit, in both orders. */
 	fd = create_file(0);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 2 * self->unit);
 	kvm_fallocate(fd, PUNCH, page_size, 2 * self->unit - page_size);
@@ -233,7 +233,7 @@ TEST_F(hugetlb, punch_past_eof)
 	kvm_fallocate(fd, PUNCH, 2 * self->size, TOO_MUCH);
 	assert_pool(self->nr, 0);
 
-	/* From within the last unit: a part of it, however long the rest is. */
+	/* A hole that begins within the last unit covers a part of it, however long the hole is. */
 	kvm_fallocate(fd, PUNCH, self->size - page_size, TOO_MUCH);
 	assert_pool(self->nr, 0);
 	kvm_fallocate(fd, PUNCH, self->size - self->unit, TOO_MUCH);
@@ -245,7 +245,7 @@ TEST_F(hugetlb, punch_past_eof)
 	assert_pool(0, 0);
 }
 
-/* What is reserved is there, even if another user has taken all of the rest. */
+/* A reserved page is there for the file, even if another user has taken all other pages. */
 TEST_F(hugetlb, reservation_holds)
 {
 	int fd = create_file(0), i;
@@ -336,7 +336,7 @@ TEST_F(hugetlb, references_keep_file)
 		    "Child should exit with 0, got %#x", status);
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 
-	/* A mapping alone. */
+	/* A mapping alone keeps the file, too. */
 	fd = create_file(GUEST_MEMFD_FLAG_MMAP);
 	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
@@ -346,7 +346,7 @@ TEST_F(hugetlb, references_keep_file)
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 }
 
-/* Pages of a mapping that are in the page table: bit 63 of their pagemap entry. */
+/* Return the number of a mapping's pages in the page table: bit 63 of their pagemap entries. */
 static size_t nr_present(void *mem, size_t size)
 {
 	size_t nr = size / page_size, i, present = 0;
@@ -386,7 +386,7 @@ TEST_F(hugetlb, mmap_private_mapping)
 	close(fd);
 }
 
-/* All memory is private: the host cannot have it, allocated or not. */
+/* All memory is private: the host cannot access it, allocated or not. */
 TEST_F(hugetlb, mmap_faults_are_sigbus)
 {
 	const size_t offsets[] = {
@@ -402,7 +402,7 @@ TEST_F(hugetlb, mmap_faults_are_sigbus)
 			TEST_EXPECT_SIGBUS(WRITE_ONCE(mem[offsets[i]], 1));
 		}
 		assert_not_mapped(mem, "A fault");
-		/* A fault that fails allocates nothing, one unit that is there stays. */
+		/* A fault that fails neither allocates nor frees a unit. */
 		assert_pool(pass, self->nr - pass);
 		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, page_size);
 	}
@@ -421,14 +421,14 @@ TEST_F(hugetlb, mmap_at_any_offset)
 	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[page_size]));
 	kvm_munmap(mem, 2 * page_size);
 
-	/* Beyond the end of the file there is nothing, private or not. */
+	/* Beyond the end of the file there is no page, private or not. */
 	mem = __kvm_mmap(2 * page_size, PROT_READ, MAP_SHARED, fd, self->size - page_size);
 	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[page_size]));
 	kvm_munmap(mem, 2 * page_size);
 	close(fd);
 }
 
-/* mremap() makes a mapping longer than mmap() would, to where offsets overflow. */
+/* mremap() can make a mapping longer than mmap() can, up to where file offsets overflow. */
 TEST_F(hugetlb, mmap_offset_overflows)
 {
 	int fd = create_file(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED), i;
@@ -477,7 +477,7 @@ TEST_F(hugetlb, mmap_advice_is_harmless)
 
 	TEST_ASSERT(madvise(mem, self->size, MADV_COLLAPSE), "MADV_COLLAPSE should fail");
 	for (i = 0; i < ARRAY_SIZE(advices); i++) {
-		/* MADV_REMOVE punches, and may; all else changes nothing. */
+		/* MADV_REMOVE may punch a hole, no other advice changes anything. */
 		madvise(mem, self->size, advices[i].advice);
 		assert_not_mapped(mem, advices[i].name);
 		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
@@ -505,7 +505,7 @@ TEST_F(hugetlb, mmap_advice_is_harmless)
 	assert_pool(0, 0);
 }
 
-/* The kernel's own ways to user memory are no way in either. */
+/* The kernel cannot access private memory through user addresses either. */
 TEST_F(hugetlb, mmap_gup_fails)
 {
 	int fd = create_file(GUEST_MEMFD_FLAG_MMAP), status, fds[2];
@@ -534,7 +534,7 @@ TEST_F(hugetlb, mmap_gup_fails)
 	close(fd);
 }
 
-/* All memory is shared: the host has what it touches, page by page. */
+/* All memory is shared: the host can use it, and maps the pages that it touches one by one. */
 TEST_F(hugetlb, mmap_shared)
 {
 	const struct {
@@ -561,7 +561,7 @@ TEST_F(hugetlb, mmap_shared)
 		TEST_ASSERT_EQ(READ_ONCE(mem[pages[i].offset]), i + 1);
 	TEST_ASSERT_EQ(nr_present(mem, self->size), ARRAY_SIZE(pages));
 
-	/* The kernel may use it as well. */
+	/* The kernel may access shared memory as well. */
 	TEST_ASSERT(!pipe(fds), "pipe() should succeed");
 	TEST_ASSERT(write(fds[1], mem, page_size) == page_size,
 		    "write() from shared memory should succeed");
@@ -569,7 +569,7 @@ TEST_F(hugetlb, mmap_shared)
 		    "read() into shared memory should succeed");
 	TEST_ASSERT_EQ(READ_ONCE(mem[2 * page_size]), 2);
 
-	/* Gone when unmapped, but for what is in it. */
+	/* munmap() removes the pages from the page table, but they keep their contents. */
 	kvm_munmap(mem, self->size);
 	mem = kvm_mmap(self->size, PROT_READ, MAP_SHARED, fd);
 	TEST_ASSERT_EQ(nr_present(mem, self->size), 0);
@@ -658,7 +658,10 @@ TEST_F(hugetlb, numa_node_without_pages)
 		    "fallocate() should fail with ENOSPC: there is no page on node 1");
 	assert_pool(hogged, 1);
 
-	/* The reservation is unharmed: somewhere else, or later, it is honoured. */
+	/*
+	 * The reservation is unharmed: an allocation from another node, or a later one,
+	 * succeeds.
+	 */
 	bind_to_node(mem, self->size, 0);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
 	assert_pool(hogged + 1, 0);
@@ -719,7 +722,7 @@ TEST_F(hugetlb, race_to_one_unit)
 	self->size = self->unit;
 	race.fd = create_file(0);
 
-	/* Leave exactly the page it takes: who loses must not need a second one. */
+	/* Leave exactly one page: a thread that loses the race must not need a second one. */
 	hog = rest ? hugetlb_hog(self->unit, rest, -1) : NULL;
 
 	pthread_barrier_init(&race.barrier, NULL, NR_RACERS + 1);
@@ -744,7 +747,7 @@ TEST_F(hugetlb, race_to_one_unit)
 	assert_pool(0, 0);
 }
 
-/* Everything at once; nothing may get lost. */
+/* Threads allocate, punch, create and close files at once, and no page may get lost. */
 struct stress {
 	struct kvm_vm *vm;
 	size_t size, unit;
@@ -823,7 +826,7 @@ TEST_F(hugetlb, stress)
 	assert_pool(0, 0);
 }
 
-/* Killed in the middle of it: what is half done must be undone. */
+/* A process is killed while it allocates: the kernel must undo what is half done. */
 TEST_F(hugetlb, killed_while_allocating)
 {
 	int i, rounds = self->unit > SZ_2M ? 6 : 40;
@@ -837,7 +840,7 @@ TEST_F(hugetlb, killed_while_allocating)
 		if (!pid) {
 			int fd;
 
-			/* A VM can be used only by who created it. */
+			/* Only the process that created a VM can use it. */
 			self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
 			fd = create_file(0);
 			for (;;) {

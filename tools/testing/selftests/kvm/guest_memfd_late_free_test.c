@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * HugeTLB pages of guest_memfd files that leave the file, by a hole or with the file
- * itself, while one of their 4K pages is held: the page stays what it is for
- * as long as it is held, and the huge page is back in the pool afterwards, no matter
- * what is left of file, VM and process by then.
+ * A HugeTLB page leaves a guest_memfd file, through a hole or with the file itself,
+ * while one of its 4K pages is held.  The 4K page stays as it is for as long as it is
+ * held.  Afterwards the huge page is back in the pool, no matter which of file, VM and
+ * process still exist by then.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +24,7 @@
 
 #define MAX_HOLDERS	8
 
-/* What the harness calls it isn't for others. */
+/* For functions with the fixture as an argument. */
 #define late_fixture	_test_data_late
 
 FIXTURE(late)
@@ -45,7 +45,7 @@ FIXTURE_VARIANT(late)
 	int nr_units;
 	bool (*open)(struct holder *h);
 	bool (*hold)(struct holder *h, void *mem, int nr);
-	/* NULL if there's no way to look at it. */
+	/* NULL if there is no way to read held pages. */
 	void (*read)(struct holder *h, void *to);
 	void (*release)(struct holder *h);
 };
@@ -172,20 +172,20 @@ TEST_F(late, punched)
 		hold(&self->h[0], mem);
 		assert_nr_allocated(1);
 
-		/* It is in use, but not by the file. */
+		/* The unit is in use, but not by the file. */
 		punch_unit(self, 0);
 		assert_nr_allocated(1);
 		assert_nr_late(1);
 		assert_held(&self->h[0], TAG(0, pages[i]));
 
-		/* There's something else in its place, if there is something. */
+		/* An access of the file allocates another unit in its place. */
 		TEST_ASSERT_EQ(*(u64 *)mem, 0);
 		fill(mem, TAG(9, 9));
 		assert_nr_allocated(2);
 		assert_nr_late(1);
 		assert_held(&self->h[0], TAG(0, pages[i]));
 
-		/* That's as good as any other. */
+		/* The new unit can be punched like any other. */
 		punch_unit(self, 0);
 		assert_nr_allocated(1);
 		release(&self->h[0]);
@@ -194,7 +194,7 @@ TEST_F(late, punched)
 	}
 }
 
-/* The reservation is for as many pages as the file has, and one is in use. */
+/* The reservation has one page per unit of the file, and the late unit still uses one of them. */
 TEST_F(late, no_page_meanwhile)
 {
 	void *mem = page_of(self, 0, 3);
@@ -216,7 +216,10 @@ TEST_F(late, no_page_meanwhile)
 	}
 	assert_held(&self->h[0], TAG(0, 3));
 
-	/* Another unit's page will do, and so will this one's once it is back. */
+	/*
+	 * The file can use the page of another unit or, once it is back, the page of
+	 * the late unit.
+	 */
 	punch_unit(self, 1);
 	TEST_ASSERT_EQ(*(u64 *)mem, 0);
 	TEST_ASSERT(fallocate(self->fd, FALLOC_FL_KEEP_SIZE, self->unit, page_size) &&
@@ -229,7 +232,7 @@ TEST_F(late, no_page_meanwhile)
 	TEST_ASSERT_EQ(*(u64 *)page_of(self, 1, 3), 0);
 }
 
-/* One that is on its way back is waited for. */
+/* An allocation waits for a unit that is on its way back to the pool. */
 TEST_F(late, released_just_now)
 {
 	const int nr_rounds = self->unit > SZ_2M ? 2 : 30;
@@ -269,7 +272,7 @@ TEST_F(late, several_pages)
 	assert_nr_late(0);
 }
 
-/* One page, many times. */
+/* All holders hold the same page. */
 TEST_F(late, several_holders)
 {
 	void *mem = page_of(self, 0, 42);
@@ -307,7 +310,7 @@ TEST_F(late, several_units)
 	assert_nr_late(0);
 }
 
-/* Who holds a page of what is there sees what happens to it. */
+/* A holder of a page whose unit stays in the file sees what happens to the page. */
 TEST_F(late, punched_in_part)
 {
 	char buf[page_size];
@@ -332,7 +335,10 @@ TEST_F(late, punched_in_part)
 	assert_nr_allocated(0);
 }
 
-/* Of the file, there's only what is held; the rest is back at once. */
+/*
+ * Close the file, and free the VM if @free_vm.  The unit that is held stays in use, all
+ * others are back in the pool at once.
+ */
 static void close_file(struct late_fixture *self, bool free_vm)
 {
 	struct hugetlb_pool now;
@@ -379,7 +385,7 @@ TEST_F(late, closed_and_vm_freed)
 	assert_nr_late(0);
 }
 
-/* A hole first, and then there's no file that it could be a hole of. */
+/* The file is punched first, and closed while the punched unit is still held. */
 TEST_F(late, punched_and_closed)
 {
 	void *mem = page_of(self, 0, 1);
@@ -395,7 +401,7 @@ TEST_F(late, punched_and_closed)
 	assert_nr_late(0);
 }
 
-/* The holder is killed instead of letting go. */
+/* The holder is killed instead of releasing the page. */
 TEST_F(late, killed_holder)
 {
 	void *mem = page_of(self, 0, 1);
@@ -409,7 +415,7 @@ TEST_F(late, killed_holder)
 	pid = fork();
 	TEST_ASSERT(pid >= 0, "fork() should succeed");
 	if (!pid) {
-		/* Not one that the parent has as well. */
+		/* Open a holder that the parent doesn't have as well. */
 		TEST_ASSERT(variant->open(&h), "Opening should succeed once more");
 		hold(&h, mem);
 		TEST_ASSERT(write(to_parent[1], "", 1) == 1, "write() should succeed");
@@ -426,7 +432,7 @@ TEST_F(late, killed_holder)
 	assert_nr_late(0);
 }
 
-/* What has been private, and what is still so next to what is held. */
+/* The held page has been private, and pages next to it still are. */
 TEST_F(late, converted_before)
 {
 	const long unit_pages = self->unit / page_size;
@@ -445,7 +451,7 @@ TEST_F(late, converted_before)
 	assert_nr_allocated(1);
 	assert_nr_late(1);
 
-	/* Nothing is in the way of anything any more. */
+	/* The late unit doesn't get in the way of anything that the file does. */
 	gmem_set_private(self->fd, 0, self->unit);
 	TEST_EXPECT_SIGBUS((void)READ_ONCE(*(u64 *)mem));
 	allocate_unit(self, 0);
@@ -459,7 +465,7 @@ TEST_F(late, converted_before)
 	assert_nr_allocated_settles(0);
 }
 
-/* Over and over again: nothing is lost, nothing is seen that isn't one's own. */
+/* Hold and punch over and over again: no unit is lost, and holders see only their own data. */
 TEST_F(late, rounds)
 {
 	const int nr_rounds = self->unit > SZ_2M ? 5 : 30;
@@ -479,7 +485,7 @@ TEST_F(late, rounds)
 				held[i] = 0;
 			}
 			page[i] = rand_r(&seed) % unit_pages;
-			/* As long as there's a page; all of them may be held. */
+			/* Skip this round if there's no page left, as all of them may be held. */
 			if (fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, page_size)) {
 				TEST_ASSERT(errno == ENOSPC,
 					    "fallocate() should fail with ENOSPC, if at all, errno %d",
@@ -506,7 +512,7 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
 
 	page_size = getpagesize();
-	/* To repeat what a run has found. */
+	/* SEED repeats an earlier run. */
 	if (seed)
 		kvm_random_seed = strtoul(seed, NULL, 0);
 

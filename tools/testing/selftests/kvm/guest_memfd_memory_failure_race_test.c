@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Punching a hole into a guest_memfd file while a page in it fails.
+ * Punch a hole into a guest_memfd file while a page in it fails.
  *
- * Punching takes the file's invalidate_lock and then the lock of every folio;
- * handling a memory failure begins with the folio locked.  If that then asks for
- * invalidate_lock, both wait for each other, for ever.  A large hole with the
- * failing page at its end makes it all but certain: the folio is locked long
+ * Punching takes the file's invalidate_lock and then the lock of every folio.  Handling
+ * a memory failure begins with the folio locked.  If the handler then asks for
+ * invalidate_lock, the two wait for each other, for ever.  A large hole with the
+ * failing page at its end makes the deadlock all but certain: the folio is locked long
  * before the hole reaches it.
  *
- * What deadlocks cannot be killed.  So it runs in a process of its own, and the
- * test only waits so long for it.
+ * A deadlocked task cannot be killed.  So the race runs in a process of its own, and
+ * the test waits for it for a limited time.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -35,7 +35,7 @@
 #define TEST_NAME	"memory failure races with punching a hole"
 #define FILE_SIZE	SZ_64M
 #define NR_ROUNDS	6
-/* It takes a second or so; emulation and debugging make that some more. */
+/* In seconds.  The race takes a second or so, more with emulation and debugging. */
 #define TIMEOUT		120
 
 static size_t page_size;
@@ -72,8 +72,9 @@ static void touch_all(char *mem)
 }
 
 /*
- * Who lets his own memory fail is told at once, and cannot ignore it.  To be told
- * again and again means to have touched it, and would go on for ever.
+ * Count SIGBUS, and exit if there are more than one per round.  A process that poisons
+ * its own memory gets SIGBUS at once, and cannot ignore it.  Further ones mean that the
+ * process has touched the poisoned page, and would go on for ever.
  */
 static void count_sigbus(int sig)
 {
@@ -85,7 +86,7 @@ static void count_sigbus(int sig)
 
 static void fail_page(char *mem, size_t off)
 {
-	/* The hole may have been faster. */
+	/* The hole may have removed the page already. */
 	if (madvise(mem + off, page_size, MADV_HWPOISON))
 		TEST_ASSERT(errno == EBUSY || errno == EFAULT || errno == EIO ||
 			    errno == EHWPOISON || errno == EAGAIN,
@@ -107,9 +108,12 @@ static void race_failures_with_holes(void)
 	punch.fd = vm_create_guest_memfd(vm, FILE_SIZE, GUEST_MEMFD_FLAG_MMAP |
 							GUEST_MEMFD_FLAG_INIT_SHARED);
 
-	/* Round 0 only takes the time, the others fail a page ever later in it. */
+	/*
+	 * Round 0 only measures how long a hole takes, the others fail a page ever
+	 * later in that time.
+	 */
 	for (i = 0; i < NR_ROUNDS; i++) {
-		/* The page table remembers what failed, map the file anew. */
+		/* The page table remembers the page that failed, so map the file anew. */
 		mem = kvm_mmap(FILE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, punch.fd);
 		touch_all(mem);
 		kvm_pthread_create(&thread, NULL, punch_all, &punch);
@@ -121,7 +125,7 @@ static void race_failures_with_holes(void)
 		kvm_pthread_join(thread, NULL);
 		if (!i)
 			ns = punch.ns;
-		/* If the page failed too late for that hole, it is still there. */
+		/* If the page failed too late for the hole, it is still in the file. */
 		punch_hole(punch.fd);
 		kvm_munmap(mem, FILE_SIZE);
 	}
@@ -134,7 +138,7 @@ static void race_failures_with_holes(void)
 	kvm_vm_free(vm);
 }
 
-/* Say where the threads of a process hang. */
+/* Print where the threads of a process hang. */
 static void print_stacks(pid_t pid)
 {
 	char path[PATH_MAX], line[128];

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Holes in guest_memfd files made of HugeTLB pages that race with the host's faults.
+ * Punch holes into guest_memfd files made of HugeTLB pages while the host faults pages
+ * in.
  *
- * A fault on a shared page splits the page off its huge page.  It is mapped a moment
- * after that was looked up in the file, and the fault isn't done with it for another
- * moment after it was mapped, maybe even unmapped again.  A hole that is all of a
- * huge page merges the huge page and gives it back to the pool, any time.
+ * A fault on a shared page splits the page off its huge page.  The fault maps the page
+ * a moment after it has looked the page up in the file.  For another moment after that
+ * the fault still uses the page, which may even be unmapped again.  At any time, a hole
+ * that covers a huge page merges the huge page and gives it back to the pool.
  *
- * One thread punches, all others write to pages that are all over the file and forget
- * them again.  Each has a word of its own in every page, and so knows what must be
- * there: zero if there was a hole since, what it has written if there was none, and
- * nothing but these two if it can't tell.
+ * One thread punches.  All others write to pages all over the file, and unmap them
+ * again.  Each has a word of its own in every page, and so knows what the word must be:
+ * zero if there was a hole since the write, the value it has written if there was none,
+ * and either of the two if the thread can't tell.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -33,7 +34,7 @@
 /* Pages of a unit that are used; with more of them, threads rarely meet. */
 #define UNIT_CELLS	128
 #define MAX_CELLS	(16 * UNIT_CELLS)
-/* Even if it takes longer than it should. */
+/* Punch at least that many holes, even if that takes longer than the test should. */
 #define MIN_HOLES	8
 
 static int seconds = 5;
@@ -113,7 +114,10 @@ FIXTURE_TEARDOWN_PARENT(race)
 		EXPECT_EQ(self->nr_hugetlb, read_vmstat("nr_hugetlb"));
 }
 
-/* Holes that have been begun and done, per page: what is in between is not known. */
+/*
+ * Holes that were begun and that are done, per page.  The page's contents are unknown
+ * in between.
+ */
 struct holes {
 	u32 begun, done;
 };
@@ -124,23 +128,29 @@ static u32 read_holes(u32 *count)
 {
 	u32 val;
 
-	/* What was done to the page before is seen by all who count after that ... */
+	/* A thread that counts a hole after this sees what was done to the page before ... */
 	smp_mb();
 	val = READ_ONCE(*count);
-	/* ... and what was done to it before it was counted is seen from here on. */
+	/*
+	 * ... and this thread sees from here on what was done to the page before the
+	 * hole was counted.
+	 */
 	smp_mb();
 	return val;
 }
 
 static void count_holes(u32 *count)
 {
-	/* Pairs with the above: what is done is, and what isn't begun isn't. */
+	/*
+	 * Pairs with the above: a hole counted as done is done, one not counted as
+	 * begun isn't begun.
+	 */
 	smp_mb();
 	WRITE_ONCE(*count, *count + 1);
 	smp_mb();	/* As above. */
 }
 
-/* A word, and what had become of the page when it was written. */
+/* A word, and the holes in its page when it was written. */
 struct word {
 	u64 val;
 	struct holes holes;
@@ -152,17 +162,20 @@ struct toucher {
 	u32 seed;
 	u32 nr;
 	int id;
-	/* What it has met with: a page with a hole, without one, while there was one. */
+	/* Words found in a page with a hole, without one, and in a race with one. */
 	long nr_zero, nr_kept, nr_raced;
 };
 
 static struct toucher touchers[NR_TOUCHERS];
 static bool stop;
 
-/* No two writes ever are the same. */
+/* The value of each write is unique. */
 #define STAMP(cell, id, nr)	(((u64)(cell) + 1) << 40 | ((u64)(id) + 1) << 32 | (u32)(nr))
 
-/* Pages that are spread all over a unit, each at another place of its block. */
+/*
+ * Return the file offset of a cell.  Cells are spread all over a unit, each at another
+ * place of its block.
+ */
 static off_t cell_offset(struct race_fixture *self, int cell)
 {
 	const int nr = cell % self->unit_cells, unit = cell / self->unit_cells;
@@ -171,7 +184,7 @@ static off_t cell_offset(struct race_fixture *self, int cell)
 	return unit * self->unit + (nr * stride + nr % stride) * page_size;
 }
 
-/* Words are spread as well, all over their page. */
+/* Return the address of a word.  The words of a cell are spread all over their page as well. */
 static u64 *cell_word(struct race_fixture *self, int cell, int id)
 {
 	const size_t distance = align_down(page_size / NR_TOUCHERS, sizeof(u64));
@@ -179,7 +192,7 @@ static u64 *cell_word(struct race_fixture *self, int cell, int id)
 	return self->mem + cell_offset(self, cell) + id * distance;
 }
 
-/* One's own word: the others can't have written to it. */
+/* Check a toucher's own word in a page.  No other toucher writes to it. */
 static void check_word(struct toucher *t, int cell)
 {
 	struct word *w = &t->words[cell];
@@ -198,7 +211,7 @@ static void check_word(struct toucher *t, int cell)
 
 	TEST_ASSERT(!val || val == w->val, "Cell %d, word %d should be zero or 0x%lx, is 0x%lx",
 		    cell, t->id, w->val, val);
-	/* Holes are counted one by one, i.e. those that are done may be behind. */
+	/* "Done" is counted after "begun", i.e. it may be behind. */
 	if ((s32)(done - w->holes.begun) > 0) {
 		TEST_ASSERT(!val, "Cell %d, word %d should be zero after a hole, is 0x%lx", cell,
 			    t->id, val);
@@ -240,7 +253,7 @@ static void *touch(void *data)
 		cell = rand_r(&t->seed) % t->self->nr_cells;
 		id = rand_r(&t->seed) % NR_TOUCHERS;
 
-		/* The first one is a fault, for reading or for writing. */
+		/* The first access faults, either for reading or for writing. */
 		if (t->nr % 2)
 			check_word(t, cell);
 		write_word(t, cell);
@@ -271,7 +284,7 @@ static void punch_units(struct race_fixture *self, int first, int nr)
 		    (first + nr) * self->unit);
 }
 
-/* Any pages, i.e. parts of units and maybe units in between. */
+/* Punch any range of cells, i.e. parts of units and maybe units in between. */
 static void punch_pages(struct race_fixture *self, int first, int nr)
 {
 	punch_cells(self, first, nr, cell_offset(self, first),
@@ -288,7 +301,7 @@ static u32 nr_touches(void)
 	return nr;
 }
 
-/* Let there be something to punch again. */
+/* Wait until @nr words were written, so that there is something to punch again. */
 static void wait_for_touches(u32 nr)
 {
 	const u32 start = nr_touches();
@@ -297,17 +310,17 @@ static void wait_for_touches(u32 nr)
 		sched_yield();
 }
 
-/* @parts: in percent, the holes that are not just of whole units. */
+/* Punch for @seconds.  @parts: the percentage of holes that are not just whole units. */
 static void punch_for_some_time(struct race_fixture *self, u32 *seed, u32 parts, long *nr_holes)
 {
-	/* Zeroing takes its time, have something done as well. */
+	/* Zeroing a large unit takes its time, so let the touchers get more done in between. */
 	const u32 max_touches = self->unit > SZ_32M ? 500 : 16;
 	const time_t end = time(NULL) + seconds;
 	int first, nr;
 
 	for (; time(NULL) < end || *nr_holes < MIN_HOLES; (*nr_holes)++) {
 		wait_for_touches(rand_r(seed) % max_touches);
-		/* A thread that wakes up interrupts another one, at any point. */
+		/* When this thread wakes up, it interrupts another one at any point. */
 		if (rand_r(seed) % 2)
 			usleep(rand_r(seed) % 500);
 		if (rand_r(seed) % 100 < parts) {
@@ -339,7 +352,7 @@ static void race(struct race_fixture *self, struct __test_metadata *_metadata, u
 	for (i = 0; i < NR_TOUCHERS; i++)
 		kvm_pthread_join(threads[i], NULL);
 
-	/* Now everything is known. */
+	/* No hole is under way any more. */
 	for (id = 0; id < NR_TOUCHERS; id++) {
 		for (i = 0; i < self->nr_cells; i++)
 			check_word(&touchers[id], i);
@@ -369,7 +382,7 @@ TEST_F(race, units_and_parts)
 	race(self, _metadata, 75);
 }
 
-/* As all others, but with an option of its own in front: seconds per test. */
+/* Run the tests.  "-s SECONDS" in front of the usual options sets the time per test. */
 int main(int argc, char *argv[])
 {
 	const char *seed = getenv("SEED");
@@ -377,7 +390,7 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
 
 	page_size = getpagesize();
-	/* To repeat what a run has found. */
+	/* SEED repeats an earlier run. */
 	if (seed)
 		kvm_random_seed = strtoul(seed, NULL, 0);
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * HugeTLB pages of guest_memfd files on their way back to the pool: how many of them a
- * pinned page keeps, how long the others take, and whose doings they wait for.  Where
- * hugetlbfs has the same, it is the measure.
+ * Return HugeTLB pages of guest_memfd files to the pool: how many of them a pinned page
+ * keeps, how long the others take, and which other tasks they wait for.  Where
+ * hugetlbfs has the same case, the test runs with it, too, to compare.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -27,11 +27,11 @@
 #define RT_RUNTIME	"/proc/sys/kernel/sched_rt_runtime_us"
 #define FAIR_RUNTIME	"/sys/kernel/debug/sched/fair_server/cpu1/runtime"
 
-/* An emulated machine takes that long for next to nothing, if others are busy. */
+/* With other tasks busy, an emulated machine takes that long for next to nothing. */
 #define MAX_MS		400
-/* And that long if nobody else is. */
+/* With no other task busy, it takes no more than that, as a rule. */
 #define SLOW_MS		30
-/* How long others are busy, i.e. what isn't to be waited for. */
+/* How long other tasks are busy.  A release must not wait for them. */
 #define BUSY_MS		4000
 
 FIXTURE(release)
@@ -74,7 +74,7 @@ FIXTURE_VARIANT_ADD(release, 1g_hugetlbfs)
 	.hugetlbfs = true,
 };
 
-/* All there is, for a file as large as this one not to fit beside it. */
+/* Use all available pages, so that a second file of that size doesn't fit. */
 FIXTURE_SETUP(release)
 {
 	const char *missing = setup_units();
@@ -86,7 +86,7 @@ FIXTURE_SETUP(release)
 	self->size = self->nr * self->unit;
 }
 
-/* Nothing may be read that drains what a CPU keeps to itself, see guest_memfd_left_behind.h. */
+/* Don't read counters here: that drains per-CPU batches, see guest_memfd_left_behind.h. */
 FIXTURE_TEARDOWN_PARENT(release)
 {
 	EXPECT_POOL_RESTORED(&self->pool);
@@ -110,7 +110,7 @@ static void run_on(int cpu)
 		    cpu);
 }
 
-/* A file and, if it's guest_memfd, the VM that it's for. */
+/* A file and, if it's a guest_memfd, its VM. */
 struct file {
 	struct kvm_vm *vm;
 	size_t size;
@@ -161,7 +161,7 @@ do {										\
 		    "There should be %zu bytes", __size);			\
 } while (0)
 
-/* The unit that is pinned is in use, and that's all. */
+/* Only the unit that is pinned stays in use. */
 TEST_F(release, pinned_and_closed)
 {
 	struct file f, other;
@@ -187,7 +187,7 @@ TEST_F(release, pinned_and_closed)
 	close_file(&f);
 }
 
-/* Several of them, and a hole. */
+/* Several pages are pinned, and their unit is punched before the file is closed. */
 TEST_F(release, pinned_punched_and_closed)
 {
 	struct holder h[3];
@@ -212,7 +212,10 @@ TEST_F(release, pinned_punched_and_closed)
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 }
 
-/* Pages that are mlock()ed and munlock()ed are in a batch of the CPU until it is full. */
+/*
+ * mlock() pages on CPU 1.  Pages that are mlocked or munlocked stay in a batch of the
+ * CPU until the batch is full.
+ */
 static void mlock_on_cpu_1(struct file *f)
 {
 	run_on(1);
@@ -236,7 +239,7 @@ TEST_F(release, mlocked_and_exited)
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 }
 
-/* One page fewer is mapped, and is in a batch of a CPU that is not drained. */
+/* mlock() pages on CPU 1, and unmap one, which stays in a batch of a CPU that is not drained. */
 static void mlock_and_munmap_page(struct file *f)
 {
 	mlock_on_cpu_1(f);
@@ -300,7 +303,10 @@ static void fill_in_file(void)
 	_exit(0);
 }
 
-/* A task that is busy as soon as it's told to be, without the files that come later. */
+/*
+ * A task that is busy once start_task() says so, and has none of the files that are
+ * opened later.
+ */
 struct task {
 	pid_t pid;
 	int go;
@@ -351,7 +357,10 @@ static void assert_fast(const char *what, s64 start)
 	TEST_ASSERT(ms < MAX_MS, "%s should take less than %d ms, not %ld", what, MAX_MS, ms);
 }
 
-/* One that was split has been used by the host, and a page of another one is in use. */
+/*
+ * Assert that the pool gets units back fast: a unit that the host has used, another one
+ * with a page that was in use, and all that are left.
+ */
 static void punch_and_close(struct file *f, size_t unit, struct hugetlb_pool *pool, int nr)
 {
 	struct holder h;
@@ -384,7 +393,7 @@ static void prepare(struct file *f, size_t unit)
 	WRITE_ONCE(*(u64 *)(f->mem + unit), 1);
 }
 
-/* A CPU that never gets to do what others want of it. */
+/* CPU 1 is busy and never gets to do what other CPUs want of it. */
 TEST_F(release, busy_cpu)
 {
 	struct task task;
@@ -405,7 +414,7 @@ TEST_F(release, busy_cpu)
 	write_file(FAIR_RUNTIME, "50000000");
 }
 
-/* A task that doesn't sleep holds grace periods off, which matters for struct pages. */
+/* A task that doesn't sleep holds grace periods off, which matters for giving struct pages back. */
 TEST_F(release, busy_task)
 {
 	struct task task;
@@ -422,7 +431,10 @@ TEST_F(release, busy_task)
 	end_task(&task);
 }
 
-/* A VMM with all there is, and with a page somewhere that isn't only its own. */
+/*
+ * Act as a VMM that uses all of a file, and shares a page with a pipe or a ring if
+ * @kind says so.
+ */
 static void vmm(struct file *f, size_t unit, int kind, int ready)
 {
 	struct holder h;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Pages of guest_memfd files made of HugeTLB pages that are on their way through TCP
- * while they leave the file.  TCP_ZEROCOPY_RECEIVE maps pages that it takes for
- * kernel memory without another user, i.e. it must never get to see one that is
- * neither in a file nor known to be a part of a huge page.
+ * Send pages of guest_memfd files made of HugeTLB pages through TCP while they leave
+ * the file.  TCP_ZEROCOPY_RECEIVE maps pages that it takes for kernel memory without
+ * another user.  So it must never see a page that is neither in a file nor known to be
+ * a piece of a huge page.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,11 +25,11 @@
 #include "guest_memfd_hugetlb.h"
 #include "guest_memfd_left_behind.h"
 
-/* Every other one, two in a row would be sent as one. */
+/* Send every other page, as two pages in a row would be sent as one. */
 #define NR_PAGES	16
 #define SENT_BYTES	(NR_PAGES * page_size)
 
-/* From linux/tcp.h, which doesn't get on with netinet. */
+/* From linux/tcp.h, which can't be included together with netinet's headers. */
 #define TCP_ZEROCOPY_RECEIVE	35
 
 struct zerocopy_receive {
@@ -121,7 +121,7 @@ struct receiver {
 	bool stop;
 };
 
-/* Map what can be mapped, leave everything else where it is. */
+/* Map what TCP can map until told to stop, and leave everything else in the socket. */
 static void *receive(void *arg)
 {
 	struct zerocopy_receive zc;
@@ -140,7 +140,7 @@ static void *receive(void *arg)
 	return NULL;
 }
 
-/* By way of a pipe, which doesn't copy. */
+/* Send pages by way of a pipe, which doesn't copy them. */
 static void send_pages(int fd, void *mem)
 {
 	struct iovec iov[NR_PAGES];
@@ -192,7 +192,7 @@ TEST_F(tcp, punched)
 
 		WRITE_ONCE(r.stop, true);
 		pthread_join(thread, NULL);
-		/* What couldn't be mapped can be read. */
+		/* Read the bytes that TCP couldn't map. */
 		for (copied = 0; (len = recv(r.fd, buf, sizeof(buf), MSG_DONTWAIT)) > 0; )
 			copied += len;
 		if (!i)

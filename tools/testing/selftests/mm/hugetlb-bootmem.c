@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Take gigantic pages that were allocated at boot apart again.
+ * Demote and free gigantic pages that were allocated at boot.
  *
- * With the vmemmap optimization on, the struct pages of a gigantic page that
- * is allocated at boot (hugepagesz=1G hugepages=N) are never all initialized:
- * most of them are one shared page from the beginning, which restoring copies.
- * What is wrong in that page shows only when the kernel looks at the struct pages
- * one by one, i.e. when the gigantic page is demoted or freed.
+ * With the vmemmap optimization on, the kernel never initializes all struct pages of a
+ * gigantic page that is allocated at boot (hugepagesz=1G hugepages=N).  Most of them
+ * are one shared page from the beginning, and restoring them copies that page.  An
+ * error in the shared page shows only when the kernel looks at the struct pages one by
+ * one, i.e. when the gigantic page is demoted or freed.
  *
- * The pages cannot be put back as they were, so run this on a machine that is
- * thrown away afterwards:
+ * The pages cannot be put back as they were, so run this on a machine that is thrown
+ * away afterwards:
  *
  *	hugepagesz=1G hugepages=2 hugetlb_free_vmemmap=on
  */
@@ -79,9 +79,9 @@ static bool vmemmap_optimized(void)
 }
 
 /*
- * Write a number to an attribute of a pool, in a process of its own: a kernel
- * that stumbles over the struct pages kills who asked for it, and with
- * hugetlb's locks held, so that nothing more can be tested.
+ * Write a number to an attribute of a pool, in a process of its own.  A kernel that
+ * stumbles over the struct pages kills the process that writes, with hugetlb's locks
+ * held, so that nothing more can be tested.
  */
 static void write_attr(unsigned long size, const char *attr, unsigned long val)
 {
@@ -125,7 +125,7 @@ static void report(bool ok, const char *name)
 	ksft_test_result(ok, "%s\n", name);
 }
 
-/* Does MemFree become what is expected, give or take what else goes on? */
+/* Return whether MemFree rises by about @size, give or take other activity. */
 static bool mem_free_rises(long before, unsigned long size)
 {
 	long want = size / (1024 * 1024) * 15 / 16, got = 0;
@@ -195,7 +195,7 @@ static void test_free(void)
 	report(ok && mem_free_rises(before, big_size), "free a gigantic page");
 }
 
-/* What was freed must be sound memory again: use nearly all of it. */
+/* Freed memory must be sound again: use nearly all of it. */
 static void test_reuse(void)
 {
 	size_t len = big_size / 8 * 7;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A memory failure that hwpoison_filter() isn't interested in must leave a hugetlb page
- * as it was: not poisoned, readable, and of use to its next owner, no matter whether the
- * vmemmap of the page is optimized.
+ * A memory failure that hwpoison_filter() ignores must leave a hugetlb page as it was:
+ * not poisoned, readable, and usable by its next owner, no matter whether the vmemmap
+ * of the page is optimized.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -89,7 +89,7 @@ static bool is_poisoned(uint64_t pfn)
 	return read_entry("/proc/kpageflags", pfn) & (1ull << KPF_HWPOISON);
 }
 
-/* No hugetlb page is on an LRU list, so that the filter wants none of them. */
+/* Enable, or disable, a filter that ignores all hugetlb pages: none of them is on an LRU list. */
 static bool set_filter(bool enable)
 {
 	return !write_number(HWPOISON_DIR "corrupt-filter-flags-mask",
@@ -99,17 +99,17 @@ static bool set_filter(bool enable)
 	       !write_number(HWPOISON_DIR "corrupt-filter-enable", enable);
 }
 
-/* The huge page is what it was, for this process and for the next one that wants it. */
+/* Check that the huge page is what it was, for this process and for its next user. */
 static void check_page(const char *what, char *mem, uint64_t pfn, long kb)
 {
 	ksft_test_result(!is_poisoned(pfn), "%s: huge page isn't poisoned\n", what);
 	ksft_test_result(corrupted_kb() == kb, "%s: HardwareCorrupted is what it was\n", what);
-	/* If it were poisoned, a fault would raise SIGBUS; this says EFAULT. */
+	/* If the page were poisoned, this would fail with EFAULT, where a fault raises SIGBUS. */
 	ksft_test_result(!madvise(mem, size, MADV_POPULATE_READ) && *mem == 1,
 			 "%s: huge page is mapped\n", what);
 }
 
-/* Where the page is poisoned already, a second failure is a signal for the process. */
+/* Count SIGBUS, which a second failure of a page that is poisoned already raises. */
 static void count_sigbus(int sig)
 {
 	nr_sigbus++;

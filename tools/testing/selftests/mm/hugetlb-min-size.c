@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The reservation of a hugetlbfs mount (min_size=) must be backed by pages at any
- * time, whatever becomes of the pool's size: pages that are in use when the pool
- * shrinks become surplus pages, and when such a page is freed it must not leave
- * the pool as long as the mount's reservation has nothing else to rely on.
+ * The reservation of a hugetlbfs mount (min_size=) must be backed by pages at any time,
+ * whatever the size of the pool.  Pages that are in use when the pool shrinks become
+ * surplus pages.  A surplus page that is freed must not leave the pool as long as the
+ * mount's reservation has nothing else to rely on.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -55,7 +55,7 @@ static void check_pool(const char *when, unsigned long total, unsigned long free
 	ksft_test_result(ok, "%s\n", when);
 }
 
-/* Use all pages of the mount; a reservation that is not backed means SIGBUS. */
+/* Use all pages of the mount.  Returns false if the reservation is not backed by pages. */
 static bool use_pages(int fd)
 {
 	char *mem = mmap(NULL, NR_PAGES * size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * How an ordinary guest sees an INIT_SHARED guest_memfd file made of HugeTLB pages:
- * the right page at every address whatever the offsets of the memslot, zeroes in
- * what is new or was punched, and blocks as large as the huge page, the slot, the
- * relative alignment of gfn and file offset, and the hypervisor allow.
+ * Use an INIT_SHARED guest_memfd file made of HugeTLB pages in an ordinary guest.
+ *
+ * The guest must find the right page at every address, for any offsets of the memslot,
+ * and zeroes in new and in punched pages.  KVM must map blocks as large as the huge
+ * page, the slot, the relative alignment of gfn and file offset, and the hypervisor
+ * allow.
  */
 #include "guest_memfd_guest.h"
 
@@ -20,7 +22,7 @@ TEST_F(guest, largest_mappings)
 	for (i = 0; i < self->nr; i++) {
 		u64 gpa = TEST_GPA + i * self->unit;
 
-		/* It doesn't matter which page is first. */
+		/* The guest may use any page of a unit first. */
 		if (nr_mappings(unit) < pages)
 			guest_do(self->vcpu, OP_WRITE_TAGS, gpa + (i + 7) * PAGE_SIZE, 1, 0);
 		guest_do(self->vcpu, OP_WRITE_TAGS, gpa, pages, TAG(i * pages));
@@ -35,7 +37,7 @@ TEST_F(guest, largest_mappings)
 	assert_pool(self->nr, 0);
 }
 
-/* One access for each 2M: who needs a fault for each of them doesn't map 1G. */
+/* Access one page of each 2M.  If each access takes a fault, KVM doesn't map 1G blocks. */
 TEST_F(guest, faults)
 {
 	const struct mappings want = largest_mappings(0, 0, self->pages, self->unit);
@@ -75,7 +77,7 @@ TEST_F(guest, zeroed)
 	assert_pool(self->nr, 0);
 }
 
-/* A hole takes the blocks it touches from the guest, whole, and no others. */
+/* A hole unmaps each block that it touches, as a whole, and no other block. */
 TEST_F(guest, punch)
 {
 	const u64 unit = self->unit / PAGE_SIZE;
@@ -131,7 +133,10 @@ TEST_F(guest, punch)
 	}
 }
 
-/* All in pages, @gfn relative to TEST_GPA.  No @nr: up to the end of the file. */
+/*
+ * All numbers are pages, @gfn is relative to TEST_GPA.  If @nr is 0, the slot ends with
+ * the file.
+ */
 static const struct slot_case {
 	const char *name;
 	u64 gfn, pgoff, nr;
@@ -168,7 +173,7 @@ static void test_slot(struct guest_fixture *self, const struct slot_case *c, u64
 
 	kvm_fallocate(self->fd, PUNCH, 0, self->size);
 
-	/* Write through that slot ... */
+	/* Write through the slot of the test case, ... */
 	add_slot(self->vm, gpa, nr * PAGE_SIZE, self->hva, self->fd, c->pgoff * PAGE_SIZE);
 	guest_do_faults(self->vcpu, OP_WRITE_TAGS, gpa, nr, TAG(c->pgoff), nr_mappings(want),
 			c->name);
@@ -178,7 +183,7 @@ static void test_slot(struct guest_fixture *self, const struct slot_case *c, u64
 	delete_slot(self->vm, gpa);
 	assert_mappings(self->vm, TEST_GPA, TEST_GPA_SIZE, (struct mappings) {}, c->name);
 
-	/* ... see what became of it, write in turn ... */
+	/* ... check the file through a slot for all of it, write there, ... */
 	add_whole_slot();
 	guest_do(self->vcpu, OP_CHECK_ZERO, TEST_GPA + first * PAGE_SIZE, c->pgoff - first, 0);
 	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA + c->pgoff * PAGE_SIZE, nr, TAG(c->pgoff));
@@ -187,7 +192,7 @@ static void test_slot(struct guest_fixture *self, const struct slot_case *c, u64
 		 TAG2(first));
 	delete_slot(self->vm, TEST_GPA);
 
-	/* ... and look at that from there. */
+	/* ... and check the new contents through the slot of the test case. */
 	add_slot(self->vm, gpa, nr * PAGE_SIZE, self->hva, self->fd, c->pgoff * PAGE_SIZE);
 	guest_do(self->vcpu, OP_CHECK_TAGS, gpa, nr, TAG2(c->pgoff));
 	delete_slot(self->vm, gpa);
@@ -201,7 +206,7 @@ TEST_F(guest, slots_at_odd_offsets)
 	for (i = 0; i < ARRAY_SIZE(slot_cases); i++) {
 		nr = slot_cases[i].nr ?: self->pages - slot_cases[i].pgoff;
 
-		/* There is a fault for each page. */
+		/* Each page takes a fault, so use fewer pages. */
 		if (self->unit < SZ_2M)
 			nr = min_t(u64, nr, 600);
 		test_slot(self, &slot_cases[i], nr);
@@ -209,8 +214,8 @@ TEST_F(guest, slots_at_odd_offsets)
 }
 
 /*
- * A slot that has an aligned block of gfns as large as a unit, which isn't backed by
- * one unit but by halves of two.
+ * The slot has an aligned block of gfns that is as large as a unit, but is backed by
+ * halves of two units.
  */
 TEST_F(guest, slot_off_by_half_a_unit)
 {
@@ -242,14 +247,14 @@ TEST_F(guest, slot_off_by_half_a_unit)
 }
 
 /*
- * What was mapped to be written to becomes executable as it is.  The first call may
- * fault, unless the instruction cache takes care of itself; and if it does then not
- * for a part of the block only.
+ * A block that was mapped for a write becomes executable without being split.  The
+ * first call into a block may fault, unless the CPU keeps the instruction cache
+ * coherent.  Such a fault must make the whole block executable, not a part of it.
  */
 TEST_F(guest, execute)
 {
 	const struct mappings want = largest_mappings(0, 0, self->pages, self->unit);
-	/* Not all of 1G, the emulator remembers every page that has code. */
+	/* Use less than all of 1G: the emulator remembers every page that has code. */
 	const u64 stride = self->unit > SZ_32M ? SZ_256K : PAGE_SIZE;
 	const u64 nr = self->size / stride, blocks = self->size / SZ_2M;
 	long exits, max_faults = min_t(long, nr_mappings(want), blocks);
@@ -265,7 +270,7 @@ TEST_F(guest, execute)
 		    "%ld exits for calls into %lu x 2M", exits, blocks);
 	assert_whole_slot(want, "code executed");
 
-	/* Every page, and as the first thing that is done with it. */
+	/* Call into every page that has code, then do it again as the first access to the page. */
 	__guest_do(self->vcpu, OP_CALL, TEST_GPA, nr, stride, 0);
 	delete_slot(self->vm, TEST_GPA);
 	add_whole_slot();
@@ -273,7 +278,7 @@ TEST_F(guest, execute)
 			  "executed first");
 	assert_whole_slot(want, "executed first");
 
-	/* Can be written to and executed again without a fault. */
+	/* The guest can write to the pages and execute them again without a fault. */
 	__guest_do_faults(self->vcpu, OP_WRITE_CODE, TEST_GPA, nr, stride, 0, 0, "rewritten");
 	__guest_do_faults(self->vcpu, OP_CALL, TEST_GPA, nr, stride, 0, 0, "executed again");
 }
@@ -283,7 +288,7 @@ TEST_F(guest, punch_under_running_guest)
 	add_whole_slot();
 	run_churners(self, 3, NULL);
 
-	/* All that raced for the same block settled for the largest. */
+	/* vCPUs that raced to map the same block must have mapped the largest one. */
 	guest_do(self->vcpu, OP_CHURN, TEST_GPA, self->pages, TAG(0));
 	assert_whole_slot(largest_mappings(0, 0, self->pages, self->unit), "after all");
 	assert_pool(self->nr, 0);
@@ -304,21 +309,21 @@ TEST_F(guest, close_unmaps)
 	TEST_ASSERT_EQ(self->vcpu->run->memory_fault.gpa, TEST_GPA);
 }
 
-/* Where the first table is one of 2M blocks, and the largest guest physical address. */
+/* The number of guest physical address bits.  With so few, the top stage-2 table has 2M blocks. */
 #define RAW_IPA_BITS	34
 
 /* Memory for code, and an address without memory.  The stage-1 MMU is off. */
 #define RAW_CODE_GPA	0
 #define RAW_MMIO_GPA	SZ_1G
 
-/* Read the word at x0, write it to x1, which ends KVM_RUN.  Next time go on. */
+/* Read the word at x0, write it to x1, which ends KVM_RUN.  The next KVM_RUN starts over. */
 static const u32 raw_code[] = {
 	0xf9400002,		/* ldr x2, [x0] */
 	0xf9000022,		/* str x2, [x1] */
 	0x17fffffe,		/* b   . - 8 */
 };
 
-/* What the library has no guest mode for. */
+/* Create a VM and a vCPU with RAW_IPA_BITS, for which the library has no guest mode. */
 static void create_raw_guest(struct kvm_vm *vm, struct kvm_vcpu *vcpu)
 {
 	int dev_fd = open_kvm_dev_path_or_exit(), size;
@@ -353,7 +358,7 @@ static u64 raw_guest_read(struct kvm_vcpu *vcpu, u64 gpa)
 
 	vcpu_set_reg(vcpu, ARM64_CORE_REG(regs.regs[0]), gpa);
 
-	/* A fault that isn't resolved is taken again and again. */
+	/* If KVM doesn't resolve a fault, the guest repeats it for ever. */
 	alarm(60);
 	TEST_ASSERT(!ioctl(vcpu->fd, KVM_RUN, NULL), "KVM_RUN failed, errno %d", errno);
 	alarm(0);
@@ -365,8 +370,8 @@ static u64 raw_guest_read(struct kvm_vcpu *vcpu, u64 gpa)
 }
 
 /*
- * With a small guest physical address space there is no entry for 1G, i.e. a huge
- * page of that size has to be mapped in parts, all of which come and go on their own.
+ * A small guest physical address space has no entry for 1G.  KVM has to map a 1G page
+ * in parts, and each part is mapped and unmapped on its own.
  */
 TEST_F(guest, small_address_space)
 {
@@ -394,7 +399,7 @@ TEST_F(guest, small_address_space)
 	count_mapping(&want, block);
 	assert_mappings(&vm, TEST_GPA, self->size, want, "first and last page");
 
-	/* Unmap, and map again, what has something mapped in front of it. */
+	/* Unmap, and map again, a block behind another mapping. */
 	TEST_ASSERT_EQ(raw_guest_read(&vcpu, TEST_GPA + mid), 0);
 	kvm_fallocate(self->fd, PUNCH, mid, PAGE_SIZE);
 	TEST_ASSERT_EQ(raw_guest_read(&vcpu, TEST_GPA + mid), 0);

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Shared pages of guest_memfd files made of HugeTLB pages, and the host that uses
- * them: each is split off the huge page, to be mapped page by page.  What the guest
- * has mapped already stays mapped as it is, in blocks.  What it maps from then on
- * are blocks of what is left.
+ * The host uses shared pages of guest_memfd files made of HugeTLB pages.
+ *
+ * Each page that the host touches is split off the huge page, to be mapped page by
+ * page.  The blocks that the guest has mapped already stay mapped.  From then on, the
+ * guest maps blocks of the pieces that are left.
  */
 #include "guest_memfd_guest.h"
 
-/* What the host reads from, or writes to, the first word of a page of the file. */
+/* Read, or write, the first word of a page of the file as the host. */
 #define host_word(page)		READ_ONCE(self->mem[(page) * (PAGE_SIZE / sizeof(u64))])
 #define set_host_word(page, val)						\
 	WRITE_ONCE(self->mem[(page) * (PAGE_SIZE / sizeof(u64))], val)
@@ -31,7 +32,10 @@ static void map_file(struct guest_fixture *self, struct guestmem_model *model)
 	guestmem_model_init(model, self->fd, self->size, self->unit, false);
 }
 
-/* Pages at the edges of everything, and one of its own. */
+/*
+ * Fill in pages at the edges of file, unit and 2M block, and two neighbours that are at
+ * no edge.  Returns the number of pages.
+ */
 static int pages_to_touch(struct guest_fixture *self, u64 *pages)
 {
 	const u64 nr = self->pages;
@@ -88,7 +92,7 @@ TEST_F(guest, guest_keeps_mappings)
 	guestmem_model_free(&model);
 }
 
-/* What isn't mapped is mapped according to the layout, what is mapped stays. */
+/* KVM maps unmapped pages according to the layout, and leaves existing mappings alone. */
 TEST_F(guest, guest_maps_part_anew)
 {
 	const struct mappings all = largest_mappings(0, 0, self->pages, self->unit);
@@ -107,7 +111,7 @@ TEST_F(guest, guest_maps_part_anew)
 	for (i = 0; i < nr; i++)
 		touch(self, &model, pages[i], TAG(pages[i]));
 
-	/* Zeroes a page, and takes the block that it is in from the guest. */
+	/* The hole zeroes a page, and unmaps the block that the page is in from the guest. */
 	kvm_fallocate(self->fd, PUNCH, pages[0] * PAGE_SIZE, PAGE_SIZE);
 	start = align_down(pages[0], block);
 	want = all;
@@ -152,7 +156,7 @@ TEST_F(guest, guest_maps_what_is_left)
 	nr = pages_to_touch(self, pages);
 	add_whole_slot();
 
-	/* Here it's the host that has the memory allocated. */
+	/* Here the host's touch allocates the unit. */
 	touch(self, &model, pages[0], 0);
 	assert_layout(&model);
 	guestmem_model_allocate(&model, 0, self->pages);
@@ -171,7 +175,7 @@ TEST_F(guest, guest_maps_what_is_left)
 	assert_layout(&model);
 	map_slot_anew(self, &model, "all pages of a block touched by the host");
 
-	/* Huge pages are whole again once they were out of the file. */
+	/* A huge page is whole again after it has left the file. */
 	kvm_fallocate(self->fd, PUNCH, 0, self->size);
 	guestmem_model_punch(&model, 0, self->pages);
 	assert_whole_slot((struct mappings) {}, "punched");
@@ -192,7 +196,7 @@ TEST_F(guest, host_access_under_running_guest)
 	add_whole_slot();
 	run_churners(self, 5, self->mem);
 
-	/* Both have the same memory. */
+	/* Guest and host see the same memory. */
 	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, self->pages, TAG2(0));
 	step = self->pages / 4096 ?: 1;
 	for (i = kvm_random_seed % step; i < self->pages; i += step)

@@ -2,15 +2,15 @@
 /*
  * Sweeps of failing allocations.
  *
- * An operation runs with its first allocation failing, then with its second one,
- * and so on until it gets through without a failure.  Each time the operation
- * either succeeds all the same, or fails, and then nothing may have happened, and
- * the same again without an injected failure must succeed.
+ * An operation runs with its first allocation failing, then with its second one, and so
+ * on until no allocation is left to fail.  Each time the operation either succeeds all
+ * the same, or fails.  If it fails, nothing may have happened, and the same operation
+ * without an injected failure must succeed.
  *
- * As the kernel likes to try again, e.g. to allocate a node of an xarray, a second
- * kind of sweep fails not only the nth allocation, but all after it as well.
+ * The kernel likes to retry, e.g. to allocate a node of an xarray.  So a second kind of
+ * sweep fails not only the nth allocation, but all after it as well.
  *
- * Needs a kernel with CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and
+ * The sweeps need a kernel with CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and
  * CONFIG_FAULT_INJECTION_DEBUG_FS.
  */
 #ifndef SELFTEST_KVM_FAIL_NTH_H
@@ -20,18 +20,24 @@
 
 #include "test_util.h"
 
-/* An operation; what isn't needed may be NULL. */
+/* An operation.  A function that isn't needed may be NULL. */
 struct fail_nth_op {
 	const char *name;
-	/* Go where it starts from.  Allocations don't fail here. */
+	/* Prepare the operation.  Allocations don't fail here. */
 	void (*prepare)(void *ctx);
-	/* Do it, return 0 or a negative errno.  Allocations fail in the calling thread only. */
+	/* Run it, return 0 or a negative errno.  Allocations fail in the calling thread only. */
 	int (*run)(void *ctx);
-	/* It failed: assert that the error is one it may have, and that nothing happened. */
+	/*
+	 * After a failure, assert that the operation may fail with @error, and that
+	 * nothing happened.
+	 */
 	void (*check_failed)(void *ctx, int error);
-	/* It succeeded, at the first or at the second try: assert that it did. */
+	/*
+	 * After a success, at the first or at the second try, assert that the operation
+	 * took place.
+	 */
 	void (*check_done)(void *ctx);
-	/* Go back, so that prepare() can be called again. */
+	/* Undo the operation, so that prepare() can be called again. */
 	void (*undo)(void *ctx);
 };
 
@@ -39,40 +45,41 @@ enum fail_nth_mode {
 	/* One allocation fails. */
 	FAIL_ONE,
 	/*
-	 * From there on all of them fail.  Not for what faults in user space, which
-	 * is repeated until it succeeds.
+	 * The nth allocation and all after it fail.  Don't use this for faults of user
+	 * space, which are repeated until they succeed.
 	 */
 	FAIL_REST,
 };
 
 struct fail_nth_result {
-	/* How many allocations there are, i.e. were made to fail. */
+	/* The number of allocations, each of which was made to fail. */
 	unsigned int injected;
-	/* How many of those made the operation fail. */
+	/* The number of those that made the operation fail. */
 	unsigned int failed;
 };
 
 /*
- * Let all allocations fail that can, without a word on the console.  Returns
- * false if the kernel can't.  What was changed is restored at exit.
+ * Prepare the kernel to fail all allocations that can fail, without a word on the
+ * console.  Returns false if the kernel doesn't support that.  The settings are
+ * restored at exit.
  */
 bool fail_nth_init(void);
 
 #define TEST_REQUIRE_FAIL_NTH()						\
 	__TEST_REQUIRE(fail_nth_init(), "needs fault injection (failslab, fail_page_alloc)")
 
-/* Let the @nth allocation from here on fail, in this thread.  Never, if that's 0. */
+/* Let this thread's @nth allocation from here on fail, or none if @nth is 0. */
 void fail_nth_arm(unsigned int nth, enum fail_nth_mode mode);
 
-/* No more.  Returns whether an allocation has failed. */
+/* Let no more allocations fail.  Returns whether one has failed. */
 bool fail_nth_disarm(void);
 
 struct fail_nth_result fail_nth_sweep(const struct fail_nth_op *op, void *ctx,
 				      enum fail_nth_mode mode);
 
 /*
- * Fail the same allocation again and again, for each of @nr allocations, and assert
- * that the kernel doesn't need more and more memory.  The checks aren't called.
+ * Fail each of the first @nr allocations again and again, and assert that the kernel
+ * doesn't need more and more memory.  check_failed() and check_done() aren't called.
  */
 void fail_nth_check_leaks(const struct fail_nth_op *op, void *ctx, enum fail_nth_mode mode,
 			  unsigned int nr, unsigned int repeat);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the tests of guest_memfd files made of HugeTLB pages have in common. */
+/* Definitions for all tests of guest_memfd files made of HugeTLB pages. */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_HUGETLB_H
 #define SELFTEST_KVM_GUEST_MEMFD_HUGETLB_H
 
@@ -23,7 +23,7 @@
 #define PUNCH			(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
 #define TOO_MUCH		BIT_ULL(40)
 
-/* Zeroing 1G takes its time, the more so in an emulated kernel with debugging on. */
+/* Zeroing 1G takes long, especially in an emulated kernel with debugging on. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	600
 
@@ -40,8 +40,9 @@ static inline bool has_guest_memfd_hugetlb(void)
 	__TEST_REQUIRE(has_guest_memfd_hugetlb(), "guest_memfd without huge pages")
 
 /*
- * What it takes to have files of @nr units in all.  Returns why there can't be
- * any, in a static buffer, or NULL, and what is in the pool.
+ * Check that there can be files of @nr units in all.  Returns NULL, or the reason why
+ * there can't be any, in a static buffer.  If there are pages of that size, @pool is
+ * filled in.
  */
 static __maybe_unused const char *missing_units(size_t unit, long nr,
 						struct hugetlb_pool *pool)
@@ -66,8 +67,8 @@ static __maybe_unused const char *missing_units(size_t unit, long nr,
 }
 
 /*
- * For fixtures that have a pool, the size of a unit and of all units, and the
- * number of units, and variants of them.
+ * Fill in a fixture's pool, size of a unit, size of all units and number of units from
+ * its variant.  Returns what missing_units() returns.
  */
 #define setup_units()							\
 ({									\
@@ -77,7 +78,7 @@ static __maybe_unused const char *missing_units(size_t unit, long nr,
 	missing_units(self->unit, self->nr, &self->pool);		\
 })
 
-/* In a parent's teardown: the test's process with all its files is gone. */
+/* For a parent's teardown, when the test's process is gone with all its files. */
 #define EXPECT_POOL_RESTORED(pool)					\
 do {									\
 	const char *__diff = hugetlb_pool_settle(pool, 0, 0);		\

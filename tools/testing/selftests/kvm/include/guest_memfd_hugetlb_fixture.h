@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The fixture of tests that need no running guest: a VM with private memory, a
- * pool that has what a file needs, and the check that the pool is as before once
- * a test's processes are gone.
+ * The fixture of tests that need no running guest.  It has a VM with private memory and
+ * a pool with enough pages for a file, and checks that the pool is as before once a
+ * test's processes are gone.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_HUGETLB_FIXTURE_H
 #define SELFTEST_KVM_GUEST_MEMFD_HUGETLB_FIXTURE_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What tests of guest_memfd files made of HugeTLB pages expect of the pool, and of
- * what was split, while they run and when all is over.  Their fixtures have
+ * Assertions about the pool and about split units, while a test of guest_memfd files
+ * made of HugeTLB pages runs and when it is over.  Fixtures of such tests have
  *
  *	struct hugetlb_pool pool;
  *	struct kernel_counters counters;	before anything was created
@@ -16,7 +16,7 @@
 #include "kernel_counters.h"
 #include "test_util.h"
 
-/* The number of units in use, all others being reserved. */
+/* Assert that @present units are in use, and that all others are reserved. */
 #define assert_nr_allocated(present)						\
 ({										\
 	int __present = present;						\
@@ -24,7 +24,7 @@
 	assert_pool(__present, self->nr - __present);				\
 })
 
-/* As above, as soon as who is the last to go has had the time. */
+/* As above, but give the last user of a unit the time to go. */
 #define assert_nr_allocated_settles(present)					\
 ({										\
 	int __present = present;						\
@@ -32,7 +32,7 @@
 	TEST_ASSERT_POOL_SETTLES(&self->pool, -__present, self->nr - __present); \
 })
 
-/* The number of units that have left their files, but are in use. */
+/* Assert that @nr units have left their files, but are in use. */
 static inline void assert_nr_late(int nr)
 {
 	int nr_late;
@@ -43,10 +43,10 @@ static inline void assert_nr_late(int nr)
 }
 
 /*
- * For teardown in the parent.  All pages are back but for @nr_lost, which have left the
- * pool, there's nothing split, which is where the kernel looks at what was, and counters
- * are what they were.  Reading these drains per-CPU batches, i.e. it comes last: pages are
- * back without.
+ * Assert, in a parent's teardown, that nothing is left behind.  All pages are back in
+ * the pool, except for @nr_lost pages that have left it.  No unit is split any more,
+ * which the kernel's list of them tells.  The counters are as before.  Reading the
+ * counters drains per-CPU batches, so it comes last: pages must come back without that.
  */
 #define EXPECT_NOTHING_LEFT(nr_lost)						\
 do {										\
@@ -62,7 +62,7 @@ do {										\
 	}									\
 	__nr = guestmem_has_units() ? guestmem_nr_units(&__nr_late) : 0;	\
 	EXPECT_EQ(0, __nr + __nr_late);						\
-	/* The vmemmap of what isn't of a pool any more isn't shared. */		\
+	/* The vmemmap of a page that has left the pool isn't shared. */		\
 	self->counters.memmap += __nr_lost * (long)self->pool.size / 4096 / 64;	\
 	__diff = self->vm ? kernel_counters_settle(&self->counters, &__now) : NULL; \
 	EXPECT_EQ(NULL, __diff) {						\

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * How guest_memfd files made of HugeTLB pages are cut into folios: what the kernel
- * says it is, and what it should be.
+ * How guest_memfd files made of HugeTLB pages are cut into folios, according to the
+ * kernel and to a model.
  *
- * The model has one entry per page and knows two rules.  A private page is part of
- * the largest aligned block that is private.  A shared page is part of the largest
- * aligned block that is shared and has no page that the host has touched, but never
- * of a larger one than before; a page that the host has touched is on its own, and
- * so is one that has failed.
+ * The model has one entry per page and knows two rules.  A private page is part of the
+ * largest aligned block that is private.  A shared page is part of the largest aligned
+ * block that is shared and has no page that the host has touched, but never of a larger
+ * block than before.  A page that the host has touched is on its own, and so is a page
+ * that has failed.
  */
 #ifndef SELFTEST_KVM_GUESTMEM_UNITS_H
 #define SELFTEST_KVM_GUESTMEM_UNITS_H
@@ -35,16 +35,19 @@ struct guestmem_unit {
 	u8 *order;		/* of each page's folio, to be freed */
 };
 
-/* Whether the kernel says anything: takes root, debugfs and CONFIG_DEBUG_GUESTMEM. */
+/*
+ * Return whether the kernel lists split units, for which it takes root, debugfs and
+ * CONFIG_DEBUG_GUESTMEM.
+ */
 bool guestmem_has_units(void);
 
 /*
- * All split units as text, to be freed by the caller.  Asserts that the kernel
- * finds everything to be in order.
+ * Return the list of all split units as text, to be freed by the caller.  Asserts that
+ * the kernel finds everything to be in order.
  */
 char *guestmem_read_units(void);
 
-/* The number of split units of files and, in @nr_late, of those that left theirs. */
+/* Return the number of split units in files and, in @nr_late, of those that left their files. */
 int guestmem_nr_units(int *nr_late);
 
 /*
@@ -53,13 +56,13 @@ int guestmem_nr_units(int *nr_late);
  */
 bool guestmem_read_unit(int fd, u64 index, u64 unit_pages, struct guestmem_unit *u);
 
-/* Wait for what is merged, or given back, later: there are no split units any more. */
+/* Wait until there are no split units any more, i.e. until all are merged or given back. */
 void guestmem_settle(void);
 
 void guestmem_model_init(struct guestmem_model *m, int fd, u64 size, u64 unit, bool private);
 void guestmem_model_free(struct guestmem_model *m);
 
-/* All in pages.  Huge pages that aren't there are allocated by a touch, too. */
+/* All numbers are pages.  A touch, too, allocates a huge page that isn't there. */
 void guestmem_model_convert(struct guestmem_model *m, u64 first, u64 nr, bool private);
 void guestmem_model_allocate(struct guestmem_model *m, u64 first, u64 nr);
 void guestmem_model_touch(struct guestmem_model *m, u64 page);
@@ -70,7 +73,7 @@ void guestmem_model_punch(struct guestmem_model *m, u64 first, u64 nr);
 u64 guestmem_model_nr_folios(struct guestmem_model *m, u64 unit);
 int guestmem_model_nr_present(struct guestmem_model *m);
 
-/* How the kernel's layout differs from that of the model, as text, or NULL. */
+/* Return how the kernel's layout differs from that of the model, as text, or NULL. */
 const char *guestmem_model_diff(struct guestmem_model *m);
 
 #define TEST_ASSERT_LAYOUT(m)						\

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * HugeTLB pools as a test sees them: what is in them, what became of it, and
- * ways to keep other users from having it.
+ * Read and change HugeTLB pools, compare them with an earlier state, and keep other
+ * users from having their pages.
  */
 #ifndef SELFTEST_KVM_HUGETLB_UTIL_H
 #define SELFTEST_KVM_HUGETLB_UTIL_H
@@ -13,7 +13,7 @@
 #define HUGETLB_MAX_NODES	8
 
 /*
- * One pool at one moment.  There is no per-node count of reserved pages: a
+ * One pool at one moment.  The kernel has no per-node count of reserved pages, as a
  * reservation is not for a node.
  */
 struct hugetlb_pool {
@@ -41,12 +41,12 @@ static inline long hugetlb_available(const struct hugetlb_pool *pool)
 }
 
 /*
- * Describe how a pool differs from @start with @free and @rsvd pages more in
- * it; NULL if it does not.  The text is in a static buffer.
+ * Return how a pool differs from @start with @free and @rsvd pages more in it, as text
+ * in a static buffer, or NULL if it does not differ.
  */
 const char *hugetlb_pool_diff(const struct hugetlb_pool *start, long free, long rsvd);
 
-/* Wait for a pool to become what is asked for: what is last to go may be slow. */
+/* As above, but wait for the pool to become like that, as the last user may be slow to go. */
 const char *hugetlb_pool_settle(const struct hugetlb_pool *start, long free, long rsvd);
 
 /* Assert that right now the pool is @start plus @free and @rsvd pages. */
@@ -66,14 +66,14 @@ do {									\
 } while (0)
 
 /*
- * Map and touch @nr pages of a pool, on @node unless that is negative.  NULL if
- * they cannot be had.
+ * Map and touch @nr pages of a pool, on @node unless that is negative.  If there aren't
+ * enough pages, __hugetlb_hog() returns NULL, and hugetlb_hog() fails the test.
  */
 void *__hugetlb_hog(size_t size, long nr, int node);
 void *hugetlb_hog(size_t size, long nr, int node);
 void hugetlb_unhog(void *mem, size_t size, long nr);
 
-/* What is expected of a pool from now on: @nr of its free pages have left it for good. */
+/* Expect from now on that @nr of the pool's free pages have left it for good. */
 static inline void hugetlb_pool_lose(struct hugetlb_pool *pool, long nr)
 {
 	pool->total -= nr;
@@ -83,10 +83,10 @@ static inline void hugetlb_pool_lose(struct hugetlb_pool *pool, long nr)
 /* Set an attribute of a pool: nr_hugepages, nr_overcommit_hugepages. */
 void hugetlb_write_attr(size_t size, const char *attr, long val);
 
-/* Make a pool as large as it was, on each of the nodes. */
+/* Make a pool as large as it was at @start, on each of the nodes. */
 void hugetlb_resize_pool(const struct hugetlb_pool *start);
 
-/* Leave a non-zero pattern in all free pages of a pool. */
+/* Leave a non-zero pattern in all pages of a pool that are free and not reserved. */
 void hugetlb_dirty_pool(size_t size);
 
 #endif /* SELFTEST_KVM_HUGETLB_UTIL_H */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Memory failure, page by page, for tests: needs root, debugfs and
- * CONFIG_HWPOISON_INJECT.
+ * Let memory fail, page by page.  This needs root, debugfs and CONFIG_HWPOISON_INJECT.
  */
 #ifndef SELFTEST_KVM_MEMORY_FAILURE_H
 #define SELFTEST_KVM_MEMORY_FAILURE_H
@@ -21,7 +20,7 @@
 #define HARD_OFFLINE	"/sys/devices/system/memory/hard_offline_page"
 #define SOFT_OFFLINE	"/sys/devices/system/memory/soft_offline_page"
 
-/* C libraries may not know them. */
+/* C libraries may not have these. */
 #ifndef MADV_HWPOISON
 #define MADV_HWPOISON		100
 #endif
@@ -29,7 +28,7 @@
 #define MADV_SOFT_OFFLINE	101
 #endif
 
-/* SIGBUS as a thread has seen it: how often, and the last one's siginfo. */
+/* The number of SIGBUS, and the siginfo of the last one. */
 struct sigbus_seen {
 	int nr;
 	int code;
@@ -53,13 +52,13 @@ static inline bool is_marked_poisoned(u64 pfn)
 	return read_kpageflags(pfn) & BIT_ULL(KPF_HWPOISON);
 }
 
-/* Pages that the kernel knows to have failed, as /proc/meminfo has them. */
+/* Return the number of pages that have failed, according to /proc/meminfo. */
 long nr_corrupted_pages(void);
 
 /* Count every SIGBUS of this process from now on, and survive it. */
 void sigbus_start(void);
 
-/* SIGBUS since the last call. */
+/* Return the SIGBUS since the last call, and forget them. */
 struct sigbus_seen sigbus_take(void);
 
 /*

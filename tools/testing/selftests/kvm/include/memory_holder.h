@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Those who hold a reference to user memory for as long as they like: pins for DMA,
- * as gup_test makes them, pages in a pipe, fixed buffers of io_uring.
+ * Holders of references to user memory, for as long as a test likes: pins for DMA, as
+ * gup_test makes them, pages in a pipe, and fixed buffers of io_uring.
  */
 #ifndef SELFTEST_KVM_MEMORY_HOLDER_H
 #define SELFTEST_KVM_MEMORY_HOLDER_H
@@ -15,7 +15,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-/* io_uring.h needs what the header of types in tools/ does not bring. */
+/* io_uring.h needs definitions that tools/'s header of types does not bring. */
 #include <linux/stddef.h>
 #include <linux/io_uring.h>
 
@@ -25,7 +25,7 @@
 #define GUP_TEST	"/sys/kernel/debug/gup_test"
 #define HOLDER_PAGES	64
 
-/* One way to hold a range of memory, and to let it go. */
+/* A holder's file descriptors and, for a pipe, the number of pages that it holds. */
 struct holder {
 	int fd[2];
 	int nr;
@@ -64,7 +64,7 @@ static inline bool gup_hold_fast(struct holder *h, void *mem, int nr)
 				    PIN_LONGTERM_TEST_FLAG_USE_FAST);
 }
 
-/* What is in the pages that are held, which may have left the file by now. */
+/* Read the pages that are pinned, which may have left the file by now. */
 static inline void gup_read(struct holder *h, void *to)
 {
 	u64 addr = (uintptr_t)to;
@@ -101,7 +101,7 @@ static inline void vmsplice_release(struct holder *h)
 		read_pages(h->fd[0], buf, 1);
 }
 
-/* As far as it goes; all or nothing is what is asked for here. */
+/* Put @nr pages into a pipe.  If not all of them go in, take them out again and return false. */
 static inline bool vmsplice_hold(struct holder *h, void *mem, int nr)
 {
 	struct iovec iov = { .iov_base = mem, .iov_len = nr * getpagesize() };
@@ -116,7 +116,7 @@ static inline bool vmsplice_hold(struct holder *h, void *mem, int nr)
 	return false;
 }
 
-/* Leaves everything in the pipe. */
+/* Read the pages in a pipe, and leave them there. */
 static inline void vmsplice_read(struct holder *h, void *to)
 {
 	const ssize_t size = h->nr * getpagesize();

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What /proc says about pages, to those who may know.
+ * Information about pages from /proc, for users with the permission to read it.
  */
 #ifndef SELFTEST_KVM_PAGE_INFO_H
 #define SELFTEST_KVM_PAGE_INFO_H
@@ -32,7 +32,7 @@ static inline u64 read_kpageflags(u64 pfn)
 	return flags;
 }
 
-/* What is mapped at @mem, 0 if there is nothing. */
+/* Return the pfn of the page that is mapped at @mem, or 0 if there is none. */
 static inline u64 read_pagemap_pfn(void *mem)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* A page whose words are a tag and those that follow it: what moves or is mixed up shows. */
+/*
+ * Fill pages with consecutive words that begin with a tag.  Words that move or are
+ * mixed up show.
+ */
 #ifndef SELFTEST_KVM_PAGE_TAGS_H
 #define SELFTEST_KVM_PAGE_TAGS_H
 

@@ -12,15 +12,15 @@
 #include "kernel_counters.h"
 #include "kvm_syscalls.h"
 
-/* Far more allocations than anything here needs, i.e. it goes round in circles. */
+/* Far more allocations than any operation needs, i.e. one that gets here goes round in circles. */
 #define MAX_NTH			2000
 
-/* Growth that is seen once isn't a leak, growth that is always seen is. */
+/* Growth in one try isn't a leak, growth in every try is. */
 #define LEAK_TRIES		4
-/* How long to wait for what is freed late. */
+/* How long to wait for memory that is freed late. */
 #define LEAK_DELAYS		20
 #define LEAK_DELAY_US		(50 * 1000)
-/* Smaller objects aren't worth the time. */
+/* Leaks of smaller objects aren't worth the time to find them. */
 #define LEAK_MIN_OBJECT		64
 
 static struct knob {
@@ -28,15 +28,15 @@ static struct knob {
 	const char *value;
 	char saved[32];
 } knobs[] = {
-	/* Don't spare those that may sleep, nor user pages, nor single pages ... */
+	/* Don't spare allocations that may sleep, nor user pages, nor single pages ... */
 	{ "/sys/kernel/debug/failslab/ignore-gfp-wait", "N" },
 	{ "/sys/kernel/debug/fail_page_alloc/ignore-gfp-wait", "N" },
 	{ "/sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem", "N" },
 	{ "/sys/kernel/debug/fail_page_alloc/min-order", "0" },
-	/* ... and don't print a trace for each. */
+	/* ... and don't print a trace for each failure. */
 	{ "/sys/kernel/debug/failslab/verbose", "0" },
 	{ "/sys/kernel/debug/fail_page_alloc/verbose", "0" },
-	/* All allocations of tasks that want to fail, fail. */
+	/* Fail all allocations of tasks that want failures. */
 	{ "/sys/kernel/debug/failslab/task-filter", "Y" },
 	{ "/sys/kernel/debug/failslab/times", "-1" },
 	{ "/sys/kernel/debug/failslab/probability", "100" },
@@ -81,10 +81,10 @@ static void fail_nth_restore(void)
 {
 	struct knob *k;
 
-	/* Not when a child of the one that has set them exits. */
+	/* Do nothing when a child of the process that has set the knobs exits. */
 	if (getpid() != knobs_owner)
 		return;
-	/* Backwards: the filter is the last to go. */
+	/* Go backwards, so that each filter is restored after its probability. */
 	for (k = knobs + ARRAY_SIZE(knobs); k-- > knobs; )
 		write_knob(k->path, k->saved);
 }
@@ -126,7 +126,7 @@ void fail_nth_arm(unsigned int nth, enum fail_nth_mode mode)
 	open_files();
 	len = snprintf(text, sizeof(text), "%u", nth);
 	TEST_ASSERT_EQ(pwrite(fail_nth_fd, text, len, 0), len);
-	/* As long as there is something left to be counted, this has no effect. */
+	/* make-it-fail has no effect as long as fail-nth has something left to count. */
 	if (nth && mode == FAIL_REST)
 		TEST_ASSERT_EQ(pwrite(make_it_fail_fd, "1", 1, 0), 1);
 }
@@ -135,11 +135,11 @@ bool fail_nth_disarm(void)
 {
 	char text[16] = "";
 
-	/* None of that allocates memory. */
+	/* None of these calls allocates memory. */
 	TEST_ASSERT_EQ(pwrite(make_it_fail_fd, "0", 1, 0), 1);
 	TEST_ASSERT(pread(fail_nth_fd, text, sizeof(text) - 1, 0) > 0, "Cannot read fail-nth");
 	TEST_ASSERT_EQ(pwrite(fail_nth_fd, "0", 1, 0), 1);
-	/* What is left of the count. */
+	/* An allocation has failed if nothing is left of the count. */
 	return atoi(text) == 0;
 }
 
@@ -215,8 +215,10 @@ static void repeat_nth(const struct fail_nth_op *op, void *ctx, enum fail_nth_mo
 }
 
 /*
- * Memory that is missing after that, in pages: @slab of them, and @all.  Waits for
- * what is freed late, as long as it's more than that.
+ * Run an operation @repeat times with its @nth allocation failing, and return in @slab
+ * and @all how many pages that has cost, of slabs and in all.  On entry these are the
+ * pages that it may cost.  Waits for memory that is freed late, as long as the cost is
+ * higher than that.  Returns whether it stays higher.
  */
 static bool repeat_costs(const struct fail_nth_op *op, void *ctx, enum fail_nth_mode mode,
 			 unsigned int nth, unsigned int repeat, long *slab, long *all)
@@ -240,9 +242,11 @@ static bool repeat_costs(const struct fail_nth_op *op, void *ctx, enum fail_nth_
 }
 
 /*
- * Some memory is freed only when there is enough of it, e.g. that of vmalloc()ed
- * areas, i.e. the operation needs more and more memory for a while if nothing
- * fails at all, too.  What fails runs twice.
+ * Return whether an operation loses memory when its @nth allocation fails, and how much
+ * in @slab and @all.  Some memory is freed only when there is enough of it, e.g. that
+ * of vmalloc()ed areas, so an operation may need more and more memory for a while even
+ * if nothing fails.  So compare with runs in which nothing fails, twice as many, as an
+ * operation that fails runs twice.
  */
 static bool nth_leaks(const struct fail_nth_op *op, void *ctx, enum fail_nth_mode mode,
 		      unsigned int nth, unsigned int repeat, long *slab, long *all)

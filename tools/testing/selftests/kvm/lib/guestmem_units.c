@@ -11,7 +11,10 @@
 
 #define UNITS_FILE	"/sys/kernel/debug/guestmem/units"
 
-/* Blocks of pages that aren't all alike, and pages that are never part of one. */
+/*
+ * BLOCK_MIXED has pages that aren't all alike, BLOCK_ALONE is a page that never is part
+ * of a block.
+ */
 enum block_kind {
 	BLOCK_MIXED,
 	BLOCK_PRIVATE,
@@ -31,7 +34,7 @@ static char *read_file(const char *path)
 	size_t size = 0;
 
 	TEST_ASSERT(file, "Opening %s should succeed, errno %d", path, errno);
-	/* There is no such character, i.e. this reads all of it. */
+	/* The file has no NUL, i.e. this reads all of it. */
 	TEST_ASSERT(getdelim(&text, &size, '\0', file) > 0,
 		    "Reading %s should succeed, errno %d", path, errno);
 	fclose(file);
@@ -173,7 +176,7 @@ static enum block_kind page_kind(struct guestmem_model *m, u64 page)
 	return m->touched[page] ? BLOCK_ALONE : BLOCK_SHARED;
 }
 
-/* Find the folios of a unit: begin with pages, and join what can be joined. */
+/* Find the folios of a unit: begin with pages, and join blocks that can be joined. */
 static void update_unit(struct guestmem_model *m, u64 unit)
 {
 	const u64 start = unit * m->unit_pages;
@@ -252,7 +255,7 @@ void guestmem_model_poison(struct guestmem_model *m, u64 page)
 	update(m, page, 1);
 }
 
-/* Only what is punched as a whole leaves the file. */
+/* Punch a range of pages.  Only units that are punched as a whole leave the file. */
 void guestmem_model_punch(struct guestmem_model *m, u64 first, u64 nr)
 {
 	u64 unit = (first + m->unit_pages - 1) / m->unit_pages;
@@ -286,7 +289,7 @@ int guestmem_model_nr_present(struct guestmem_model *m)
 	return nr;
 }
 
-/* The orders of a unit's folios as the kernel prints them. */
+/* Return the orders of a unit's folios as text, in the form that the kernel prints. */
 static char *orders_text(struct guestmem_model *m, u64 unit)
 {
 	const u8 *order = m->order + unit * m->unit_pages;
@@ -310,7 +313,10 @@ static char *orders_text(struct guestmem_model *m, u64 unit)
 	return text;
 }
 
-/* What the kernel says about one unit of the file, NULL if there is nothing wrong. */
+/*
+ * Return how one unit of the file, in a line of the kernel's list, differs from the
+ * model, or NULL.
+ */
 static const char *diff_line(struct guestmem_model *m, char *line, bool *seen)
 {
 	static char text[2000];

@@ -68,8 +68,9 @@ size_t hugetlb_default_size(void)
 }
 
 /*
- * The counters are in many files, and pages on their way from one counter to
- * another can be seen in neither or both: retry until two readings agree.
+ * Read the counters of a pool.  They are in many files: pages on their way from one
+ * counter to another can be seen in neither or both, so the caller retries until two
+ * readings agree.
  */
 static void __hugetlb_read_pool(size_t size, struct hugetlb_pool *pool)
 {
@@ -174,8 +175,8 @@ void *__hugetlb_hog(size_t size, long nr, int node)
 	long i;
 
 	/*
-	 * No reservation: it would have to be for any node.  MADV_POPULATE_WRITE
-	 * says what an access would have to tell with SIGBUS.
+	 * Make no reservation: it would have to be for any node.  MADV_POPULATE_WRITE
+	 * returns an error where an access would raise SIGBUS.
 	 */
 	mem = mmap(NULL, nr * size, PROT_READ | PROT_WRITE,
 		   hugetlb_map_flags(size) | MAP_NORESERVE, -1, 0);

@@ -12,7 +12,10 @@
 #define SETTLE_TRIES		100
 #define SETTLE_DELAY_US		(50 * 1000)
 
-/* Without permission or without debugfs, what can't be seen is zero throughout. */
+/*
+ * Count the entries of a directory.  Without permission or without debugfs, the count
+ * is always 0.
+ */
 static int nr_entries(const char *path, bool only_dirs)
 {
 	DIR *dir = opendir(path);
@@ -59,10 +62,10 @@ long read_vmstat(const char *name)
 
 void read_kernel_counters(struct kernel_counters *c)
 {
-	/* Don't log the following, it drains what is on its way to a list. */
+	/* 4 turns the log message of 1 off, and 1 drains pages on their way to an LRU list. */
 	write_sysctl("/proc/sys/vm/drop_caches", "4");
 	write_sysctl("/proc/sys/vm/drop_caches", "1");
-	/* What other CPUs have counted. */
+	/* Add up what other CPUs have counted. */
 	write_sysctl("/proc/sys/vm/stat_refresh", "1");
 
 	c->unevictable = read_vmstat("nr_unevictable");

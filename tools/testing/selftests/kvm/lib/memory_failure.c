@@ -44,7 +44,7 @@ long nr_corrupted_pages(void)
 	return kb * 1024 / getpagesize();
 }
 
-/* A SIGBUS that no access has raised is one to return from. */
+/* Record a SIGBUS.  Return from it, unless an access of sigbus_try_read() may have raised it. */
 static void sigbus_handler(int sig, siginfo_t *info, void *context)
 {
 	seen.nr++;

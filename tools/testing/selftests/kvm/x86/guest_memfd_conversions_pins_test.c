@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Conversion of guest_memfd pages that are held: it fails with EAGAIN
- * and the exact offset, nothing has happened then, and it succeeds once the page
- * is let go.  And of pages that failed: those convert like any other.
+ * Tests of the conversion of guest_memfd pages that are held.  The conversion fails
+ * with EAGAIN and the exact offset, and changes nothing.  It succeeds once the
+ * holder has let the page go.
+ *
+ * Pages that have failed convert like any other page.
  */
 #include <signal.h>
 #include <sys/wait.h>
@@ -81,7 +83,10 @@ FIXTURE_TEARDOWN(pins)
 	TEST_ASSERT(__hold_pages(page, nr), "Holding pages should succeed, errno %d", errno)
 #define release_pages()		variant->release(&self->h)
 
-/* To private fails because of @page; the guest has not even lost a mapping. */
+/*
+ * Assert that a conversion to private fails because of @page, and that the guest
+ * doesn't even lose a mapping.
+ */
 static void assert_busy(struct test_file *f, int first, int nr, int page)
 {
 	u64 error_offset, before;
@@ -112,7 +117,7 @@ TEST_F(pins, single_page)
 	hold_pages(page, 1);
 	assert_busy(f, page, 1, page);
 	assert_busy(f, page, 1, page);
-	/* Host and guest go on with it. */
+	/* Host and guest can still use the page. */
 	guest_write(f, ALL_PAGES);
 	host_check(f, ALL_PAGES);
 	host_write(f, ALL_PAGES);
@@ -138,7 +143,7 @@ TEST_F(pins, exact_offset)
 		{ 10, 20, 10, 1, 10 },
 		{ 10, 20, 29, 1, 29 },
 		{ 10, 20, 17, 5, 17 },
-		/* Beginning or ending outside of the range. */
+		/* The held pages begin or end outside of the range. */
 		{ 10, 20, 5, 10, 10 },
 		{ 10, 20, 25, 10, 25 },
 		{ 10, 20, 0, NR_PAGES, 10 },
@@ -158,7 +163,7 @@ TEST_F(pins, exact_offset)
 	}
 }
 
-/* A held page is in the way of its own conversion only. */
+/* A held page blocks its own conversion only. */
 TEST_F(pins, neighbours_convert)
 {
 	struct test_file *f = &self->f;
@@ -181,7 +186,10 @@ TEST_F(pins, neighbours_convert)
 	release_pages();
 }
 
-/* What already is as it should be isn't looked at, not even if it is held. */
+/*
+ * A conversion doesn't look at pages that are in the wanted state already, even if
+ * they are held.
+ */
 TEST_F(pins, wanted_state_is_not_looked_at)
 {
 	struct test_file *f = &self->f;
@@ -199,7 +207,7 @@ TEST_F(pins, wanted_state_is_not_looked_at)
 	check(f, ALL_PAGES);
 	release_pages();
 
-	/* Pages that are private already, before and after the one in the way. */
+	/* Pages before and after the held pages are private already. */
 	set_private(f, 0, 40);
 	set_private(f, 48, 8);
 	hold_pages(41, 2);
@@ -210,7 +218,7 @@ TEST_F(pins, wanted_state_is_not_looked_at)
 	check(f, ALL_PAGES);
 }
 
-/* A private page cannot be held, and pages before it are not kept either. */
+/* A private page can't be held, and a failed attempt doesn't keep the pages before it either. */
 TEST_F(pins, private_pages_cannot_be_held)
 {
 	static const struct {
@@ -235,7 +243,7 @@ TEST_F(pins, private_pages_cannot_be_held)
 	check(f, ALL_PAGES);
 }
 
-/* Unmapped and elsewhere in the address space, but held: that's what counts. */
+/* A held page blocks its conversion, even if it was mapped elsewhere and is no longer mapped. */
 TEST_F(pins, mapping_does_not_matter)
 {
 	struct test_file *f = &self->f;
@@ -252,7 +260,7 @@ TEST_F(pins, mapping_does_not_matter)
 	check(f, ALL_PAGES);
 }
 
-/* A page that was punched while it was held isn't the file's any more. */
+/* A page that was punched while it was held doesn't belong to the file any more. */
 TEST_F(pins, punched_while_held)
 {
 	struct test_file *f = &self->f;
@@ -268,7 +276,7 @@ TEST_F(pins, punched_while_held)
 	check(f, ALL_PAGES);
 }
 
-/* The holder is gone, as happens. */
+/* A holder that is killed lets its pages go. */
 TEST_F(pins, killed_holder)
 {
 	struct test_file *f = &self->f;
@@ -293,7 +301,7 @@ TEST_F(pins, killed_holder)
 
 	kill(pid, SIGKILL);
 	TEST_ASSERT(waitpid(pid, NULL, 0) == pid, "waitpid() should succeed");
-	/* Files are closed late, and io_uring's even later. */
+	/* The kernel closes the files of a killed task late, and those of io_uring even later. */
 	for (tries = 0; tries < 1000; tries++) {
 		u64 error_offset;
 
@@ -308,7 +316,7 @@ TEST_F(pins, killed_holder)
 	check(f, ALL_PAGES);
 }
 
-/* The pages that a pin refers to are still those of the file, after a failure too. */
+/* A pinned page is still the page of the file, even after a conversion of it has failed. */
 TEST(pinned_page_is_the_page)
 {
 	struct test_file file, *f = &file;
@@ -332,8 +340,8 @@ TEST(pinned_page_is_the_page)
 }
 
 /*
- * Memory failure: the page stays in the file, users that touch it are told, and it
- * converts like any other.
+ * Memory failure: the page stays in the file and converts like any other page.
+ * Users that touch the page are told.
  */
 FIXTURE(poison)
 {
@@ -344,7 +352,7 @@ FIXTURE(poison)
 #define POISONED	9
 #define POISONED_PAGE	page_mask(POISONED, 1)
 
-/* Who lets his own memory fail may be told at once. */
+/* A process that lets its own memory fail may get SIGBUS at once. */
 static void ignore_sigbus(int sig)
 {
 }
@@ -389,7 +397,7 @@ static void note_sigbus(int sig, siginfo_t *info, void *ucontext)
 	siglongjmp(sigbus_jmpbuf, 1);
 }
 
-/* The si_code of the SIGBUS that an access to @addr gets, 0 if it doesn't. */
+/* Return the si_code of the SIGBUS that an access to @addr raises, or 0 if there is none. */
 static int host_access_code(void *addr)
 {
 	struct sigaction old, new = { .sa_sigaction = note_sigbus, .sa_flags = SA_SIGINFO };
@@ -419,7 +427,7 @@ static void check_poisoned(struct test_file *f)
 		    "KVM_RUN should fail with EHWPOISON, got %d, errno %d", ret, errno);
 	TEST_ASSERT_KVM_EXIT_REASON(f->vcpu, KVM_EXIT_MEMORY_FAULT);
 	TEST_ASSERT_EQ(f->vcpu->run->memory_fault.gpa, f->gva[POISONED]);
-	/* The guest would try again for ever; let it start over. */
+	/* The guest would retry the access for ever; let it start over. */
 	vcpu_arch_set_entry_point(f->vcpu, guest_code);
 
 	check(f, ~POISONED_PAGE);
@@ -437,12 +445,15 @@ static void convert_poisoned(struct test_file *f)
 		set_all(f, private);
 		check_poisoned(f);
 		guest_write(f, ~POISONED_PAGE);
-		/* Nothing to do, and nothing in the way. */
+		/* All pages are in this state already: the conversion succeeds. */
 		set_all(f, private);
 		check_poisoned(f);
 	}
 
-	/* The page is replaced by punching it; the address is told to forget it. */
+	/*
+	 * A hole gets rid of the page, and MADV_DONTNEED makes the page table
+	 * forget the failure.
+	 */
 	set_private(f, POISONED, 1);
 	punch_pages(f, POISONED, 1);
 	kvm_madvise(page_of(f, POISONED), PAGE_SIZE, MADV_DONTNEED);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Conversion of guest_memfd files that are not one memslot of a handful of pages:
- * in several slots or in none, and larger than memory.
+ * Tests of the conversion of guest_memfd files that are in several memslots or in
+ * none, or are larger than memory.
  */
 #include <signal.h>
 #include <stdlib.h>
@@ -10,8 +10,8 @@
 #include "guest_memfd_conversions.h"
 
 /*
- * One file in several slots, back to front in the guest, and a part of it in no
- * slot at all.
+ * One file in several slots.  In the guest, the slots are back to front, and a part
+ * of the file is in no slot at all.
  */
 FIXTURE(slots)
 {
@@ -85,8 +85,9 @@ TEST_F(slots, convert_across_slots)
 }
 
 /*
- * All of the slot's memory is in the file, shared or not and be it mappable or
- * not: what happens to be at the slot's address is of no interest.
+ * All of the slot's memory is in the file, whether the memory is shared or private,
+ * and whether the file can be mapped or not.  KVM ignores the memory at the slot's
+ * userspace address.
  */
 TEST_F(slots, memory_is_in_the_file_only)
 {
@@ -140,7 +141,7 @@ TEST_F(slots, state_precedes_slot)
 	host_check(f, ALL_PAGES);
 }
 
-/* A large file: many pages, and what is not touched costs nothing. */
+/* A large file has many pages, and pages that are not touched cost nothing. */
 FIXTURE(large)
 {
 	struct test_file f;
@@ -180,7 +181,7 @@ static void convert_pages(struct test_file *f, u64 first, u64 end, bool private)
 				   private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0);
 }
 
-/* Flip random ranges, most of them at powers of two, and look at their edges. */
+/* Convert random ranges, most of them with an edge at a power of two, and look at their edges. */
 TEST_F(large, random_ranges)
 {
 	const u64 nr = SZ_4G / PAGE_SIZE;
@@ -224,8 +225,9 @@ TEST_F(large, random_ranges)
 }
 
 /*
- * However the state is stored, it pays to do so block by block.  Several blocks
- * become uniform, or mixed, in one call, and some were so before.
+ * Have several blocks become uniform, or mixed, by one conversion; some blocks are
+ * so before.  The kernel is likely to store the state block by block, whatever the
+ * size of a block is.
  */
 static void make_blocks_uniform(struct test_file *f, u64 nr, u64 block, u64 rest, bool private)
 {
@@ -237,7 +239,7 @@ static void make_blocks_uniform(struct test_file *f, u64 nr, u64 block, u64 rest
 	int i;
 
 	convert_pages(f, 0, nr, !private);
-	/* Mixed for a moment. */
+	/* Make the blocks mixed for a moment. */
 	for (i = 1; i <= 5; i++) {
 		convert_pages(f, i * block, i * block + 1, private);
 		convert_pages(f, i * block, i * block + 1, !private);
@@ -307,7 +309,7 @@ TEST_F(large, sparse)
 	kvm_munmap(f->mem, SZ_1T);
 }
 
-/* Killed in the middle of it: either all of the range is converted or nothing. */
+/* A task that is killed during a conversion has converted all of the range or nothing. */
 TEST_F(large, killed_while_converting)
 {
 	const u64 size = SZ_32M, nr = size / PAGE_SIZE;
@@ -343,7 +345,7 @@ TEST_F(large, killed_while_converting)
 			    "All of it should be converted or nothing, %lu of %lu pages are shared",
 			    nr_shared, nr);
 
-		/* The file is as good as before, and no page of it is held. */
+		/* The file can be used as before, and no page of it is held. */
 		gmem_set_shared(f->fd, 0, size);
 		write_tag(f->mem + i * PAGE_SIZE, i);
 		gmem_set_private(f->fd, 0, size);

@@ -2,33 +2,34 @@
 /*
  * Conversions of guest_memfd memory under load.
  *
- * vCPUs and threads and children of the host convert, read, write and punch
- * random ranges of one file, while others map and unmap, pin, allocate, and move
- * a memslot.  Actors do not wait for each other: one that is about to do what
- * others could notice tries to lock all pages concerned, or does without.
+ * vCPUs, and threads and children of the host, convert, read, write and punch random
+ * ranges of one file, while others map and unmap, pin, allocate, and move a memslot.
+ * Actors do not wait for each other, unless they need all of a huge page.  Before an
+ * actor does something that others could notice, it tries to lock all pages concerned.
+ * If that fails, the actor does without.
  *
- * The oracle is a table, in ordinary memory of the guest, that has for each page
- * a lock, whether the page is private, and its contents: a stamp that names the
- * page and is never used twice.  The holder of the lock checks that
+ * The oracle is a table in ordinary memory of the guest.  For each page, the table has a
+ * lock, whether the page is private, and the contents: a stamp that names the page and
+ * is never used twice.  The holder of the lock checks that
  *
- *  - contents are what was written last, be it by the guest or by the host, and
- *    before or after any number of conversions, or zeroes after a hole,
- *  - the host gets SIGBUS for what is private, and only for that,
- *  - what is pinned doesn't become private, and everything else does.
+ *  - the page has what guest or host have written last, before or after any number of
+ *    conversions, or zeroes after a hole,
+ *  - the host gets SIGBUS for private pages, and only for those,
+ *  - pinned pages don't become private, and all other pages do.
  *
- * Without the lock an actor sees nothing in a page but stamps of that page or
- * zeroes.  When all is over, conversions must succeed at the first try, contents
- * must be what the table says, and all counters must be what they were.  That
- * includes a file that is closed while guests run, and with pages of it pinned.
+ * Without the lock, an actor sees nothing in a page but stamps of that page or zeroes.
+ * When all is over, conversions must succeed at the first try, contents must be what the
+ * table says, and all counters must be what they were.  That includes a file that is
+ * closed while guests run and while pages of it are pinned.
  *
- * With huge pages, all of that is done to their 4K pages, and some of it to a huge
- * page as a whole.  A hole is zeroes then, unless it's all of a huge page.  What has
- * been done to a huge page in which state is counted, and in a run that is long
- * enough nothing may be missing.
+ * With huge pages, the actors do all of that to the 4K pages, and some of it to a huge
+ * page as a whole.  A hole then leaves zeroes, unless it is all of a huge page.  The test
+ * counts how often each operation happens to a huge page in each state.  In a run that
+ * is long enough, none of the counts may be 0.
  *
  * If told to, the test poisons pages.  Poison never spreads, and doesn't keep a page
- * from being converted, but neither host nor guest get to map it any more, and the
- * huge page that it is part of leaves the pool when it leaves the file.
+ * from being converted.  Neither host nor guest get to map a poisoned page any more, and
+ * the huge page that it is part of leaves the pool when it leaves the file.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -55,27 +56,27 @@
 #define WORLD_SLOT		10
 #define NR_HOST_THREADS		2
 
-/* What has not been reached in that many seconds per size can't be reached. */
+/* A run with that many seconds for a size has to reach everything. */
 #define LONG_RUN_SMALL		120
 #define LONG_RUN_HUGE		240
 #define ROUND_SECONDS		30
 
-/* For what a worker gives back. */
+/* How often, and how long, to wait until a worker has given memory back. */
 #define SETTLE_TRIES		500
 #define SETTLE_DELAY_US		(20 * 1000)
 
 #define CHECK_PERIOD_MS		1000
 #define MIN_ROUND_MS		500
-/* For guests that are about to lose what they look at. */
+/* How long guests look at the file before it is closed. */
 #define PEEK_US			(20 * 1000)
 
-/* A round: one file, one VM. */
+/* A round has one file and one VM. */
 
 struct variant {
 	const char *name;
 	u64 flags;
 	size_t unit;
-	/* All of the huge page is in one memslot, and can be mapped as such. */
+	/* All of the huge page is in one memslot, and KVM can map it as a huge page. */
 	bool one_slot;
 };
 
@@ -92,22 +93,25 @@ static const struct variant variants[] = {
 };
 
 #define SMALL_CELLS		2048
-/* Whatever the kernel keeps in one piece, e.g. 2M or 128M, it ends in the middle. */
+/*
+ * Blocks that the kernel may keep in one piece, e.g. 2M or 128M, end in the middle of
+ * the cells.
+ */
 #define SMALL_FIRST_PAGE	(SZ_128M / PAGE_SIZE - 777)
-/* More than there are actors who pin pages that are punched then. */
+/* More than the number of actors that pin pages which are punched then. */
 #define MANY_SPARES		8
 /* A part of a 1G page, around its middle. */
 #define LARGE_CELLS		2048
 #define LARGE_FIRST_PAGE	((SZ_1G / 2 - SZ_2M) / PAGE_SIZE)
 
-/* What there is of each size. */
+/* The file for each page size. */
 static const struct world_size {
 	const char *name;
 	size_t unit;
 	u64 nr_cells, unit_cells;
 	u64 first_page;
 	u64 nr_units;
-	/* In use if a huge page was punched, and a page of it is pinned. */
+	/* Huge pages in place of those that were punched while a page of them was pinned. */
 	u64 nr_spares;
 	int long_run;
 } world_sizes[] = {
@@ -119,19 +123,19 @@ static const struct world_size {
 
 #define NR_SIZES		ARRAY_SIZE(world_sizes)
 
-/* What rounds leave behind, one after the other. */
+/* The results of the rounds.  Each round adds to @hits, and sets @nr_lost. */
 struct totals {
 	struct hits hits[NR_SIZES];
 	u32 nr_lost;
 };
 
-/* One process, and what it's told and has to tell. */
+/* A round, which is a process of its own: its parameters and where its results go. */
 struct round {
 	const struct variant *v;
 	int nr;
 	int ms;
 	int nr_poisons;
-	/* Only when the file is closed. */
+	/* Pages are poisoned only when the file is closed. */
 	bool late_poison;
 	struct hugetlb_pool pool;
 	struct totals *totals;
@@ -196,7 +200,7 @@ static void create_world(struct round *r, struct kvm_vcpu **vcpus)
 
 	vm = __vm_create_with_vcpus(shape, nr_vcpus, 0, guest_code, vcpus);
 	vm_enable_cap(vm, KVM_CAP_EXIT_HYPERCALL, BIT(KVM_HC_MAP_GPA_RANGE));
-	/* Children don't need it, and copying it on write disturbs the guest. */
+	/* Children don't need this memory, and copying it on write would disturb the guest. */
 	kvm_madvise(addr_gpa2hva(vm, 0), memslot2region(vm, 0)->region.memory_size,
 		    MADV_DONTFORK);
 
@@ -232,14 +236,14 @@ static const pthread_fn_t chaos_threads[] = {
 	pin_thread, longterm_pin_thread, map_thread, fork_thread, rebind_thread,
 };
 
-/* It's root who may do that. */
+/* Have the kernel evict caches.  Does nothing if the test isn't root. */
 static void evict_caches(void)
 {
 	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
 
 	if (fd < 0)
 		return;
-	/* Without a message. */
+	/* 4 turns off the kernel's message, 1 evicts the page cache. */
 	TEST_ASSERT(write(fd, "4", 1) == 1 && write(fd, "1", 1) == 1,
 		    "Eviction should succeed, errno %d", errno);
 	kvm_close(fd);
@@ -258,7 +262,7 @@ static void run_actors(struct kvm_vcpu **vcpus, char **mem, int ms)
 		a->rng = new_kvm_random_state(kvm_random_seed + 1000 + i);
 		a->mem = mem[i % 2];
 		a->vcpu = host < 0 ? vcpus[i] : NULL;
-		/* What is locked can't be forgotten. */
+		/* MADV_DONTNEED fails for a locked mapping, which mem[1] may be. */
 		if (chaos >= 0 && chaos_threads[chaos] == map_thread)
 			a->mem = mem[0];
 		kvm_pthread_create(&a->thread, NULL, host < 0 ? vcpu_thread :
@@ -266,8 +270,8 @@ static void run_actors(struct kvm_vcpu **vcpus, char **mem, int ms)
 	}
 
 	/*
-	 * Every now and then the kernel looks for memory that can be evicted, and the
-	 * kernel checks all struct pages of what is split.
+	 * Every now and then, have the kernel look for memory that can be evicted,
+	 * and check all struct pages of split units.
 	 */
 	while (now_ms() < end) {
 		evict_caches();
@@ -280,7 +284,10 @@ static void run_actors(struct kvm_vcpu **vcpus, char **mem, int ms)
 		kvm_pthread_join(actors[i].thread, NULL);
 }
 
-/* It's all private, i.e. nothing is split but what is poisoned. */
+/*
+ * Assert that only poisoned units are split, as all of the file is private, and that
+ * no unit is late.
+ */
 static void check_units(void)
 {
 	int nr, nr_late, nr_poisoned = 0, tries;
@@ -294,7 +301,7 @@ static void check_units(void)
 
 	nr = guestmem_nr_units(&nr_late);
 	TEST_ASSERT(nr == nr_poisoned, "%d units are split, %d are poisoned", nr, nr_poisoned);
-	/* What was unpinned just now is on its way. */
+	/* Units that were unpinned just now are on their way to the pool. */
 	for (tries = 0; tries < SETTLE_TRIES && nr_late; tries++) {
 		usleep(SETTLE_DELAY_US);
 		guestmem_nr_units(&nr_late);
@@ -327,7 +334,10 @@ static void convert_world(bool private)
 		world->units[unit].rest_private = private;
 }
 
-/* All other actors have ended, i.e. there is no reason to retry anything. */
+/*
+ * Check the file and convert it.  All other actors have ended, so there is no reason
+ * to retry anything.
+ */
 static void check_world(struct actor *a, struct kvm_vcpu *vcpu)
 {
 	TEST_ASSERT(trylock_range(world, 0, world->nr_cells), "All cells should be unlocked");
@@ -342,7 +352,10 @@ static void check_world(struct actor *a, struct kvm_vcpu *vcpu)
 	run_vcpu(vcpu);
 }
 
-/* What leaves the file with poison is missing in the pool, and is replaced. */
+/*
+ * Punch a poisoned unit.  Assert that the pool loses the unit, and that the file gets
+ * another unit if one is available.
+ */
 static void punch_poisoned(struct actor *a, struct session *s)
 {
 	struct hugetlb_pool pool;
@@ -351,7 +364,7 @@ static void punch_poisoned(struct actor *a, struct session *s)
 	hugetlb_read_pool(world->unit_size, &pool);
 	replaced = hugetlb_available(&pool);
 	punch_unit(a, s);
-	/* It was in use before. */
+	/* The unit was in use before, i.e. the number of free ones stays the same. */
 	pool.total--;
 	TEST_ASSERT_POOL_SETTLES(&pool, 0, replaced);
 	if (!replaced)
@@ -360,7 +373,7 @@ static void punch_poisoned(struct actor *a, struct session *s)
 	TEST_ASSERT_POOL_SETTLES(&pool, -1, 0);
 }
 
-/* Huge pages are in all kinds of states when the file is closed. */
+/* The states that huge pages can be in when the file is closed. */
 enum leave_kind {
 	LEAVE_PRIVATE,
 	LEAVE_SHARED,
@@ -407,7 +420,10 @@ static void check_free(const struct hugetlb_pool *start, int nr_missing)
 		  pool.free);
 }
 
-/* Returns the number of huge pages that aren't free as they are pinned or poisoned. */
+/*
+ * Bring all units into the states in which the file is to be closed.  Returns the
+ * number of huge pages that won't be free then, as they are pinned or poisoned.
+ */
 static int leave_units(struct actor *a, struct round *r, struct session *sessions)
 {
 	int nr = world->nr_units, nr_pinned = 0, i;
@@ -428,7 +444,7 @@ static int leave_units(struct actor *a, struct round *r, struct session *session
 	return world->nr_lost + nr_pinned;
 }
 
-/* While guests run that don't do more than look, and with pages that stay pinned. */
+/* Close the file while guests look at it, and while pages of it stay pinned. */
 static void close_file(struct actor *a, struct round *r, struct kvm_vcpu **vcpus, char **mem)
 {
 	u64 size = world->nr_cells * PAGE_SIZE;
@@ -502,7 +518,10 @@ static void run_round(struct round *r)
 	for (i = 0; i < 2; i++)
 		mem[i] = __kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, gmem_fd,
 				    world->file_offset);
-	/* Unmapping it leaves references in batches.  Draining these slows all down. */
+	/*
+	 * Lock one mapping in half of the variants only.  Unmapping locked pages
+	 * leaves references in batches, and draining these slows all actors down.
+	 */
 	if (r->v->flags & GUEST_MEMFD_FLAG_INIT_SHARED)
 		TEST_ASSERT(!syscall(__NR_mlock2, mem[1], size, MLOCK_ONFAULT),
 			    "mlock2() should succeed");
@@ -516,13 +535,16 @@ static void run_round(struct round *r)
 	TEST_ASSERT_EQ(nr_open_fds(), fds);
 }
 
-/* Vmemmap that isn't shared as it is where nothing is poisoned. */
+/*
+ * Return the number of pages of vmemmap that lost units need, as their vmemmap isn't
+ * shared any more.
+ */
 static long lost_vmemmap(const struct round *r)
 {
 	return r->totals->nr_lost * (r->v->unit / PAGE_SIZE / 64);
 }
 
-/* In a process of its own, so that all that is left is the kernel's fault. */
+/* Run a round in a process of its own, so that anything that is left is the kernel's fault. */
 static void fork_round(struct round *r, struct kernel_counters *after)
 {
 	struct kernel_counters before;
@@ -559,8 +581,8 @@ static void fork_round(struct round *r, struct kernel_counters *after)
 }
 
 /*
- * Memory that goes missing, a little bit in every round.  What is freed by the kernel in
- * its own time may take some, especially struct pages of huge pages.
+ * Assert that memory doesn't go missing little by little, in every round.  Waits for
+ * memory that the kernel frees late, especially struct pages of huge pages.
  */
 static void check_trend(const struct kernel_counters *first, struct kernel_counters *last,
 			long lost)
@@ -593,7 +615,7 @@ static void usage(const char *cmd)
 	       " -u: page sizes out of 4K,2M,1G (default: all)\n", cmd, nr_vcpus);
 }
 
-/* Why there can't be huge pages, or NULL. */
+/* Return why there can't be enough huge pages, or NULL. */
 static const char *missing_pages(const struct variant *v, struct hugetlb_pool *pool)
 {
 	const struct world_size *ws = &world_sizes[size_index(v)];
@@ -611,12 +633,12 @@ static const char *missing_pages(const struct variant *v, struct hugetlb_pool *p
 	return hugetlb_available(pool) >= (long)nr ? NULL : text;
 }
 
-/* All that's known about the rounds of one size. */
+/* The rounds of one size. */
 struct size_state {
 	bool wanted;
 	int nr_rounds, nr_done;
 	int nr_lost;
-	/* What a round takes but for what it's told. */
+	/* The time that a round takes in addition to what it is told to take. */
 	int extra_ms;
 };
 
@@ -638,7 +660,7 @@ static const struct variant *nth_variant(int nr)
 	}
 }
 
-/* What can be lost in this round, with enough left for all that follow. */
+/* Return how many huge pages this round may lose, with enough left for all rounds that follow. */
 static int nr_poisons(const struct variant *v, const struct hugetlb_pool *pool)
 {
 	const struct world_size *ws = &world_sizes[size_index(v)];

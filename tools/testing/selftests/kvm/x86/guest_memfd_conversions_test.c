@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Conversion of single pages of a guest_memfd between private and shared, in
- * place: contents and pages stay, exactly the range changes, and host and guest
- * see the state of the file, whatever was there when it changed.
+ * Tests of the conversion of single pages of a guest_memfd between private and
+ * shared, in place.  Contents and pages stay, and exactly the pages of the range
+ * change.  Host and guest see the state of the file, whatever was allocated or
+ * mapped when the state changed.
  */
 #include <sched.h>
 #include <sys/wait.h>
@@ -47,7 +48,7 @@ TEST_F(conversion, initial_state)
 
 	TEST_ASSERT_EQ(allocated_pages(f), NO_PAGES);
 	host_check(f, ALL_PAGES);
-	/* A host that must not have a page doesn't allocate one either. */
+	/* Accesses of the host to private pages don't allocate pages either. */
 	TEST_ASSERT_EQ(allocated_pages(f), ~f->private);
 	guest_check(f, ALL_PAGES);
 	TEST_ASSERT_EQ(allocated_pages(f), ALL_PAGES);
@@ -87,12 +88,12 @@ TEST_F(conversion, single_page_both_ways)
 
 static u64 pfn_of(struct test_file *f, int page)
 {
-	/* Fault it in. */
+	/* Fault the page in. */
 	(void)READ_ONCE(*first_word(page_of(f, page)));
 	return pagemap_entry(page_of(f, page)) & GENMASK_ULL(54, 0);
 }
 
-/* An array of u64 by page frame number, e.g. /proc/kpageflags. */
+/* Read the entry of @pfn in an array of u64 by page frame number, e.g. /proc/kpageflags. */
 static u64 read_by_pfn(const char *path, u64 pfn)
 {
 	int fd = open(path, O_RDONLY);
@@ -104,7 +105,7 @@ static u64 read_by_pfn(const char *path, u64 pfn)
 	return val;
 }
 
-/* The page stays, it isn't copied: same frame before, in between and after. */
+/* A conversion doesn't copy a page: the page frame is the same before, in between and after. */
 TEST_F(conversion, page_frame_stays)
 {
 	struct test_file *f = &self->f;
@@ -135,7 +136,7 @@ TEST_F(conversion, page_frame_stays)
 	check(f, ALL_PAGES);
 }
 
-/* One page at a time: no other page loses contents, state or mappings. */
+/* When one page is converted, no other page loses contents, state or mappings. */
 TEST_F(conversion, neighbours_are_untouched)
 {
 	struct test_file *f = &self->f;
@@ -185,7 +186,7 @@ TEST_F(conversion, ranges_are_exact)
 	check(f, ALL_PAGES);
 }
 
-/* Amid the range there are pages that already are what is wanted: leave them alone. */
+/* A conversion doesn't touch pages of its range that are in the wanted state already. */
 TEST_F(conversion, unchanged_pages_keep_mappings)
 {
 	struct test_file *f = &self->f;
@@ -245,7 +246,7 @@ TEST_F(conversion, before_allocation)
 	TEST_ASSERT_EQ(allocated_pages(f), NO_PAGES);
 	TEST_ASSERT_EQ(f->private, (page_mask(32, 32) & ~page_mask(40, 4)) | page_mask(10, 4));
 
-	/* Host, guest or fallocate() may allocate them. */
+	/* Host, guest or fallocate() may allocate the pages. */
 	host_check(f, page_mask(0, 12));
 	TEST_ASSERT_EQ(allocated_pages(f), page_mask(0, 10));
 	guest_check(f, page_mask(9, 3));
@@ -255,7 +256,7 @@ TEST_F(conversion, before_allocation)
 	check(f, ALL_PAGES);
 }
 
-/* Conversions of what is partly there, in several patterns. */
+/* Convert ranges that are only partly allocated, in several patterns. */
 TEST_F(conversion, allocation_layouts)
 {
 	static const u64 layouts[] = {
@@ -292,7 +293,7 @@ TEST_F(conversion, punch_keeps_state)
 	set_private(f, 0, 32);
 	check(f, ALL_PAGES);
 
-	/* In part private, in part shared. */
+	/* The hole is partly private, partly shared. */
 	punch_pages(f, 16, 32);
 	TEST_ASSERT_EQ(allocated_pages(f), ~page_mask(16, 32));
 	check(f, ALL_PAGES);
@@ -304,7 +305,7 @@ TEST_F(conversion, punch_keeps_state)
 	guest_write(f, ALL_PAGES);
 	check(f, ALL_PAGES);
 
-	/* Converted while it isn't there. */
+	/* Convert pages while they aren't allocated. */
 	punch_pages(f, 0, NR_PAGES);
 	set_private(f, 40, 8);
 	set_shared(f, 8, 8);
@@ -312,7 +313,7 @@ TEST_F(conversion, punch_keeps_state)
 	check(f, ALL_PAGES);
 }
 
-/* The host's page tables aren't where a guest_memfd's memory is. */
+/* The guest's memory doesn't depend on the host's page tables. */
 TEST_F(conversion, host_mapping_does_not_matter)
 {
 	struct test_file *f = &self->f;
@@ -340,7 +341,7 @@ TEST_F(conversion, host_mapping_does_not_matter)
 	guest_write(f, ALL_PAGES);
 	assert_faults(f, before, 0);
 
-	/* Nor does it matter that the slot has nothing at its address any more. */
+	/* The slot doesn't need a mapping at its userspace address either. */
 	set_private(f, 0, 8);
 	set_shared(f, 50, 8);
 	assert_unmapped(f, page_mask(0, 8) | page_mask(50, 8));
@@ -377,7 +378,7 @@ TEST_F(conversion, pre_fault_follows_state)
 	assert_faults(f, before, 0);
 	check(f, page_mask(0, 32));
 
-	/* What was prefaulted goes with a conversion as what was faulted in does. */
+	/* A conversion unmaps prefaulted pages like pages that were faulted in. */
 	set_shared(f, 8, 8);
 	set_private(f, 16, 8);
 	assert_unmapped(f, page_mask(8, 16) | page_mask(32, 32));
@@ -390,7 +391,7 @@ TEST_F(conversion, pre_fault_follows_state)
 	check(f, ALL_PAGES);
 }
 
-/* Once more, in the process of a child that has the mapping as well. */
+/* Check all pages in a child, which has the mapping as well. */
 static void check_in_child(struct test_file *f)
 {
 	int status;
@@ -431,7 +432,7 @@ TEST_F(conversion, all_processes_see_it)
 	TEST_ASSERT(pid >= 0, "fork() should succeed");
 	if (!pid) {
 		close(to_child[1]);
-		/* Map it: these are other page tables. */
+		/* Map the pages: the child has page tables of its own. */
 		host_check(f, ALL_PAGES);
 		TEST_ASSERT_EQ(mapped_pages(f), ALL_PAGES);
 		tell(to_parent[1]);
@@ -461,8 +462,9 @@ TEST_F(conversion, all_processes_see_it)
 }
 
 /*
- * A page that is mapped in an mlock()ed area sits in a per-CPU batch with a
- * reference of its own, on whichever CPU it was touched.
+ * Write to the pages of @mask, each on another CPU.  A page that is mapped in an
+ * mlock()ed area sits in a batch of the CPU that has touched it, and the batch has
+ * a reference to the page.
  */
 static void host_write_on_all_cpus(struct test_file *f, u64 mask)
 {
@@ -490,7 +492,7 @@ TEST_F(conversion, mlockall)
 	char *mem;
 	int round;
 
-	/* Mapped before and after. */
+	/* One mapping is older than mlockall(), the other one is newer. */
 	TEST_ASSERT(!mlockall(MCL_CURRENT | MCL_FUTURE), "mlockall() should succeed");
 	mem = kvm_mmap(TEST_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd);
 
@@ -524,7 +526,7 @@ TEST_F(conversion, slot_comes_and_goes)
 	set_shared(f, 32, 32);
 	guest_write(f, ALL_PAGES);
 
-	/* Without a slot it can be converted as well. */
+	/* The file can be converted without a slot as well. */
 	vm_mem_region_delete(f->vm, TEST_SLOT);
 	f->mem = mem;
 	host_check(f, ALL_PAGES);

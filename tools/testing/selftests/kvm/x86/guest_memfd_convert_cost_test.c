@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The costs of converting guest_memfd in place: one flush of the guest's TLBs, however
- * fragmented a range is, and memory and time for what changes, however large a file
- * is.  A model that has a list of all conversions says which page is private.
+ * Tests of the costs of converting guest_memfd in place.  A conversion takes one flush
+ * of the guest's TLBs, however fragmented the range is.  It takes memory and time only
+ * for what changes, however large the file is.  A model that has a list of all
+ * conversions says which page is private.
  */
 #include <errno.h>
 #include <limits.h>
@@ -20,7 +21,7 @@
 #define NR_PAGES	512
 #define TEST_SIZE	((u64)NR_PAGES * PAGE_SIZE)
 
-/* A file may be that large. */
+/* The largest size of a file, in pages. */
 #define MAX_PAGES	(LLONG_MAX / PAGE_SIZE)
 #define MAX_SECONDS	20
 
@@ -180,7 +181,10 @@ static u64 now_ms(void)
 	return t.tv_sec * 1000ULL + t.tv_nsec / 1000000;
 }
 
-/* Whether the host gets EFAULT.  Allocates the page, and takes it away again. */
+/*
+ * Return whether a page is private, i.e. whether the host gets EFAULT.  A read
+ * allocates a shared page, so the page is punched afterwards.
+ */
 static bool is_private(int fd, int pipe[2], u64 page)
 {
 	bool private = false;
@@ -220,7 +224,10 @@ static bool model_is_private(int nr_done, bool init_private, u64 page)
 	return init_private;
 }
 
-/* As many small ones as large ones, half of them aligned to what is stored at once. */
+/*
+ * Return a random number.  Small ones are as likely as large ones, and half of them are
+ * aligned to a number of pages whose state the kernel may store at once.
+ */
 static u64 random_number(void)
 {
 	const int bits = kvm_random_u64_in_range(&kvm_rng, 0, 50);
@@ -275,14 +282,14 @@ TEST_F_TIMEOUT(sparse, random_ranges, 600)
 		done[i] = random_conversion();
 		convert(self->fd, done[i].first, done[i].nr, done[i].private);
 		check_edges(self->fd, self->pipe, i + 1, init_private, &done[i]);
-		/* And of earlier ones. */
+		/* Check the edges of earlier conversions, too. */
 		for (n = 0; n < 4; n++)
 			check_edges(self->fd, self->pipe, i + 1, init_private,
 				    &done[kvm_random_u64_in_range(&kvm_rng, 0, i)]);
 	}
 }
 
-/* Not in proportion to the size, which would take years. */
+/* A conversion doesn't take time in proportion to the size of the file, which would be years. */
 TEST_F_TIMEOUT(sparse, all_at_once, 120)
 {
 	const bool private = variant->flags;
@@ -295,7 +302,7 @@ TEST_F_TIMEOUT(sparse, all_at_once, 120)
 		TEST_ASSERT(now_ms() - start < MAX_SECONDS * 1000,
 			    "Conversion of an empty file should not take %lu ms",
 			    now_ms() - start);
-		/* From now on there is something in the way. */
+		/* From now on, the state of the file isn't uniform. */
 		convert(self->fd, MAX_PAGES / 3 + i, 1, !(private ^ (i & 1)));
 	}
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Core dumps of a VMM that has guest_memfd mapped: they have what is shared and in
- * memory, no byte of what is private or has failed, and neither allocate nor split
- * anything.
+ * Tests of core dumps of a VMM that has guest_memfd mapped.  A core dump has all
+ * pages that are shared and in memory, and no byte of pages that are private or have
+ * failed.  A core dump neither allocates nor splits anything.
  *
  * The VMM that dies shares its files with the test, so that its guest_memfd and VM
  * are still there afterwards.
@@ -30,12 +30,12 @@
 #define CORE_FILE	"/tmp/guest_memfd.core"
 #define MEM_ADDR	(256ULL * SZ_1G)
 
-/* Of a file of NR units, or pages: */
+/* The NR units, or pages, of the file: */
 enum {
-	SHARED_BY_HOST,		/* The host has written to its first page. */
-	SHARED_BY_GUEST,	/* The guest has, to all of it, and the host never looked. */
-	PRIVATE,		/* The guest has. */
-	HOLE,			/* Nothing there. */
+	SHARED_BY_HOST,		/* The host has written to the first page. */
+	SHARED_BY_GUEST,	/* The guest has written all over it, and the host never looked. */
+	PRIVATE,		/* The guest has written all over it. */
+	HOLE,			/* Nothing is allocated. */
 	NR,
 };
 
@@ -107,7 +107,7 @@ FIXTURE_TEARDOWN(coredump)
 	unlink(CORE_FILE);
 }
 
-/* Where a byte of the VMM's memory is in the core file, or -1. */
+/* Return where a byte of the VMM's memory is in the core file, or -1. */
 static off_t core_offset(int fd, u64 addr)
 {
 	struct elf64_hdr ehdr;
@@ -138,7 +138,7 @@ static u64 core_word(int fd, u64 offset)
 	return val;
 }
 
-/* What the VMM tells about itself before it dies. */
+/* The VMM fills this in before it dies, and the test looks at it afterwards. */
 struct vmm {
 	int vm_fd;
 	int fd;
@@ -162,7 +162,7 @@ static void set_dump_limits(void)
 	struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
 	int fd = open("/proc/self/coredump_filter", O_WRONLY);
 
-	/* Shared mappings of files, too. */
+	/* Dump shared mappings of files, too. */
 	TEST_ASSERT(fd >= 0 && write(fd, "0x3f", 4) == 4 && !setrlimit(RLIMIT_CORE, &limit),
 		    "A core dump should be possible");
 	close(fd);
@@ -207,7 +207,10 @@ static void run_vmm(size_t unit, u8 size_log2, bool poison)
 	abort();
 }
 
-/* As before the dump, of which mincore() says the same for every size of pages. */
+/*
+ * Assert that all but the hole is in memory, as before the dump.  mincore() says
+ * this in the same way for every size of pages.
+ */
 static void assert_hole(size_t unit)
 {
 	char *mem = kvm_mmap(NR * unit, PROT_READ, MAP_SHARED, vmm->fd);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What guest_memfd_fail_nth_test works on: a file with contents in a memslot, a
- * guest that reads them, and the checks that all of it is as it should be.
+ * The environment of guest_memfd_fail_nth_test: a file with contents in a memslot,
+ * a guest that reads the contents, and the checks that all of it is as it should
+ * be.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_FAIL_NTH_H
 #define SELFTEST_KVM_GUEST_MEMFD_FAIL_NTH_H
@@ -20,16 +21,16 @@
 #define TEST_SLOT		10
 #define TEST_GPA		(4ULL * SZ_1G)
 
-/* Of the size of what holds the state, whatever that is, there are many in a file. */
+/* The file has many of the blocks in which the kernel stores the state, whatever their size is. */
 #define SMALL_SIZE		(2ULL * SZ_1G)
-/* The page cache needs another node for the last ones. */
+/* The page cache needs another node for the last units. */
 #define HUGE_UNITS		12
 
-/* What the guest reads where there is no memslot. */
+/* The guest reads this value where there is no memslot. */
 #define NO_MEMSLOT		0x6f6e206d656d6f72ull
 #define STAMP(index)		(0x7a6a000000000000ull + (index))
 
-/* Things the guest can do: one word of each page. */
+/* A word that the guest reads or writes.  Each page has one. */
 struct guest_word {
 	u64 gva;
 	u64 val;
@@ -65,7 +66,7 @@ static void guest_code(void)
 	}
 }
 
-/* Pages that are looked at: some have contents, others are holes. */
+/* Pages that the test looks at.  Some have contents, others are holes. */
 struct probe {
 	u64 index;
 	bool hole;
@@ -78,7 +79,7 @@ static const struct probe small_probes[] = {
 	{ 400000, true }, { 524286, true }, { 524287 },
 };
 
-/* First and last page of some units, and of what is converted. */
+/* The first and last page of some units, and of converted ranges. */
 static const struct probe huge_probes[] = {
 	{ 0 }, { 511 }, { 512 }, { 514 }, { 515 }, { 516 }, { 1023 }, { 1024 },
 	{ 2048, true }, { 2560 }, { 3000 }, { 3001 }, { 3071 }, { 3072, true }, { 3584 },
@@ -89,11 +90,11 @@ struct range {
 	u64 first, nr;
 };
 
-/* A conversion, and what there is before; in pages. */
+/* A conversion, and the state of the file before it.  Ranges are in pages. */
 struct conversion {
 	const char *name;
 	bool init_private;
-	/* Is the other way round to begin with. */
+	/* These ranges aren't in the initial state of the file. */
 	struct range other[4];
 	struct range range;
 	bool to_private;
@@ -118,7 +119,7 @@ static bool becomes_private(const struct conversion *c, u64 i)
 	return is_in(&c->range, i) ? c->to_private : was_private(c, i);
 }
 
-/* What all operations work on. */
+/* All operations work on this. */
 struct context {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpu;
@@ -129,7 +130,7 @@ struct context {
 	bool huge;
 	int fd;
 	char *mem;
-	/* Of the operation at hand. */
+	/* For the current operation. */
 	const struct conversion *conversion;
 	u64 error_offset;
 	u64 offset, len;
@@ -144,7 +145,7 @@ struct context {
 	char *layout;
 };
 
-/* Nothing but KVM_RUN, as it's here that allocations fail. */
+/* Do nothing but KVM_RUN, as allocations fail meanwhile.  Returns 0 or a negative errno. */
 static int enter_guest(void *data)
 {
 	struct context *ctx = data;
@@ -201,7 +202,7 @@ static void add_word(struct context *ctx, u64 index, u64 val)
 	r->words[r->nr++] = (struct guest_word) { TEST_GPA + index * PAGE_SIZE, val };
 }
 
-/* All pages with contents. */
+/* Let the guest write or check all pages with contents. */
 static void guest_do_probes(struct context *ctx, bool write)
 {
 	int i;
@@ -221,7 +222,7 @@ static void guest_read(struct context *ctx, u64 index, u64 val)
 	run_guest(ctx);
 }
 
-/* How much of the file is allocated, in pages. */
+/* Return how much of the file is allocated, in pages. */
 static long nr_cached(struct context *ctx)
 {
 	struct {
@@ -246,7 +247,7 @@ static long nr_mapped(struct context *ctx)
 	return vm_get_stat(ctx->vm, pages_4k) + vm_get_stat(ctx->vm, pages_2m);
 }
 
-/* What is allocated is no longer reserved, and the other way round. */
+/* Assert that each unit of the file is either allocated or reserved. */
 static void assert_reservation(struct context *ctx)
 {
 	long allocated = nr_cached(ctx) / (long)(ctx->unit / PAGE_SIZE);
@@ -261,7 +262,7 @@ static void set_slot(struct context *ctx)
 				   ctx->mem, ctx->fd, 0);
 }
 
-/* A file with contents, in a memslot, all private. */
+/* Create a VM, and a private file with contents in a memslot. */
 static void create_context(struct context *ctx, bool huge)
 {
 	const struct vm_shape shape = {
@@ -294,7 +295,7 @@ static void destroy_context(struct context *ctx)
 	kvm_vm_free(ctx->vm);
 }
 
-/* Whether a page is private: the host must not be able to read it. */
+/* Assert that the host can't read the page if it is private, and reads @val otherwise. */
 static void assert_private(struct context *ctx, u64 index, bool private, u64 val)
 {
 	u64 *p = (u64 *)(ctx->mem + index * PAGE_SIZE);
@@ -316,7 +317,7 @@ static void assert_file(struct context *ctx, bool (*private)(const struct conver
 		bool is_private = private(ctx->conversion, p->index);
 
 		assert_private(ctx, p->index, is_private, p->hole ? 0 : STAMP(p->index));
-		/* Looking at it has made it a page. */
+		/* The access has allocated a page in the hole. */
 		if (p->hole && !is_private)
 			kvm_fallocate(ctx->fd, PUNCH,
 				      align_down(p->index * PAGE_SIZE, ctx->unit), ctx->unit);

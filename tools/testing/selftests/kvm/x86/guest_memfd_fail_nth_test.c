@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What guest_memfd does makes no difference if it fails for lack of memory: every
- * allocation of every operation fails once, and afterwards all is as before -
- * what is private, what is in memory, what is allocated, mapped, and reserved -
- * and the same again succeeds.
+ * An operation on guest_memfd that fails for lack of memory changes nothing.  Every
+ * allocation of every operation fails once.  Afterwards all is as before: which
+ * pages are private, what is in memory, and what is allocated, mapped, and
+ * reserved.  The same operation succeeds when it is repeated.
  *
- * Whether a page is private is asked of the host, which gets SIGBUS then.  What
- * is in it is asked of the host and of the guest.
+ * The host tells whether a page is private, as it gets SIGBUS then.  Both host and
+ * guest tell what is in a page.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -84,7 +84,7 @@ static void read_layout(struct context *ctx)
 	ctx->layout = guestmem_has_units() ? guestmem_read_units() : NULL;
 }
 
-/* Nothing has been split, nor been merged. */
+/* Assert that nothing has been split or merged. */
 static void assert_layout(struct context *ctx)
 {
 	char *now;
@@ -104,7 +104,7 @@ static void prepare_conversion(void *data)
 	const struct range all = { 0, ctx->size / PAGE_SIZE };
 	int i;
 
-	/* KVM may keep what an earlier conversion took, but not if all of it changes. */
+	/* KVM may keep memory of an earlier conversion, but not if all of the file changes. */
 	set_range(ctx, &all, !c->init_private);
 	set_range(ctx, &all, c->init_private);
 	for (i = 0; i < ARRAY_SIZE(c->other); i++) {
@@ -112,7 +112,7 @@ static void prepare_conversion(void *data)
 			set_range(ctx, &c->other[i], !c->init_private);
 	}
 
-	/* Mapped by the guest, and by the host where it can. */
+	/* Let the guest map the pages, and the host those that it can map. */
 	guest_do_probes(ctx, false);
 	for (i = 0; i < ctx->nr_probes; i++) {
 		const struct probe *p = &ctx->probes[i];
@@ -184,7 +184,7 @@ static void undo_create(void *data)
 
 /* Memslots.  Here, a file starts without one. */
 
-/* Not the library's function, which has allocations of its own. */
+/* Set or delete the memslot, without the library, whose function has allocations of its own. */
 static int set_region(struct context *ctx, u64 size)
 {
 	struct kvm_userspace_memory_region2 region = {
@@ -245,7 +245,7 @@ static void undo_unbind(void *data)
 	set_slot(data);
 }
 
-/* Allocation, @len bytes at @offset, all holes. */
+/* Allocation of @len bytes at @offset, where the file has a hole. */
 
 static void prepare_allocation(void *data)
 {
@@ -270,13 +270,13 @@ static int run_punch(void *data)
 	return fallocate(ctx->fd, PUNCH, ctx->offset, ctx->len) ? -errno : 0;
 }
 
-/* Some of it may be there. */
+/* Check after an allocation has failed.  Some of the pages may be there. */
 static void check_allocation_failed(void *data, int error)
 {
 	struct context *ctx = data;
 	long nr = nr_cached(ctx) - ctx->nr_cached;
 
-	/* System calls that access unmapped memory don't say why they can't. */
+	/* System calls that access unmapped memory don't say why they fail. */
 	TEST_ASSERT(error == -ENOMEM || (error == -EFAULT && ctx->may_efault), "error %d", error);
 	TEST_ASSERT(nr >= 0 && nr <= ctx->len / PAGE_SIZE, "%ld pages were allocated", nr);
 	assert_reservation(ctx);
@@ -307,7 +307,7 @@ static void prepare_punch(void *data)
 	TEST_ASSERT_EQ(run_fallocate(data), 0);
 }
 
-/* Faults of the host, by itself, and on behalf of it. */
+/* Faults of the host: of user space, and of the kernel on its behalf. */
 
 static void prepare_host_fault(void *data)
 {
@@ -325,7 +325,11 @@ static int run_host_fault(void *data)
 	return 0;
 }
 
-/* Without memory for the pieces of a huge page: SIGBUS, neither a loop nor the OOM killer. */
+/*
+ * Have the host fault.  Returns 0, or -ENOMEM after SIGBUS.  Without memory for the
+ * pieces of a huge page, the fault ends in SIGBUS, neither in a loop nor in the OOM
+ * killer.
+ */
 static int run_huge_host_fault(void *data)
 {
 	struct sigaction old, new = { .sa_handler = expect_sigbus_handler };
@@ -390,7 +394,7 @@ static int run_prefault(void *data)
 	return __vcpu_ioctl(ctx->vcpu, KVM_PRE_FAULT_MEMORY, &range) ? -errno : 0;
 }
 
-/* The first fault of a new VM, nothing is preallocated. */
+/* Prepare the first fault of a new VM, for which nothing is preallocated. */
 static void prepare_first_fault(void *data)
 {
 	struct context *ctx = data;
@@ -409,7 +413,7 @@ static void prepare_first_fault(void *data)
 
 static void check_first_fault_failed(void *data, int error)
 {
-	/* KVM doesn't ask why it can't get at the guest's ordinary memory. */
+	/* KVM doesn't find out why it can't access the guest's ordinary memory. */
 	TEST_ASSERT(error == -ENOMEM || error == -EFAULT, "error %d", error);
 }
 
@@ -549,7 +553,7 @@ FIXTURE_SETUP(fail_nth)
 	read_kernel_counters(&self->before);
 	create_context(&self->ctx, variant->huge);
 	TEST_ASSERT(!pipe2(self->ctx.pipe, O_CLOEXEC), "pipe2() should succeed");
-	/* Opens a file when it's used for the first time. */
+	/* This opens files when it is called for the first time. */
 	fail_nth_arm(0, FAIL_ONE);
 	self->ctx.nr_fds = nr_open_fds();
 }
@@ -571,13 +575,13 @@ FIXTURE_TEARDOWN(fail_nth)
 	}
 }
 
-/* What has no way to fail, with or without memory. */
+/* For operations that must not fail, with or without memory. */
 static void check_never_fails(void *data, int error)
 {
 	TEST_FAIL("Failed with %s", strerror(-error));
 }
 
-/* Returns how often the operation failed. */
+/* Sweep an operation, and check it for leaks.  Returns how often the operation failed. */
 static unsigned int check_sweep(struct context *ctx, const struct fail_nth_op *op,
 				enum fail_nth_mode mode, unsigned int min_failed,
 				unsigned int repeat)
@@ -591,7 +595,11 @@ static unsigned int check_sweep(struct context *ctx, const struct fail_nth_op *o
 	return r.failed;
 }
 
-/* The first sweep also makes sure that user space has all of its own pages. */
+/*
+ * Sweep an operation in both modes.  Returns how often the operation failed in the
+ * second sweep.  The first sweep also makes sure that user space has all of its own
+ * pages.
+ */
 static unsigned int check_sweeps(struct context *ctx, const struct fail_nth_op *op,
 				 unsigned int min_failed, unsigned int repeat)
 {
@@ -650,7 +658,7 @@ TEST_F(fail_nth, convert)
 		self->ctx.conversion = &all[i];
 		nr_failed += check_sweeps(&self->ctx, &op, 0, 64);
 	}
-	/* Of those, some are free, but certainly not all. */
+	/* Some conversions need no allocation, but certainly not all. */
 	TEST_ASSERT(nr_failed >= nr / 2, "Where are the allocations?");
 }
 
@@ -723,7 +731,7 @@ TEST_F(fail_nth, host_fault)
 		op.check_failed = check_allocation_failed;
 		check_sweeps(&self->ctx, &op, 1, 64);
 	} else {
-		/* The fault is retried, with memory for the allocation that failed. */
+		/* The kernel retries the fault, and the allocation that failed succeeds then. */
 		check_sweep(&self->ctx, &op, FAIL_ONE, 0, 64);
 	}
 
@@ -769,7 +777,7 @@ TEST_F(fail_nth, poison)
 	replace_lost_unit(&self->ctx);
 }
 
-/* Here the operations create what they need, all of it, each time. */
+/* Here, each run starts with a new VM and a new file. */
 TEST_F(fail_nth, first_fault)
 {
 	struct context ctx = { .size = SZ_2M, .unit = PAGE_SIZE };

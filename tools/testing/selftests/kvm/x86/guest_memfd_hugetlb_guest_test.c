@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a guest sees of a guest_memfd file made of HugeTLB pages, and how KVM
- * maps it: zeroes in what is new or was punched, the right page at every
- * address whatever the offsets of the memslot, and mappings as huge as the huge
- * page, the slot and the relative alignment of gfn and file offset allow.
+ * Tests of what a guest sees of a guest_memfd file made of HugeTLB pages, and of
+ * how KVM maps the file.  The guest sees zeroes in pages that are new or were
+ * punched, and the right page at every address, whatever the offsets of the
+ * memslot.  Mappings are as huge as the huge page, the slot and the relative
+ * alignment of gfn and file offset allow.
  *
- * A guest writes a tag of its own into every page of a memslot.  Then the same
- * file is looked at through another, aligned slot: a page that was mapped in
- * the wrong place is found where it does not belong.
+ * The guest writes a different tag into every page of a memslot.  Then it looks at
+ * the same file through another, aligned slot, where it finds pages that were
+ * mapped in the wrong place.
  */
 #include <errno.h>
 #include <limits.h>
@@ -78,7 +79,7 @@ FIXTURE_TEARDOWN_PARENT(guest)
 #define delete_whole_slot()						\
 	delete_slot(self->vm, TEST_GPA)
 
-/* Guest memory is not where the slot's userspace address is. */
+/* Assert that the memory at the slot's userspace address is unused. */
 static void assert_hva_unused(void *hva, size_t size)
 {
 	const size_t nr = size / PAGE_SIZE;
@@ -118,7 +119,7 @@ TEST_F(guest, one_fault_per_unit)
 	assert_hva_unused(self->hva, self->size);
 }
 
-/* The file has all of the slot's memory: KVM does not even look at the address. */
+/* All of the slot's memory is in the file: KVM does not even look at the userspace address. */
 TEST_F(guest, userspace_address_is_ignored)
 {
 	const u64 pages = self->size / PAGE_SIZE;
@@ -153,7 +154,7 @@ TEST_F(guest, prefault_maps_huge)
 	}
 	assert_pool(self->nr, 0);
 
-	/* Prefaults are not counted among the faults, and leave none to take. */
+	/* Prefaults don't count as faults, and leave no faults to the guest. */
 	before.faults = read_mappings(self->vcpu).faults;
 	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, pages, PAGE_SIZE, 1);
 	assert_mappings(self->vcpu, before, want, "after prefault");
@@ -178,7 +179,7 @@ TEST_F(guest, zeroed)
 		guest_do(self->vcpu, OP_WRITE_TAGS, gpa, pages, PAGE_SIZE, ~0ull / 3);
 		kvm_fallocate(self->fd, PUNCH, i * self->unit, self->unit);
 		assert_pool(self->nr - 1, 1);
-		/* By fallocate() or by the guest itself. */
+		/* Either fallocate() or the guest itself allocates the unit. */
 		if (i & 1)
 			kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, i * self->unit, PAGE_SIZE);
 		guest_do(self->vcpu, OP_CHECK_ZERO, gpa, pages, PAGE_SIZE, 0);
@@ -257,7 +258,7 @@ TEST_F(guest, slots_at_odd_offsets)
 
 		kvm_fallocate(self->fd, PUNCH, 0, self->size);
 
-		/* Write through that slot ... */
+		/* Write through the slot of this case ... */
 		add_slot(self->vm, gpa, size, hva, self->fd, c->pgoff * PAGE_SIZE);
 		before = read_mappings(self->vcpu);
 		guest_do(self->vcpu, OP_WRITE_TAGS, gpa, c->nr, PAGE_SIZE, TAG(c->pgoff));
@@ -269,7 +270,7 @@ TEST_F(guest, slots_at_odd_offsets)
 		assert_hva_unused(hva, size);
 		delete_slot(self->vm, gpa);
 
-		/* ... see what became of it, write in turn ... */
+		/* ... check the file through an aligned slot, and write through that ... */
 		add_whole_slot();
 		guest_do(self->vcpu, OP_CHECK_ZERO, TEST_GPA, c->pgoff, PAGE_SIZE, 0);
 		guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA + c->pgoff * PAGE_SIZE,
@@ -279,14 +280,14 @@ TEST_F(guest, slots_at_odd_offsets)
 		guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, window, PAGE_SIZE, TAG2(0));
 		delete_whole_slot();
 
-		/* ... and look at that from there. */
+		/* ... and check what was written through the slot of this case. */
 		add_slot(self->vm, gpa, size, hva, self->fd, c->pgoff * PAGE_SIZE);
 		guest_do(self->vcpu, OP_CHECK_TAGS, gpa, c->nr, PAGE_SIZE, TAG2(c->pgoff));
 		delete_slot(self->vm, gpa);
 	}
 }
 
-/* A hole in a slot that is not aligned as the file is. */
+/* Punch a hole in a slot that isn't aligned as the file is. */
 TEST_F(guest, punch_through_odd_slot)
 {
 	const u64 gpa = TEST_GPA + 5 * PAGE_SIZE, pgoff = 3, nr = 3 * PAGES_2M;
@@ -301,7 +302,7 @@ TEST_F(guest, punch_through_odd_slot)
 		 nr - first - holes, PAGE_SIZE, 1 + first + holes);
 }
 
-/* Converting a unit takes it from the guest and nothing else, and keeps it whole. */
+/* Converting a unit unmaps the unit and nothing else from the guest, and keeps it whole. */
 TEST_F(guest, convert_whole_units)
 {
 	const u64 pages = self->unit / PAGE_SIZE;
@@ -315,7 +316,7 @@ TEST_F(guest, convert_whole_units)
 	add_whole_slot();
 	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, self->nr * pages, PAGE_SIZE, TAG(0));
 
-	/* To shared, to shared again, and the same to private. */
+	/* Convert to shared, to shared again, to private, and to private again. */
 	for (pass = 0; pass < 4; pass++) {
 		for (i = 0; i < self->nr; i++) {
 			u64 offset = i * self->unit;
@@ -334,7 +335,7 @@ TEST_F(guest, convert_whole_units)
 	}
 	assert_pool(self->nr, 0);
 
-	/* All at once. */
+	/* Convert all units at once. */
 	before = read_mappings(self->vcpu);
 	gmem_set_shared(self->fd, 0, self->size);
 	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, self->nr * pages, PAGE_SIZE, TAG(0));
@@ -343,7 +344,7 @@ TEST_F(guest, convert_whole_units)
 	assert_hva_unused(self->hva, self->size);
 }
 
-/* Shared memory of a file like this is as huge as private memory is. */
+/* KVM maps shared memory of a file as huge as private memory. */
 TEST_F(guest, init_shared_maps_huge)
 {
 	const u64 pages = self->size / PAGE_SIZE;
@@ -365,7 +366,7 @@ TEST_F(guest, init_shared_maps_huge)
 	assert_pool(self->nr, 0);
 }
 
-/* vCPUs and host threads that all want the same unit at the same time. */
+/* A vCPU or a host thread.  All racers want the same unit at the same time. */
 struct racer {
 	struct kvm_vcpu *vcpu;
 	pthread_barrier_t *barrier;
@@ -401,7 +402,7 @@ TEST_F(guest, race_to_one_unit)
 	void *hog;
 	int i;
 
-	/* Who loses must do without another page: leave none. */
+	/* The losers of the race must do without another page, so leave none. */
 	hog = rest ? hugetlb_hog(self->unit, rest, -1) : NULL;
 	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
 	kvm_fallocate(self->fd, PUNCH, 0, self->unit);
@@ -432,7 +433,10 @@ TEST_F(guest, race_to_one_unit)
 		hugetlb_unhog(hog, self->unit, rest);
 }
 
-/* vCPUs that write tags while others punch: a tag is there or zero, never another. */
+/*
+ * A vCPU that writes tags, or a thread that punches.  A vCPU finds its tag or zero,
+ * never another.
+ */
 struct churner {
 	struct kvm_vcpu *vcpu;
 	size_t size, unit;
@@ -548,7 +552,7 @@ TEST_F(guest, fault_without_page_on_node)
 	assert_pool(hogged, 1);
 	guest_do_fails(self->vcpu, TEST_GPA, ENOSPC);
 
-	/* There is one again: go on as if nothing had happened. */
+	/* There is a page again: the guest goes on as if nothing had happened. */
 	hugetlb_unhog(hog, self->unit, hogged);
 	vcpu_run(self->vcpu);
 	assert_request_done(self->vcpu);
@@ -557,7 +561,7 @@ TEST_F(guest, fault_without_page_on_node)
 	TEST_ASSERT_EQ(now.node_free[1], hogged - 1);
 }
 
-/* The limit is that of the vCPU's thread, who touches is who allocates. */
+/* The limit of the vCPU's thread counts, as the thread that touches a page allocates it. */
 TEST_F(guest, fault_over_cgroup_limit)
 {
 	const char *limit = self->unit == SZ_1G ? "hugetlb.1GB.max" : "hugetlb.2MB.max";

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Shared pages of guest_memfd files made of HugeTLB pages, and the host that uses
- * them: what it touches, and nothing else, is split off, to be mapped, and maybe
- * pinned, page by page.  The guest does not notice.
+ * Tests of a host that uses shared pages of guest_memfd files made of HugeTLB pages.
+ * The kernel splits off the pages that the host touches, and no others, so that the
+ * host can map them, and maybe pin them, page by page.  The guest does not notice.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -32,7 +32,7 @@ static u64 random_below(u64 nr)
 	return kvm_random_u64_in_range(&kvm_rng, 0, nr - 1);
 }
 
-/* A part of the mapping, as large as is quickly dealt with page by page. */
+/* A part of the mapping that is small enough to go through it page by page. */
 #define WINDOW_PAGES	PAGES_2M
 
 TEST_F(reshape, guest_keeps_huge_mappings)
@@ -58,7 +58,7 @@ TEST_F(reshape, guest_keeps_huge_mappings)
 		if (!i)
 			assert_nr_folios(0, self->model.unit_order + 1);
 		host_write(self, page);
-		/* Again, by another one's page table. */
+		/* Access the page again, by a system call. */
 		TEST_ASSERT(host_can_read(self, page), "read() should succeed");
 		assert_model();
 		assert_mappings(self->vcpu, before, no_change, "page touched");
@@ -70,7 +70,7 @@ TEST_F(reshape, guest_keeps_huge_mappings)
 		host_check(self, pages[i]);
 }
 
-/* The guest comes second, and has what is left. */
+/* The guest accesses the units after the host, and gets the mappings that the layout allows. */
 TEST_F(reshape, host_touches_first)
 {
 	const u64 nr = self->unit_pages;
@@ -105,13 +105,13 @@ TEST_F(reshape, isolated_pages_convert)
 	guest_check(self, 0, nr);
 	TEST_ASSERT_EQ(read_mappings(self->vcpu).faults - before.faults, 1);
 
-	/* Back, but nothing shared is ever merged. */
+	/* Convert the page back.  Shared pages are never merged. */
 	set_shared(page, 1);
 	assert_nr_folios(0, guestmem_model_nr_folios(&self->model, 0));
 	host_check(self, page);
 	guest_check(self, 0, nr);
 
-	/* With neighbours, touched or not, of both units, and beginning in a block. */
+	/* Convert neighbours, too: touched or not, of both units, and beginning in a block. */
 	set_private(page - 3, nr);
 	guest_check(self, 0, 2 * nr);
 	host_check(self, page - 4);
@@ -129,7 +129,7 @@ TEST_F(reshape, isolated_pages_convert)
 	guest_check_all();
 	guest_write(self, 0, self->nr_pages);
 
-	/* Shared as a whole. */
+	/* Share units as a whole. */
 	set_shared(0, self->nr_pages);
 	guest_check_all();
 	host_check(self, page);
@@ -154,7 +154,7 @@ TEST_F(reshape, all_pages_of_a_block)
 	guest_check(self, 0, self->unit_pages);
 	assert_mappings(self->vcpu, before, no_change, "all pages written");
 
-	/* Every other page, what is left of them, and all. */
+	/* Convert every other page, then the other pages, then all of the unit. */
 	for (i = 0; i < WINDOW_PAGES; i += 2)
 		__convert(self, first + i, 1, true);
 	assert_model();
@@ -168,7 +168,7 @@ TEST_F(reshape, all_pages_of_a_block)
 	guest_check(self, 0, self->unit_pages);
 }
 
-/* A VM without private memory, all of whose memory may be a file like that. */
+/* A VM without private memory may have all of its memory in such a file. */
 TEST_F(reshape, ordinary_vm)
 {
 	const u64 nr = self->unit_pages;
@@ -208,7 +208,7 @@ TEST_F(reshape, ordinary_vm)
 	assert_model();
 }
 
-/* The child shares what the parent has, and what it touches itself. */
+/* Parent and child share the pages that the parent has, and those that the child touches. */
 TEST_F(reshape, fork)
 {
 	const u64 page = 77, other = self->unit_pages / 2 + 3;
@@ -230,7 +230,7 @@ TEST_F(reshape, fork)
 		WRITE_ONCE(*word_of(self, other), self->tags[page]);
 		TEST_ASSERT(write(to_parent[1], "", 1) == 1 && read(to_child[0], &c, 1) == 1,
 			    "Pipes should work");
-		/* It has all become private, for the child as well. */
+		/* All of the unit has become private, for the child as well. */
 		TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, page)));
 		TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, other)));
 		_exit(0);
@@ -262,7 +262,7 @@ TEST_F(reshape, mremap)
 	host_write(self, page);
 	host_write(self, page + 1);
 
-	/* All of it, and then a part of it. */
+	/* Move all of the mapping, and then a part of it. */
 	mem = kvm_mmap(self->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	TEST_ASSERT(mremap(self->mem, self->size, self->size, MREMAP_MAYMOVE | MREMAP_FIXED,
 			   mem) == mem, "mremap() should succeed, errno %d", errno);
@@ -281,7 +281,7 @@ TEST_F(reshape, mremap)
 	TEST_ASSERT_EQ(*(u64 *)mem, self->tags[page + 1]);
 	assert_model();
 
-	/* Wherever it is, it's taken away. */
+	/* A conversion unmaps a page, wherever the page is mapped. */
 	set_private(0, self->unit_pages);
 	TEST_EXPECT_SIGBUS((void)READ_ONCE(*(u64 *)mem));
 	host_check(self, page);
@@ -292,7 +292,7 @@ TEST_F(reshape, mremap)
 	guest_check(self, 0, self->unit_pages);
 }
 
-/* Pages that a mapping of the file has in memory, as mlock() leaves them. */
+/* Tell the model that the shared pages of a window are in memory, as mlock() leaves them. */
 static void touch_window(struct reshape_fixture *self, u64 first)
 {
 	u64 i;
@@ -314,11 +314,11 @@ TEST_F(reshape, mlockall)
 	set_private(first + 17, 3);
 	read_kernel_counters(&counters);
 
-	/* All of a large file would take long. */
+	/* Locking all of a large file would take long. */
 	kvm_munmap(self->mem, self->size);
 	window = __kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd,
 			    first * PAGE_SIZE);
-	/* Stops at what is private, and doesn't mind. */
+	/* mlockall() stops at private pages, and succeeds all the same. */
 	TEST_ASSERT(!mlockall(MCL_CURRENT | MCL_FUTURE), "mlockall() should succeed, errno %d",
 		    errno);
 	for (i = 0; i < WINDOW_PAGES; i++)
@@ -344,7 +344,7 @@ TEST_F(reshape, mlockall)
 	TEST_ASSERT(!munlockall(), "munlockall() should succeed");
 	assert_model();
 
-	/* Punched while it is locked. */
+	/* Punch a unit while it is locked. */
 	TEST_ASSERT(!mlock(window, size), "mlock() should succeed, errno %d", errno);
 	punch(self, 0, self->unit_pages);
 	assert_model();
@@ -354,7 +354,7 @@ TEST_F(reshape, mlockall)
 	kvm_munmap(window, size);
 	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
 
-	/* Without any help: reading counters drains per-CPU batches. */
+	/* The units are back before the counters are read, which drains per-CPU batches. */
 	punch(self, 0, 2 * self->unit_pages);
 	assert_nr_allocated(0);
 
@@ -373,7 +373,7 @@ TEST_F(reshape, madvise)
 	host_write(self, page + 2);
 	before = read_mappings(self->vcpu);
 
-	/* The host has no use for it right now: it's still what it was. */
+	/* MADV_DONTNEED only says that the host has no use for the pages right now. */
 	kvm_madvise(addr, 3 * PAGE_SIZE, MADV_DONTNEED);
 	assert_model();
 	host_check(self, page);
@@ -394,7 +394,7 @@ TEST_F(reshape, madvise)
 			    MADV_POPULATE_READ) && errno == EFAULT,
 		    "MADV_POPULATE_READ should fail with EFAULT, errno %d", errno);
 
-	/* Advice that is for others. */
+	/* This advice isn't for guest_memfd, and has no effect. */
 	madvise(addr, SZ_2M, MADV_COLLAPSE);
 	madvise(addr, SZ_2M, MADV_PAGEOUT);
 	madvise(addr, SZ_2M, MADV_COLD);
@@ -404,7 +404,7 @@ TEST_F(reshape, madvise)
 	guest_check(self, 0, self->unit_pages);
 	host_check(self, page);
 
-	/* It punches. */
+	/* MADV_REMOVE punches. */
 	kvm_madvise(addr, 2 * PAGE_SIZE, MADV_REMOVE);
 	memset(self->tags + page, 0, 2 * sizeof(*self->tags));
 	assert_model();
@@ -421,7 +421,7 @@ TEST_F(reshape, madvise)
 	assert_model();
 }
 
-/* What a conversion that fails must not change. */
+/* A conversion that fails must not change this. */
 struct state {
 	struct mappings mappings;
 	char *units;
@@ -473,7 +473,7 @@ TEST_F(reshape, pinned_page_does_not_convert)
 	if (!gup_open(&h))
 		SKIP(return, "needs CONFIG_GUP_TEST");
 
-	/* Whole, isolated pages, private pages at either end: some of each. */
+	/* Prepare a mix of whole units, isolated pages and private pages. */
 	guest_write(self, 0, self->nr_pages);
 	host_check(self, 3);
 	set_private(nr / 2, 10);
@@ -498,7 +498,7 @@ TEST_F(reshape, pinned_page_does_not_convert)
 		host_check(self, page);
 		guest_check_all();
 
-		/* It's that page only. */
+		/* Only the pinned page can't be converted. */
 		if (page + 1 < self->nr_pages)
 			set_private(page + 1, self->nr_pages - page - 1);
 		set_private(0, page);
@@ -516,7 +516,7 @@ TEST_F(reshape, pinned_page_does_not_convert)
 	}
 }
 
-/* What is pinned stays pinned, and all users see the same. */
+/* A pinned page stays the page of the file, and all users see the same contents. */
 TEST_F(reshape, pinned_page_is_the_page)
 {
 	const u64 page = self->unit_pages / 2 - 1;
@@ -531,7 +531,7 @@ TEST_F(reshape, pinned_page_is_the_page)
 	guestmem_model_touch(&self->model, page);
 	assert_model();
 
-	/* Whatever happens next to it. */
+	/* The pinned page stays, whatever happens to its neighbours. */
 	set_private(0, page);
 	set_private(page + 1, self->unit_pages - page - 1);
 	guest_write(self, 0, self->unit_pages);
@@ -542,7 +542,7 @@ TEST_F(reshape, pinned_page_is_the_page)
 	gup_read(&h, words);
 	TEST_ASSERT_EQ(words[0], self->tags[page]);
 
-	/* Zeroed in place. */
+	/* A hole zeroes the page in place. */
 	punch(self, page - 1, 3);
 	assert_model();
 	gup_read(&h, words);
@@ -603,7 +603,7 @@ int main(int argc, char *argv[])
 
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
 	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-	/* To repeat what a run has found. */
+	/* SEED repeats an earlier run. */
 	if (seed)
 		kvm_random_seed = strtoul(seed, NULL, 0);
 

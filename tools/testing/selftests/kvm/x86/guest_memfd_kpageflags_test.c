@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * /proc/kpageflags and /proc/kpagecount of huge pages that are split and merged all the
- * time: there is nothing to be right or wrong about, but they must not take struct
- * pages for what they were a moment ago.  Kernels with CONFIG_DEBUG_VM_PGFLAGS assert it.
+ * Test of /proc/kpageflags and /proc/kpagecount of huge pages that are split and merged
+ * all the time.  No value is right or wrong, but the kernel must not take struct pages
+ * for what they were a moment ago.  Kernels with CONFIG_DEBUG_VM_PGFLAGS assert that.
  */
 #include <fcntl.h>
 #include <pthread.h>

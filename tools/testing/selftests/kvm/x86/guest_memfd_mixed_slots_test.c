@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Without in-place conversion: memslots of which one half is private and the other
- * shared.  What is private is 4K pages at an offset of a guest_memfd file, what is
- * shared is as huge as what is at the userspace address, if that is aligned, and
- * whether the other is aligned does not matter.
+ * Test of memslots of which one half is private and the other half is shared,
+ * without in-place conversion.  Private memory is 4K pages at an offset of a
+ * guest_memfd file.  Shared memory is mapped as huge as the memory at the userspace
+ * address is, if that address is aligned.  The alignment of the file offset does
+ * not matter for that.
  */
 #include "guest_memfd_guest.h"
 
@@ -58,7 +59,10 @@ FIXTURE_TEARDOWN_PARENT(mixed)
 	EXPECT_POOL_RESTORED(&self->pool);
 }
 
-/* The guest wrote to the shared part of the slot and nowhere else. */
+/*
+ * Assert that the guest wrote to the shared part of the slot and nowhere else.
+ * Restores the host's tags.
+ */
 static void check_host_memory(const struct slot_case *c, void *mem, u64 nr_private)
 {
 	u64 page;
@@ -87,7 +91,7 @@ TEST_F(mixed, each_half_from_its_own_backing)
 	for (i = 0; i < ARRAY_SIZE(mixed_cases); i++) {
 		const struct slot_case *c = &mixed_cases[i];
 		u64 gpa = TEST_GPA + c->gfn * PAGE_SIZE, size = c->nr * PAGE_SIZE;
-		/* The limit between the halves is at a multiple of 2M in the guest. */
+		/* The halves meet at a multiple of 2M in the guest. */
 		u64 nr_private = c->nr / 2 - c->gfn % PAGES_2M;
 		u64 nr_shared = c->nr - nr_private;
 		u64 gpa_shared = gpa + nr_private * PAGE_SIZE;
@@ -111,7 +115,7 @@ TEST_F(mixed, each_half_from_its_own_backing)
 		guest_do(self->vcpu, OP_WRITE_TAGS, gpa_shared, nr_shared, PAGE_SIZE, TAG2(0));
 		check_host_memory(c, mem, nr_private);
 
-		/* The other way round: what was private is shared, and vice versa. */
+		/* Swap the halves: the private half becomes shared, and the other way round. */
 		vm_mem_set_shared(self->vm, gpa, nr_private * PAGE_SIZE);
 		vm_mem_set_private(self->vm, gpa_shared, nr_shared * PAGE_SIZE);
 		guest_do(self->vcpu, OP_CHECK_TAGS, gpa, nr_private, PAGE_SIZE, HOST_TAG(c->hva));

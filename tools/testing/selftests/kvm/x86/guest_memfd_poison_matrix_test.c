@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Who is told what when a page of a guest_memfd file fails: all kinds of pages, all states
- * that a page can be in, all policies of a process, and all ways to let a page fail.
+ * Test of who is told what when a page of a guest_memfd file fails: for all kinds of pages,
+ * all states that a page can be in, all policies of a process, and all ways to let a page
+ * fail.
  *
- * The table says what is expected.  Its rows for files of 4K pages are what Linux 7.3 does,
- * where the test runs as well.  With -t, the test prints the table for the documentation.
+ * The table has the expected results.  Its rows for files of 4K pages are what Linux 7.3
+ * does, where the test runs as well.  With -t, the test prints the table for the
+ * documentation.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,7 +23,7 @@
 
 #include <linux/compiler.h>
 
-/* The results are those of the table's rows, the harness has none of its own. */
+/* The test has one result for each row of the table, and doesn't run the harness. */
 static int __maybe_unused test_harness_run(int argc, char **argv);
 
 #include "guest_memfd_guest.h"
@@ -30,7 +32,7 @@ static int __maybe_unused test_harness_run(int argc, char **argv);
 #include "memory_failure.h"
 #include "memory_holder.h"
 
-/* The pages that the guest writes to, which is all of a file of 4K pages. */
+/* The number of pages that the guest writes to.  A file of 4K pages has only these. */
 #define NR_USED		PAGES_2M
 #define BAD_PAGE	77
 
@@ -39,11 +41,11 @@ static bool is_in_place;
 struct run {
 	const struct poison_cell *cell;
 	struct hugetlb_pool pool;
-	/* Shared with the child. */
+	/* Results of the child, which its parent reads. */
 	struct poison_told got;
 	long corrupted;
 	u64 pfn;
-	/* The child's. */
+	/* The VM and the file of the child. */
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpus[1];
 	struct holder holder;
@@ -80,7 +82,7 @@ static void unmap(struct run *r)
 		    "MADV_DONTNEED should succeed, errno %d", errno);
 }
 
-/* All pages that aren't mapped but can't be reclaimed, one byte each. */
+/* Return one byte for each page: whether the page can't be reclaimed, but isn't mapped. */
 static u8 *unmapped_unevictable(u64 *nr_pfns)
 {
 	const u64 mask = BIT_ULL(KPF_UNEVICTABLE) | BIT_ULL(KPF_MMAP) | BIT_ULL(KPF_NOPAGE);
@@ -104,7 +106,10 @@ static u8 *unmapped_unevictable(u64 *nr_pfns)
 	return map;
 }
 
-/* Where private memory can't be shared, it is what a file has got by an allocation. */
+/*
+ * Allocate a page of the file and return its pfn.  Where private memory can't be shared, only
+ * a comparison of all pages before and after the allocation tells which page it is.
+ */
 static u64 allocate_and_find(struct run *r, u64 page)
 {
 	u64 nr, nr_after, pfn, found = 0;
@@ -125,7 +130,10 @@ static u64 allocate_and_find(struct run *r, u64 page)
 	return found;
 }
 
-/* A private file's page is shared, looked at and private again: all is as before. */
+/*
+ * Return the pfn of a page of a private file.  Shares the page, looks at it, and makes it
+ * private again, after which all is as before.
+ */
 static u64 share_and_find(struct run *r, u64 page)
 {
 	u64 pfn;
@@ -161,7 +169,10 @@ static void create_file(struct run *r)
 		vm_mem_set_private(r->vm, TEST_GPA, size);
 }
 
-/* In-place conversion off: files are of 4K pages, private or shared all over. */
+/*
+ * Prepare a file without in-place conversion.  It has 4K pages, either all private or all
+ * shared.
+ */
 static void prepare_small(struct run *r)
 {
 	if (r->cell->state == PRIVATE) {
@@ -196,7 +207,7 @@ static void prepare_in_place(struct run *r)
 	}
 }
 
-/* What is in the page is in a pipe, and the file has a hole there. */
+/* Put the bad page into a pipe, and punch it out of the file, with its huge page if it has one. */
 static void hold_and_punch(struct run *r)
 {
 	bool huge = poison_is_huge(r->cell);
@@ -220,7 +231,7 @@ static void prepare(struct run *r)
 	else
 		prepare_small(r);
 
-	/* The guest has it all mapped, and the host has what the state says. */
+	/* Let the guest map all of its pages, and the host what the state says. */
 	guest_do(r->vcpus[0], OP_WRITE_TAGS, TEST_GPA, NR_USED, PAGE_SIZE, TAG(0));
 	if (c->state == MAPPED || is_held(c))
 		(void)READ_ONCE(*word_of(r, BAD_PAGE));
@@ -255,7 +266,10 @@ static void inject(struct run *r)
 	TEST_ASSERT_EQ(seen.lsb, PAGE_SHIFT);
 }
 
-/* Returns si_code, or 0 if the host can read it. */
+/*
+ * Let the host read a page.  Returns the si_code of the SIGBUS, or 0 if the host can read the
+ * page.
+ */
 static int host_access(struct run *r, u64 page)
 {
 	struct sigbus_seen seen;
@@ -274,7 +288,7 @@ static int host_access(struct run *r, u64 page)
 	return seen.code;
 }
 
-/* Returns the error of KVM_RUN, which is for this page of 4K. */
+/* Let the guest read a page.  Returns the error of KVM_RUN, which is for this 4K page, or 0. */
 static int guest_access(struct run *r, u64 page)
 {
 	struct kvm_vcpu *vcpu = r->vcpus[0];
@@ -289,13 +303,16 @@ static int guest_access(struct run *r, u64 page)
 	TEST_ASSERT_EQ(vcpu->run->exit_reason, KVM_EXIT_MEMORY_FAULT);
 	TEST_ASSERT_EQ(vcpu->run->memory_fault.gpa, gpa_of(page));
 	TEST_ASSERT_EQ(vcpu->run->memory_fault.size, PAGE_SIZE);
-	/* The guest would try again for ever; let it start over. */
+	/* The guest would retry the access for ever; let it start over. */
 	vcpu_arch_set_entry_point(vcpu, guest_code);
 	vcpu_args_set(vcpu, 1, (u64)vcpu->id);
 	return error;
 }
 
-/* Those that are next to it have what the guest has written, and so have those far away. */
+/*
+ * Assert that the pages around the bad page have what the guest has written, or zeroes if
+ * their huge page was punched.  Pages far away in a huge page only have to be readable.
+ */
 static void check_neighbours(struct run *r)
 {
 	const u64 after = BAD_PAGE + 1;
@@ -311,7 +328,7 @@ static void check_neighbours(struct run *r)
 	guest_do(r->vcpus[0], OP_READ, gpa_of(r->nr - 1), 1, PAGE_SIZE, 0);
 }
 
-/* One bad page of a whole private unit: all else is mapped as large as can be. */
+/* Assert that the guest maps a whole private unit with one bad page as large as can be. */
 static void check_mappings(struct run *r, struct mappings before)
 {
 	struct mappings m = read_mappings(r->vcpus[0]);
@@ -321,13 +338,16 @@ static void check_mappings(struct run *r, struct mappings before)
 	TEST_ASSERT_EQ(m.nr_1g - before.nr_1g, 0);
 }
 
-/* A page table that had the page when it failed has not forgotten, private or not. */
+/*
+ * Return whether the host's page table had the page when it failed.  If so, the page table
+ * remembers the failure, whether the page is private or not.
+ */
 static bool is_remembered(const struct poison_cell *c)
 {
 	return c->state == MAPPED || (c->state == UNMAPPED && c->how == MADVISE);
 }
 
-/* There and back again, the page is one that has failed. */
+/* Convert the bad page there and back again, and assert that it is bad in either state. */
 static void check_conversion(struct run *r)
 {
 	const int no_access = is_remembered(r->cell) ? BUS_MCEERR_AR : BUS_ADRERR;
@@ -344,7 +364,10 @@ static void check_conversion(struct run *r)
 	}
 }
 
-/* The huge page is dissolved by a worker, and the file has another one to come. */
+/*
+ * Release the held page.  A worker dissolves its huge page then, and the file gets a
+ * reservation for another huge page.
+ */
 static void release(struct run *r)
 {
 	struct hugetlb_pool want = r->pool;
@@ -400,7 +423,10 @@ static void print_told(const char *what, const struct poison_told *t)
 		       t->lost);
 }
 
-/* Once the file is gone: what is missing, and what can be mended. */
+/*
+ * Find out what is missing after the file is gone, and mend the page.  Returns false if the
+ * pool isn't as expected, or the page can't be mended.
+ */
 static bool check_afterwards(struct run *r)
 {
 	struct poison_told *got = &r->got;
@@ -425,7 +451,7 @@ static bool check_afterwards(struct run *r)
 	return !diff && !error;
 }
 
-/* Returns false if the child failed, i.e. has said why. */
+/* Run a row of the table in a child.  Returns false if the child has failed, and has said why. */
 static bool run_in_child(struct run *r)
 {
 	int status;
@@ -444,7 +470,10 @@ static bool run_in_child(struct run *r)
 	return !status;
 }
 
-/* As large as it was: a page that has been lost is one that can be mended. */
+/*
+ * Fill up the pool to two available huge pages, in place of a lost one, whose bad page was
+ * mended.  Returns why that fails, or NULL.
+ */
 static const char *fill_up_pool(size_t unit, struct hugetlb_pool *pool)
 {
 	const char *missing = missing_units(unit, 2, pool);

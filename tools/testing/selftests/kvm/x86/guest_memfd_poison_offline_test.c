@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Ways to take memory out of use, or to take it into use again, that HugeTLB pages of
- * guest_memfd files have no part in: soft offline, mending a page that has failed, and
- * removing the memory block.  Each is refused, at once, and nothing has changed.  Nor has it
- * by failures that nobody wants to know of, and by compaction.
+ * Tests of ways to take memory out of use, or into use again, that don't work for HugeTLB
+ * pages of guest_memfd files: soft offline, mending a page that has failed, and removing the
+ * memory block.  The kernel refuses each of them at once, and nothing changes.  Nothing changes
+ * either if memory_failure() filters a failure out, or if the kernel compacts memory.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +20,7 @@
 #include "guest_memfd_poison.h"
 
 #define MEMORY_DIR	"/sys/devices/system/memory/"
-/* A refusal is a matter of milliseconds, what loops never ends. */
+/* In seconds.  A refusal takes milliseconds, but a loop would never end. */
 #define OFFLINE_TIMEOUT	20
 
 FIXTURE_SETUP(reshape)
@@ -31,7 +31,7 @@ FIXTURE_SETUP(reshape)
 		SKIP(return, "%s", missing);
 }
 
-/* All of it was written by the guest, and is where it was. */
+/* Assert that the file is as the model says, and that @corrupted pages have failed in all. */
 static void check_untouched(struct reshape_fixture *self, long corrupted)
 {
 	guest_check_others(self);
@@ -61,7 +61,7 @@ TEST_F(reshape, soft_offline_whole)
 	soft_offline_is_refused(self, pfn + self->unit_pages - 1);
 	check_untouched(self, corrupted);
 
-	/* It can be split and merged as before, and fails as before. */
+	/* The unit can be split and merged as before, and its pages fail as before. */
 	TEST_ASSERT_EQ(pfn_of_whole(self, A_PAGE), pfn + A_PAGE);
 	__poison(self, A_PAGE, pfn + A_PAGE);
 	check_poisoned_file(self);
@@ -100,7 +100,7 @@ TEST_F(reshape, soft_offline_madvise)
 		    (errno == EBUSY || errno == EIO || errno == EOPNOTSUPP),
 		    "MADV_SOFT_OFFLINE should be refused, errno %d", errno);
 	host_check_filled(self, A_PAGE);
-	/* It has left no reference behind. */
+	/* MADV_SOFT_OFFLINE has left no reference behind. */
 	set_private(A_PAGE, 1);
 	assert_nr_folios(0, 1);
 	check_untouched(self, corrupted);
@@ -114,7 +114,7 @@ TEST_F(reshape, soft_offline_held)
 
 	assert_nr_allocated(1);
 	soft_offline_is_refused(self, pfn);
-	/* This one is back already. */
+	/* The second page has come back already. */
 	soft_offline_is_refused(self, pfn + 1);
 	assert_nr_allocated(1);
 	vmsplice_release(&h);
@@ -124,7 +124,7 @@ TEST_F(reshape, soft_offline_held)
 	check_untouched(self, corrupted);
 }
 
-/* Once it has failed, there's nothing to do. */
+/* For a page that has failed, soft offline has nothing to do. */
 TEST_F(reshape, soft_offline_poisoned)
 {
 	u64 pfn;
@@ -141,7 +141,7 @@ TEST_F(reshape, soft_offline_poisoned)
 	close_and_assert_lost(pfn);
 }
 
-/* For pages of files, 7.3 refuses to. */
+/* Assert that the kernel refuses to mend a page, as Linux 7.3 does for pages of files. */
 static void mending_is_refused(u64 pfn)
 {
 	long corrupted = nr_corrupted_pages();
@@ -203,7 +203,7 @@ TEST_F(reshape, mend_held)
 	self->nr_lost = 1;
 	mending_is_refused(pfn);
 	mending_is_refused(pfn + 1);
-	/* The unit doesn't return as long as the pipe has the page. */
+	/* The unit doesn't return to the pool as long as the pipe has the page. */
 	usleep(200 * 1000);
 	assert_nr_allocated(1);
 	vmsplice_release(&h);
@@ -226,7 +226,10 @@ static u64 memory_block_of(u64 pfn)
 	return pfn * PAGE_SIZE / size;
 }
 
-/* Returns the error, or -1 if a signal had to end it. */
+/*
+ * Take a memory block offline, in a child.  Returns the error, or -1 if a signal had to end
+ * the child.
+ */
 static int offline_block(u64 block)
 {
 	char path[100];
@@ -251,7 +254,10 @@ static int offline_block(u64 block)
 	return -1;
 }
 
-/* Blocks of a unit of 1G have nothing else; one with a unit of 2M may have kernel memory. */
+/*
+ * Assert that the memory block of @pfn can't be removed.  The blocks of a 1G unit have no
+ * other memory; a block with a 2M unit may have kernel memory as well.
+ */
 static void removal_is_refused(u64 pfn)
 {
 	u64 block = memory_block_of(pfn);

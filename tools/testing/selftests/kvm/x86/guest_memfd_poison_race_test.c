@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Pages of guest_memfd files fail while their huge pages are split, merged, faulted in,
- * punched and allocated.  Every failure is taken care of, none is forgotten, nothing else
- * is lost.
+ * Tests of pages of guest_memfd files that fail while their huge pages are split, merged,
+ * faulted in, punched and allocated.  The kernel takes care of every failure, forgets none,
+ * and nothing else is lost.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +19,7 @@
 #define MAX_FAILURES	24
 #define MAX_UNITS	16
 
-/* Things that go on while pages fail. */
+/* Things that racers do while pages fail. */
 #define RACE_SPLIT	BIT(0)	/* a page is shared, and private again */
 #define RACE_LARGE	BIT(1)	/* as above, but by half a unit */
 #define RACE_GUEST	BIT(2)
@@ -54,7 +54,7 @@ static u64 pick(struct racer *r, u64 nr)
 	return ((u64)rand_r(&r->seed) << 31 | rand_r(&r->seed)) % nr;
 }
 
-/* Pages that fail, and those around them, more often than not. */
+/* Pick a page.  Pages that fail, and pages near them, are more likely than others. */
 static u64 pick_page(struct racer *r)
 {
 	struct reshape_fixture *self = r->self;
@@ -101,7 +101,7 @@ static void race_punch(struct racer *r)
 	u64 offset = pick(r, self->nr) * self->unit;
 
 	kvm_fallocate(self->fd, PUNCH, offset, pick(r, 2) ? self->unit : PAGE_SIZE);
-	/* With every unit that fails there may be one less to have. */
+	/* With every unit that fails, the pool may have one unit less for the file. */
 	if (fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, self->size))
 		TEST_ASSERT(errno == ENOSPC, "fallocate() failed, errno %d", errno);
 }
@@ -124,8 +124,9 @@ static void *race(void *data)
 }
 
 /*
- * One racer for each of @what, who are at it while pages fail one by one.  Returns how many
- * have failed on their way to or from the pool: these have no user, and their failure is noted.
+ * Let pages fail one by one while there is a racer for each bit of @what.  Returns how many
+ * pages have failed on their way to or from the pool: such pages have no user, and the kernel
+ * notes their failure.
  */
 static int race_with_failures(struct reshape_fixture *self, u32 what, struct failure *f, int nr)
 {
@@ -174,7 +175,7 @@ static void assert_not_forgotten(struct failure *f, int nr)
 	}
 }
 
-/* Pages all over the file; some are next to each other, some are alone in their unit. */
+/* Choose pages all over the file, in all of its units.  Returns the number of pages. */
 static int choose_failures(struct reshape_fixture *self, u64 *unit_pfns, struct failure *f)
 {
 	const int nr = self->unit == SZ_1G ? MAX_FAILURES / 2 : MAX_FAILURES;
@@ -189,7 +190,7 @@ static int choose_failures(struct reshape_fixture *self, u64 *unit_pfns, struct 
 	return nr;
 }
 
-/* The file is closed. */
+/* Assert that all pages are marked, and mend them.  The file has been closed. */
 static void mend_all(struct reshape_fixture *self, struct failure *f, int nr, long corrupted)
 {
 	int i;
@@ -200,7 +201,7 @@ static void mend_all(struct reshape_fixture *self, struct failure *f, int nr, lo
 		u64 pfn = f[i].pfn;
 
 		wait_until_dissolved(pfn);
-		/* The first page says it for all of a huge page. */
+		/* In a huge page, the first page is marked for all pages. */
 		if (read_kpageflags(pfn) & BIT_ULL(KPF_HUGE))
 			pfn -= pfn % self->unit_pages;
 		TEST_ASSERT(is_marked_poisoned(pfn), "pfn 0x%lx should be marked", pfn);
@@ -208,7 +209,7 @@ static void mend_all(struct reshape_fixture *self, struct failure *f, int nr, lo
 	}
 }
 
-/* Units stay in the file, and so nothing is lost of what is in their other pages. */
+/* Let pages fail while units stay in the file, so that all other pages keep their contents. */
 static void test_race(struct reshape_fixture *self, u32 what)
 {
 	long corrupted = nr_corrupted_pages();
@@ -224,7 +225,7 @@ static void test_race(struct reshape_fixture *self, u32 what)
 	assert_not_forgotten(f, nr);
 	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted + nr);
 
-	/* The racers have left some pages shared, with a conversion that was in vain. */
+	/* Some conversions of the racers have failed, and have left pages shared. */
 	convert_despite_races(self->fd, 0, self->nr_pages, true);
 	guestmem_model_convert(&self->model, 0, self->nr_pages, true);
 	for (i = 0; i < nr; i++)
@@ -256,10 +257,10 @@ TEST_F(reshape, split_guest_host)
 }
 
 /*
- * Each unit fails once, in the middle of one of its many lives: it is the file's, is on its
- * way to the pool or to the file, is free.  A free one can be taken out of the pool only if
- * there are more of them than are reserved.  One whose failure is noted when it's on its way
- * to the pool remains there, and isn't used, as in hugetlbfs.
+ * Let one page of each unit fail while units are punched and allocated.  The unit is in the
+ * file, on its way to the pool or to the file, or free.  A free unit can be taken out of the
+ * pool only if more units are free than are reserved.  A unit whose failure is noted on its
+ * way to the pool remains in the pool, and isn't used, as in hugetlbfs.
  */
 static void test_race_punch(struct reshape_fixture *self, u32 what)
 {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Memory failure in HugeTLB pages of guest_memfd files that are split.
+ * Tests of memory failure in HugeTLB pages of guest_memfd files that are split.
  *
- * A piece with a page that has failed is split around that page, which neither host nor
- * guest get to see again.  The rest of the huge page is as good as before.  When the huge
- * page leaves the file, it leaves the pool as well, and the system has one more page of 4K
- * after another but for the one that has failed.
+ * The kernel splits a piece around a page that has failed.  Neither host nor guest get to see
+ * that page again, but can use the rest of the huge page as before.  When the huge page
+ * leaves the file, it leaves the pool as well, and all of its 4K pages but the failed one
+ * become ordinary memory of the system.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -42,18 +42,18 @@ TEST_F(reshape, shared_page)
 	TEST_ASSERT_EQ(read_pagemap_pfn(word_of(self, A_PAGE)), 0);
 	TEST_ASSERT(is_marked_poisoned(pfn), "pfn 0x%lx should be marked", pfn);
 
-	/* Host and guest had it mapped, and haven't any more. */
+	/* Host and guest had the page mapped, and haven't any more. */
 	host_is_told(self, A_PAGE);
 	host_check_filled(self, A_PAGE - 1);
 	host_check_filled(self, A_PAGE + 1);
 	check_poisoned_file(self);
 
-	/* A new mapping knows as much as the one that was there when it failed. */
+	/* A new mapping raises the same SIGBUS as the mapping that existed when the page failed. */
 	unmap_from_host(self, A_PAGE - 1, 3);
 	host_is_told(self, A_PAGE);
 	host_check_filled(self, A_PAGE - 1);
 
-	/* A hole that isn't as large as the unit is for zeroes. */
+	/* A hole that is smaller than the unit zeroes pages. */
 	punch(self, A_PAGE - 1, 3);
 	host_check(self, A_PAGE - 1);
 	host_check(self, A_PAGE + 1);
@@ -74,7 +74,7 @@ TEST_F(reshape, private_page)
 	host_check_filled(self, A_PAGE + 1);
 	check_poisoned_file(self);
 
-	/* The page is in the way of nothing. */
+	/* The failed page doesn't block any conversion. */
 	set_shared(A_PAGE - 1, 2);
 	host_check(self, A_PAGE - 1);
 	host_check_filled(self, A_PAGE + 1);
@@ -84,7 +84,10 @@ TEST_F(reshape, private_page)
 	close_and_assert_lost(pfn);
 }
 
-/* A page of a piece that may be mapped as a whole, unless a page of it has failed. */
+/*
+ * Let a page of a large piece fail.  The piece may be mapped as a whole unless a page of it
+ * has failed.
+ */
 static void test_large_piece(struct reshape_fixture *self, u64 page, bool use_first)
 {
 	const u64 shared = self->unit_pages - 1;
@@ -97,8 +100,9 @@ static void test_large_piece(struct reshape_fixture *self, u64 page, bool use_fi
 	pfn = poison(self, page);
 
 	/*
-	 * Either those that are next to it are first to be used, or the page itself is.
-	 * Where all are mapped one by one they stay mapped, and that changes nothing.
+	 * The guest first uses either a neighbour of the failed page or that page itself.
+	 * Where the guest has mapped all pages one by one, neighbours stay mapped, and using
+	 * them changes nothing.
 	 */
 	if (use_first) {
 		guest_check(self, page + 1, 1);
@@ -109,7 +113,7 @@ static void test_large_piece(struct reshape_fixture *self, u64 page, bool use_fi
 	guest_write(self, page + 1, 100);
 	host_check_filled(self, shared);
 
-	/* A hole that isn't as large as the unit is for zeroes. */
+	/* A hole that is smaller than the unit zeroes pages. */
 	punch(self, page, 2);
 	check_poisoned_file(self);
 	punch(self, page + 1, 20);
@@ -188,7 +192,7 @@ TEST_F(reshape, kcore)
 	close_and_assert_lost(pfn);
 }
 
-/* The hole is what finds out that it has to split the piece. */
+/* A hole is the first to use the piece after the failure, and has to split it. */
 TEST_F(reshape, punch_large_piece)
 {
 	const u64 page = self->unit_pages / 4 + A_PAGE, shared = self->unit_pages - 1;
@@ -203,7 +207,10 @@ TEST_F(reshape, punch_large_piece)
 	close_and_assert_lost(pfn);
 }
 
-/* A conversion of the page next to it is. */
+/*
+ * A conversion of a neighbour is the first to use the piece after the failure, and has to
+ * split it.
+ */
 TEST_F(reshape, convert_large_piece)
 {
 	const u64 page = self->unit_pages / 4 + A_PAGE, shared = self->unit_pages - 1;
@@ -221,7 +228,7 @@ TEST_F(reshape, convert_large_piece)
 	close_and_assert_lost(pfn);
 }
 
-/* A piece that is shared, and that the host has not used. */
+/* A page fails in a shared piece that the host has not used. */
 TEST_F(reshape, shared_piece)
 {
 	const u64 page = self->unit_pages / 4 + A_PAGE;
@@ -239,7 +246,10 @@ TEST_F(reshape, shared_piece)
 	close_and_assert_lost(pfn);
 }
 
-/* All of a unit is private: everything is merged but the page, around which it is split. */
+/*
+ * All of a unit becomes private: all of it is merged, but for the failed page, around which
+ * it stays split.
+ */
 TEST_F(reshape, merge)
 {
 	const u64 nr = self->unit_pages, other = nr - 3;
@@ -258,12 +268,12 @@ TEST_F(reshape, merge)
 	TEST_ASSERT_EQ(before.pfn, pfn - A_PAGE);
 	check_poisoned_file(self);
 
-	/* The worker that tries to merge once more makes no difference. */
+	/* A worker tries to merge the unit once more, which makes no difference. */
 	sleep(2);
 	TEST_ASSERT(guestmem_read_unit(self->fd, 0, nr, &after), "The unit should be split");
 	TEST_ASSERT(!memcmp(before.order, after.order, nr), "All orders should be as before");
 
-	/* All the way back and forth. */
+	/* Convert all of the unit back and forth. */
 	set_shared(0, nr);
 	host_check_filled(self, other);
 	host_is_told(self, A_PAGE);
@@ -274,7 +284,7 @@ TEST_F(reshape, merge)
 	close_and_assert_lost(pfn);
 }
 
-/* Next to a page that failed before, another one of the same piece fails. */
+/* Two pages of one piece fail, and then a neighbour of the first one. */
 TEST_F(reshape, two_of_one_piece)
 {
 	const u64 first = self->unit_pages / 4, shared = self->unit_pages - 1;
@@ -300,7 +310,7 @@ TEST_F(reshape, two_of_one_piece)
 	mend(pfn);
 }
 
-/* The same page once more: nothing that was not known, and nothing that changes. */
+/* The same page fails once more: the kernel knows that already, and nothing changes. */
 TEST_F(reshape, twice)
 {
 	u64 pfn;
@@ -322,7 +332,7 @@ TEST_F(reshape, twice)
 	close_and_assert_lost(pfn);
 }
 
-/* There's another one for the file. */
+/* A failed unit is punched, and the pool has another unit for the file. */
 TEST_F(reshape, punched)
 {
 	const char *missing = missing_spare_unit(self);
@@ -338,7 +348,7 @@ TEST_F(reshape, punched)
 	assert_lost(self->nr - 1, 1);
 	assert_dissolved(self, pfn);
 
-	/* As if nothing had happened, but for the page table, which remembers. */
+	/* All is as if nothing had happened, but the page table remembers: map the file anew. */
 	kvm_munmap(self->mem, self->size);
 	TEST_ASSERT(mmap(self->mem, self->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
 			 self->fd, 0) == self->mem, "mmap() should succeed");
@@ -355,7 +365,7 @@ TEST_F(reshape, punched)
 	close_and_assert_lost(pfn);
 }
 
-/* There is none: the file has to do without. */
+/* The pool has no other unit: the file has to do without. */
 TEST_F(reshape, punched_and_not_replaced)
 {
 	long hogged = hugetlb_available(&self->pool) - self->nr;
@@ -375,7 +385,7 @@ TEST_F(reshape, punched_and_not_replaced)
 	TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, A_PAGE)));
 	assert_lost(hogged + self->nr - 1, 0);
 
-	/* One of them will do. */
+	/* When the file gives up another unit, the first one can be allocated. */
 	punch(self, self->nr_pages - self->unit_pages, self->unit_pages);
 	assert_lost(hogged + self->nr - 2, 1);
 	host_check(self, A_PAGE);
@@ -399,7 +409,7 @@ TEST_F(reshape, closed)
 	mend(pfn);
 }
 
-/* It fails when it isn't the file's any more, but a pipe still has it. */
+/* A page fails after it has left the file, while a pipe still has it. */
 TEST_F(reshape, held_after_punch)
 {
 	struct holder h = {};
@@ -413,16 +423,16 @@ TEST_F(reshape, held_after_punch)
 	self->nr_lost = 1;
 	vmsplice_release(&h);
 	guestmem_settle();
-	/* The file has a promise of as many as before, as long as there is one to spare. */
+	/* The file has a reservation for as many units as before if there is a unit to spare. */
 	assert_lost(0, missing_spare_unit(self) ? self->nr - 1 : self->nr);
 	assert_dissolved(self, pfn);
 
-	/* All others are there. */
+	/* All other units can be allocated. */
 	allocate(self, self->unit_pages, self->nr_pages - self->unit_pages);
 	close_and_assert_lost(pfn);
 }
 
-/* As above, but the page that fails is back already and waits for the other one. */
+/* As above, but the page that fails has come back already, and waits for the held page. */
 TEST_F(reshape, waits_for_held)
 {
 	struct holder h = {};
@@ -436,7 +446,7 @@ TEST_F(reshape, waits_for_held)
 	close_and_assert_lost(pfn);
 }
 
-/* First it fails, then another page is held, and then it has been the file's. */
+/* First a page fails, then another page is held, and then the unit leaves the file. */
 TEST_F(reshape, held_before_punch)
 {
 	struct holder h = {};
@@ -474,7 +484,7 @@ TEST_F(reshape, held_after_close)
 	mend(pfn);
 }
 
-/* The task that has a page mapped says that it has failed. */
+/* A task lets a page fail that it has mapped, by MADV_HWPOISON. */
 TEST_F(reshape, madvise)
 {
 	struct sigbus_seen seen;
@@ -501,7 +511,7 @@ TEST_F(reshape, madvise)
 	host_check_filled(self, A_PAGE + 1);
 	check_poisoned_file(self);
 
-	/* No reference is left behind that would make this fail. */
+	/* MADV_HWPOISON has left no reference behind that would make this fail. */
 	set_private(A_PAGE, 1);
 	set_shared(A_PAGE, 1);
 	host_is_told(self, A_PAGE);
@@ -510,7 +520,7 @@ TEST_F(reshape, madvise)
 	close_and_assert_lost(pfn);
 }
 
-/* A pin of the page next to it is in the way of its own page's conversion alone. */
+/* A pin of a neighbour of the failed page blocks the conversion of the neighbour only. */
 TEST_F(reshape, pinned_neighbour)
 {
 	struct holder h = {};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Who is told what when a page of a guest_memfd file fails: the table that the test of it
- * goes by, and that Documentation/virt/kvm/guest_memfd-poison.rst shows.
+ * The table of who is told what when a page of a guest_memfd file fails.  The test of it goes
+ * by this table, and Documentation/virt/kvm/guest_memfd-poison.rst shows the table.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_POISON_TABLE_H
 #define SELFTEST_KVM_GUEST_MEMFD_POISON_TABLE_H
@@ -36,10 +36,10 @@ enum poison_how {
 struct poison_told {
 	int inject;	/* error of the injection, 0 if the failure was handled */
 	int at_once;	/* si_code of a signal, 0 if there was none */
-	int host;	/* si_code of the host's access, 0 if it was a success */
+	int host;	/* si_code of the host's access, 0 if it succeeded */
 	int guest;	/* error of KVM_RUN when the guest accesses the page, or 0 */
-	int corrupted;	/* pages more in HardwareCorrupted */
-	int lost;	/* huge pages less in the pool when the file is gone */
+	int corrupted;	/* number of pages added to HardwareCorrupted */
+	int lost;	/* huge pages that the pool has lost when the file is gone */
 };
 
 struct poison_cell {
@@ -58,7 +58,7 @@ struct poison_cell {
 #define EARLY		true
 
 static const struct poison_cell poison_cells[] = {
-	/* Files of 4K pages: this is what Linux 7.3 does. */
+	/* Files of 4K pages: Linux 7.3 does the same. */
 	{ SMALL_PAGE, PRIVATE,  LATE,  MADVISE, { EFAULT, 0,  NO_PAGE, 0,         0, 0 }, 'a' },
 	{ SMALL_PAGE, PRIVATE,  EARLY, MADVISE, { EFAULT, 0,  NO_PAGE, 0,         0, 0 }, 'a' },
 	{ SMALL_PAGE, PRIVATE,  LATE,  BY_PFN,  { 0,      0,  NO_PAGE, EHWPOISON, 1, 0 } },
@@ -76,7 +76,7 @@ static const struct poison_cell poison_cells[] = {
 	{ SMALL_HELD, UNMAPPED, LATE,  BY_PFN,  { EBUSY,  0,  0,       0,         1, 0 }, 'd' },
 	{ SMALL_HELD, UNMAPPED, EARLY, BY_PFN,  { EBUSY,  0,  0,       0,         1, 0 }, 'd' },
 
-	/* Huge pages: the same, unless a note says why not. */
+	/* Huge pages: as for 4K pages, unless a note says why not. */
 	{ WHOLE_UNIT, PRIVATE,  LATE,  MADVISE, { EFAULT, 0,  NO_PAGE, 0,         0, 0 }, 'a' },
 	{ WHOLE_UNIT, PRIVATE,  EARLY, MADVISE, { EFAULT, 0,  NO_PAGE, 0,         0, 0 }, 'a' },
 	{ WHOLE_UNIT, PRIVATE,  LATE,  BY_PFN,  { 0,      0,  NO_PAGE, EHWPOISON, 1, 1 }, 'e' },
@@ -264,7 +264,7 @@ static inline int poison_nr_cells_of(size_t unit)
 	return nr;
 }
 
-/* The line above and below the table, and below its head. */
+/* Print the line that is above and below the table, and below its head. */
 static inline void poison_print_rule(void)
 {
 	static const int widths[] = { 34, 16, 5, 8, 6, 7, 6, 9, 3, 4, 4 };
@@ -281,7 +281,7 @@ static inline void poison_print_table(void)
 {
 	int i;
 
-	/* Not in one piece, as it isn't this file's. */
+	/* The line is put together here, as it isn't the license of this file. */
 	printf(".. %s-License-Identifier: GPL-2.0\n\n", "SPDX");
 	fputs(poison_head, stdout);
 	poison_print_rule();

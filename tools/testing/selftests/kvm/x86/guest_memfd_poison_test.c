@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Memory failure in HugeTLB pages of guest_memfd files that are whole: the guest loses one
- * page of 4K.  The first fault, conversion or hole after the failure splits the huge page
- * around it, and the guest gets the rest by the largest mappings that are left.
+ * Tests of memory failure in HugeTLB pages of guest_memfd files that are whole.  The guest
+ * loses one page of 4K.  The first fault, conversion or hole after the failure splits the
+ * huge page around the failed page, and the guest gets the rest by the largest mappings that
+ * are left.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +25,7 @@ FIXTURE_SETUP(reshape)
 		SKIP(return, "%s", missing);
 }
 
-/* Mappings of the file alone, all of which the guest has used. */
+/* Return the mappings of the file alone, of which the guest had none at @before. */
 static struct mappings file_mappings(struct reshape_fixture *self, struct mappings before)
 {
 	return mappings_minus(read_mappings(self->vcpu), before);
@@ -41,8 +42,8 @@ static void assert_file_mappings(struct reshape_fixture *self, struct mappings b
 }
 
 /*
- * The numbers for a unit of 1G are: 262143 pages are left, 511 of 512 mappings of 2M, and
- * 511 pages of 4K.
+ * Let one page fail, and check what the guest has mapped.  Of a unit of 1G, 262143 pages are
+ * left: 511 of 512 mappings of 2M, and 511 pages of 4K.
  */
 static void test_one_page(struct reshape_fixture *self, u64 page)
 {
@@ -81,7 +82,7 @@ TEST_F(reshape, last_page)
 	test_one_page(self, self->unit_pages - 1);
 }
 
-/* The neighbour's fault is what splits the unit, which the guest had mapped as a whole. */
+/* The guest had the unit mapped as a whole, and a fault on a neighbour splits it. */
 TEST_F(reshape, neighbour_first)
 {
 	u64 pfn;
@@ -97,8 +98,9 @@ TEST_F(reshape, neighbour_first)
 }
 
 /*
- * Two failures in one unit, and in one 2M or in two of them if there are as many.  The
- * second one comes before the unit is split around the first one, or after that.
+ * Let two pages of one unit fail.  They are in one 2M, or in two of them if the unit has as
+ * many.  The second page fails before the unit is split around the first one or, with
+ * @use_between, after that.
  */
 static void test_two_pages(struct reshape_fixture *self, u64 page, u64 other, bool use_between)
 {
@@ -111,7 +113,7 @@ static void test_two_pages(struct reshape_fixture *self, u64 page, u64 other, bo
 	__poison(self, other, pfn - page + other);
 	check_poisoned_file(self);
 
-	/* They convert like any other. */
+	/* The failed pages convert like any other page. */
 	set_shared(page, 1);
 	set_shared(other, 1);
 	host_is_told(self, page);
@@ -147,7 +149,7 @@ TEST_F(reshape, two_pages_of_2m_one_by_one)
 	test_two_pages(self, 0, PAGES_2M - 1, true);
 }
 
-/* The same page, before the unit is split around it. */
+/* The same page fails again, before and after the unit is split around it. */
 TEST_F(reshape, twice)
 {
 	u64 pfn;
@@ -164,7 +166,7 @@ TEST_F(reshape, twice)
 	close_and_assert_lost(pfn);
 }
 
-/* A conversion is the first to use the unit: of other pages, of the page, of all of it. */
+/* Let a page fail.  A conversion of @nr pages at @first is the first to use the unit. */
 static void test_convert(struct reshape_fixture *self, u64 first, u64 nr)
 {
 	u64 pfn, i;
@@ -212,7 +214,10 @@ TEST_F(reshape, convert_all)
 	close_and_assert_lost(pfn);
 }
 
-/* A shared unit that the host has not used: the host is the first one. */
+/*
+ * A page fails in a shared unit that the host has not used.  The host is the first to use it
+ * then.
+ */
 TEST_F(reshape, shared_unit)
 {
 	u64 pfn;
@@ -228,7 +233,7 @@ TEST_F(reshape, shared_unit)
 	close_and_assert_lost(pfn);
 }
 
-/* As with 4K pages, the page is there: fallocate() has nothing to do. */
+/* As with 4K pages, the failed page is still there: fallocate() has nothing to do. */
 TEST_F(reshape, part_punched)
 {
 	u64 pfn;
@@ -246,7 +251,7 @@ TEST_F(reshape, part_punched)
 	close_and_assert_lost(pfn);
 }
 
-/* A hole is the first to use the unit, and isn't as large as that. */
+/* A hole that is smaller than the unit is the first to use the unit after the failure. */
 TEST_F(reshape, part_punched_first)
 {
 	u64 pfn;
@@ -308,7 +313,7 @@ TEST_F(reshape, closed_first)
 	mend(pfn);
 }
 
-/* The other door to memory_failure() that takes a page. */
+/* A page fails by a write to hard_offline_page, the other file that calls memory_failure(). */
 TEST_F(reshape, hard_offline)
 {
 	u64 pfn;
@@ -322,7 +327,7 @@ TEST_F(reshape, hard_offline)
 	close_and_assert_lost(pfn);
 }
 
-/* Let a page fail while no allocation succeeds that may fail. */
+/* Let a page fail while all allocations fail that may fail.  Returns 0 or the error. */
 static int poison_without_memory(u64 pfn)
 {
 	int fd = open(CORRUPT_PFN, O_WRONLY), len, error = 0;
@@ -338,7 +343,10 @@ static int poison_without_memory(u64 pfn)
 	return error;
 }
 
-/* The kernel writes down which page it is, or it would have to do without all of the unit. */
+/*
+ * Even without memory, the kernel writes down which page has failed.  Otherwise it would have
+ * to do without all of the unit.
+ */
 TEST_F(reshape, without_memory)
 {
 	u64 pfn;

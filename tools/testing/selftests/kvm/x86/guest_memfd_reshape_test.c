@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Conversion of parts of the HugeTLB pages that a guest_memfd file is made of.
+ * Tests of the conversion of parts of the HugeTLB pages that a guest_memfd file is
+ * made of.
  *
- * What is shared is split from what is private, and not further than necessary, and
- * it is merged again when it is private again.  Only the layout shows it:
+ * The kernel splits shared pages from private pages, but not further than necessary,
+ * and merges pages again when they are private again.  Only the layout shows that:
  * contents stay, the pool sees a huge page in use, and the guest keeps its mappings
- * of what does not change.
+ * of pages that do not change.
  *
- * After each step, the layout is compared with a model, see guestmem_units.h.
+ * After each step, the tests compare the layout with a model, see guestmem_units.h.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -34,7 +35,10 @@ static u64 random_below(u64 nr)
 	return kvm_random_u64_in_range(&kvm_rng, 0, nr - 1);
 }
 
-/* Pages of a unit that are likely to be special, and a few others. */
+/*
+ * Pick @max pages of a unit: those that are likely to be special, and random ones.
+ * Returns @max.
+ */
 static int pick_pages(u64 *pages, int max, u64 unit_pages)
 {
 	const u64 special[] = {
@@ -61,7 +65,7 @@ TEST_F(reshape, one_page)
 		page = pages[i];
 		guest_fill(self, page);
 		set_shared(page, 1);
-		/* The page, and on the way to it one of each order. */
+		/* There is the page and, on the way to it, one folio of each order. */
 		assert_nr_folios(0, self->model.unit_order + 1);
 
 		host_check_filled(self, page);
@@ -76,7 +80,7 @@ TEST_F(reshape, one_page)
 		guest_check(self, 0, nr);
 		assert_model();
 
-		/* Nothing to do. */
+		/* The page is shared already. */
 		set_shared(page, 1);
 		host_check_filled(self, page);
 
@@ -91,7 +95,7 @@ TEST_F(reshape, one_page)
 	assert_model();
 }
 
-/* Shared, and private again, without the host ever looking. */
+/* Pages become shared, and private again, without any access of the host. */
 TEST_F(reshape, one_page_untouched)
 {
 	u64 pages[14];
@@ -139,7 +143,7 @@ TEST_F(reshape, one_page_in_each_half)
 	}
 }
 
-/* Only what is converted has to be faulted in again, and it is huge again later. */
+/* The guest has to fault in only the converted page again, and has a huge mapping again later. */
 TEST_F(reshape, guest_mappings)
 {
 	const u64 nr = self->unit_pages;
@@ -195,7 +199,7 @@ TEST_F(reshape, guest_mappings)
 	}
 }
 
-/* Pages in two units, and what becomes of the mappings of those between them. */
+/* Ranges that span units are converted, and only the mappings of other pages are kept. */
 TEST_F(reshape, guest_mappings_of_ranges)
 {
 	const u64 nr = self->unit_pages, all = self->nr_pages;
@@ -259,7 +263,7 @@ TEST_F(reshape, ranges_with_holes)
 	};
 	int i, mask, unit;
 
-	/* All ways in which the first, the second and all other units may be there. */
+	/* Go through all ways in which the first, the second and all other units may be there. */
 	for (mask = 0; mask < 1 << min(self->nr, 3); mask++) {
 		for (i = 0; i < ARRAY_SIZE(ranges); i++) {
 			const u64 first = ranges[i].first, len = ranges[i].nr;
@@ -273,7 +277,7 @@ TEST_F(reshape, ranges_with_holes)
 			host_check(self, (first + len) % all);
 			host_check(self, (first + all - 1) % all);
 			assert_model();
-			/* Shrink it from both ends, and from the middle. */
+			/* Shrink the shared range from both ends, and from the middle. */
 			set_private(first, 1);
 			set_private(first + len - 1, 1);
 			set_private(first + len / 2, (len + 3) / 4);
@@ -287,7 +291,7 @@ TEST_F(reshape, ranges_with_holes)
 			punch(self, 0, all);
 			assert_model();
 		}
-		/* Enough of what takes long. */
+		/* Units of 1G take long, so this is enough. */
 		if (self->unit > SZ_2M && mask == 1)
 			break;
 	}
@@ -295,7 +299,10 @@ TEST_F(reshape, ranges_with_holes)
 
 TEST_F(reshape, all_shared_then_all_private)
 {
-	/* Two pages in turn, for as long as that does not take for ever. */
+	/*
+	 * Convert every other page.  In units of 1G, that would take for ever, so
+	 * convert fewer.
+	 */
 	const u64 step = self->unit > SZ_2M ? 4093 : 2;
 	u64 i;
 
@@ -325,7 +332,7 @@ TEST_F(reshape, all_shared_then_all_private)
 		assert_nr_folios(i, 1);
 	guest_check_all();
 
-	/* One by one. */
+	/* Convert pages one by one. */
 	for (i = 0; i < self->nr_pages; i += step)
 		__convert(self, i, 1, false);
 	for (i = 0; i < self->nr_pages; i += step)
@@ -335,8 +342,8 @@ TEST_F(reshape, all_shared_then_all_private)
 }
 
 /*
- * Everything could be converted but for one page of the last unit: nothing is, and
- * the attempt leaves no trace.
+ * All pages could be converted but for one page of the last unit.  The conversion
+ * fails, converts none of them, and leaves no trace.
  */
 TEST_F(reshape, pinned_in_the_last_unit)
 {
@@ -389,7 +396,7 @@ TEST_F(reshape, pinned_in_the_last_unit)
 	free(now);
 }
 
-/* How a unit comes into being doesn't matter, it has its layout from the beginning. */
+/* Ways to allocate a unit.  Whatever the way, the unit has its layout from the beginning. */
 static void allocate_by_guest(struct reshape_fixture *self, u64 first, u64 page)
 {
 	guest_do(self->vcpu, OP_CHECK_ZERO, gpa_of(page), 1, PAGE_SIZE, 0);
@@ -430,7 +437,7 @@ TEST_F(reshape, allocated_as_wanted)
 	};
 	int i, j;
 
-	/* There is something to be found that must not be seen. */
+	/* Fill the pool with data that must not be seen. */
 	close_reshape_file(self);
 	hugetlb_dirty_pool(self->unit);
 	open_reshape_file(self, 0, variant->size_log2);
@@ -443,7 +450,7 @@ TEST_F(reshape, allocated_as_wanted)
 			allocators[j](self, nr + first, nr + (end + nr / 4) % nr);
 			guestmem_model_allocate(&self->model, nr, 1);
 			assert_model();
-			/* It takes long to look at all of 1G that often. */
+			/* Looking at all of 1G that often would take long. */
 			if (self->unit == SZ_2M || (!i && !j))
 				guest_check(self, nr, nr);
 			guest_write(self, nr, nr);
@@ -460,7 +467,10 @@ TEST_F(reshape, allocated_as_wanted)
 	}
 }
 
-/* Also, what was punched or is taken by others is still what it was made. */
+/*
+ * A hole that is smaller than the unit keeps the layout.  Any hole keeps pages
+ * private or shared, even if the host has mapped them.
+ */
 TEST_F(reshape, punch_part_keeps_layout)
 {
 	const u64 nr = self->unit_pages;
@@ -496,7 +506,10 @@ TEST_F(reshape, punch_part_keeps_layout)
 		assert_nr_folios(0, 1);
 		guest_check(self, 0, 2 * nr);
 
-		/* All of it, including what is shared and what the host has mapped. */
+		/*
+		 * Punch all of the unit, including pages that are shared or that the
+		 * host has mapped.
+		 */
 		set_shared(7, 3);
 		host_write(self, 8);
 		punch(self, 0, nr);
@@ -510,7 +523,10 @@ TEST_F(reshape, punch_part_keeps_layout)
 	}
 }
 
-/* A range of any size between one page and all, small ones being as likely as large. */
+/*
+ * Return the start of a random range, and its length in @nr: any size between one
+ * page and @max, small sizes being as likely as large ones.
+ */
 static u64 random_range(u64 max, u64 *nr)
 {
 	int order = random_below(64 - __builtin_clzll(max));
@@ -543,7 +559,7 @@ static const char *random_step(struct reshape_fixture *self)
 		guest_write(self, first, nr);
 		return "guest writes";
 	case 13:
-		/* Zeroes take long to check, don't make too many of them. */
+		/* Checking zeroes takes long, so don't make too many of them. */
 		punch(self, first, min(nr, 1000ul));
 		return "punch a part";
 	case 14:
@@ -582,7 +598,7 @@ TEST_F(reshape, random_ranges)
 	assert_model();
 }
 
-/* A vCPU that goes on while its neighbourhood is converted. */
+/* A vCPU that goes on using a unit while pages of the unit are converted. */
 struct neighbour {
 	struct kvm_vcpu *vcpu;
 	pthread_t thread;
@@ -603,7 +619,7 @@ static void *run_neighbour(void *data)
 			r = _vcpu_run(n->vcpu);
 			if (!r)
 				break;
-			/* The page became something else under the fault: again. */
+			/* The page was converted during the fault: try again. */
 			TEST_ASSERT((errno == EFAULT || errno == EAGAIN) &&
 				    n->vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT,
 				    "KVM_RUN should succeed, errno %d, exit %s", errno,
@@ -617,8 +633,8 @@ static void *run_neighbour(void *data)
 }
 
 /*
- * All writers of a page write the same: a reader that sees something else sees
- * another page, or what a page was before.
+ * All writers of a page write the same value.  A reader that sees another value sees
+ * another page, or what the page was before.
  */
 TEST_F(reshape, racing_neighbours)
 {
@@ -667,7 +683,7 @@ TEST_F(reshape, racing_neighbours)
 	       neighbours[0].rounds, neighbours[1].rounds, neighbours[0].exits,
 	       neighbours[1].exits);
 
-	/* What could not be merged at once is merged without further ado. */
+	/* Pages that could not be merged at once are merged without further ado. */
 	guestmem_settle();
 	assert_model();
 	guest_check(self, 0, nr);
@@ -679,7 +695,7 @@ int main(int argc, char *argv[])
 
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
 	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-	/* To repeat what a run has found. */
+	/* SEED repeats an earlier run. */
 	if (seed)
 		kvm_random_seed = strtoul(seed, NULL, 0);
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Guests whose page tables KVM shadows, i.e. that don't have two-dimensional paging,
- * with memory from guest_memfd files made of HugeTLB pages: KVM must not map more by
- * one entry than the guest does.  Takes kvm_amd.npt=0 or kvm_intel.ept=0.
+ * Tests of guests whose page tables KVM shadows, i.e. that don't have two-dimensional
+ * paging, with memory from guest_memfd files made of HugeTLB pages.  KVM must not map
+ * more by one entry than the guest does.  The tests need kvm_amd.npt=0 or
+ * kvm_intel.ept=0.
  */
 #include <linux/sizes.h>
 
@@ -17,10 +18,10 @@
 #define NR_PAGES	(NR_UNITS * PAGES_2M)
 #define PAGE_WORDS	(PAGE_SIZE / sizeof(u64))
 
-/* The same memory once more, by mappings of 4K. */
+/* The guest has the same memory mapped here once more, by pages of 4K. */
 #define SMALL_GVA	(TEST_GPA + TEST_GPA_SIZE)
 
-/* For a memslot that isn't the fixture's. */
+/* The addresses of a memslot that isn't the fixture's. */
 #define OTHER_GPA	(TEST_GPA + SZ_1G)
 #define OTHER_GVA	(SMALL_GVA + SZ_1G)
 
@@ -64,7 +65,7 @@ static void host_check_tags(const u64 *mem, u64 tag)
 			    mem[i * PAGE_WORDS]);
 }
 
-/* The folio is larger than what the guest maps. */
+/* The folio is larger than the guest's mappings. */
 TEST_F(shadow, small_pages)
 {
 	guest_do(self->vcpu, OP_WRITE_TAGS, SMALL_GVA, NR_PAGES, PAGE_SIZE, TAG(0));
@@ -72,7 +73,7 @@ TEST_F(shadow, small_pages)
 	guest_do(self->vcpu, OP_CHECK_TAGS, SMALL_GVA, NR_PAGES, PAGE_SIZE, TAG(0));
 }
 
-/* What the guest maps is larger than the folio, before and after it was split. */
+/* The guest's mappings are larger than the folio, before and after the folio is split. */
 TEST_F(shadow, large_pages)
 {
 	u64 i;
@@ -91,9 +92,9 @@ TEST_F(shadow, large_pages)
 }
 
 /*
- * What a guest gets is the file, whatever is mapped at userspace_addr.  That goes for
- * what KVM maps beforehand as well: pages next to the one that the guest accesses if
- * the guest has accessed them before.
+ * The guest gets the pages of the file, whatever is mapped at userspace_addr.  The
+ * same is true for pages that KVM maps beforehand: pages next to the accessed page,
+ * if the guest has accessed them before.
  */
 TEST_F(shadow, not_userspace_addr)
 {
@@ -119,7 +120,7 @@ TEST_F(shadow, not_userspace_addr)
 			 TAG2(i));
 	guest_do(self->vcpu, OP_CHECK_TAGS, OTHER_GVA, nr, PAGE_SIZE, TAG2(0));
 
-	/* And it doesn't write to what belongs to another user by now. */
+	/* The guest doesn't write to memory that belongs to another user by now. */
 	kvm_munmap(other, size);
 	guest_do(self->vcpu, OP_WRITE_TAGS, OTHER_GVA, nr, PAGE_SIZE, TAG(0));
 	for (i = 0; i < nr; i++)

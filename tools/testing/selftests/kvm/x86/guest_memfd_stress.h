@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What guest and host of guest_memfd_conversions_stress_test agree on: the table of
- * what is in memory, and the events that they count.
+ * Data on which guest and host of guest_memfd_conversions_stress_test agree: the
+ * table of what is in memory, and the events that they count.
  *
- * A cell is a page, a unit is a huge page and has many cells.  Of a very large unit
- * only a part has cells, the rest of it is converted only with all cells locked,
- * and isn't written to.
+ * A cell is a page.  A unit is a huge page and has many cells.  Only a part of a very
+ * large unit has cells.  The rest of it is converted only with all cells locked, and
+ * isn't written to.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_STRESS_H
 #define SELFTEST_KVM_GUEST_MEMFD_STRESS_H
@@ -32,14 +32,17 @@
 #define MAX_HUGE_RANGE		1200
 #define NR_WORDS		8
 
-/* Of a range that has more cells than that, some are as good as all. */
+/* If a range has more cells than that, looking at some is as good as looking at all. */
 #define MANY_CELLS		16
 
 #define HYPERCALL_PRIVATE	BIT(0)
 #define HYPERCALL_PUNCH		BIT(1)
 #define HYPERCALL_UNIT		BIT(2)
 
-/* A stamp: the page, a number, and who wrote it when. */
+/*
+ * A stamp: the cell, a number, whether the guest wrote it, and whether the cell was
+ * private then.
+ */
 #define STAMP_CELL_SHIFT	44
 #define STAMP_NR_SHIFT		2
 #define STAMP_BY_GUEST		BIT(0)
@@ -54,16 +57,16 @@ struct cell {
 	u64 stamp;
 };
 
-/* Counted by those who have locked the cell concerned. */
+/* A unit.  An actor counts a cell here while it has locked the cell. */
 struct unit {
 	u32 present;
 	u32 nr_private;
 	u32 nr_isolated;
 	u32 nr_pinned;
 	u32 nr_poisoned;
-	/* What isn't a cell. */
+	/* Whether the part that has no cells is private. */
 	u32 rest_private;
-	/* Of the first page, while it's present and known. */
+	/* The pfn of the first page, while the unit is present and the pfn is known. */
 	u64 pfn;
 };
 
@@ -72,7 +75,7 @@ struct slot {
 	u64 first, nr;		/* cells */
 };
 
-/* What the guests do. */
+/* A phase decides what the guests do. */
 enum phase {
 	PHASE_RUN,
 	PHASE_STOP,
@@ -81,7 +84,7 @@ enum phase {
 	PHASE_CLOSED,
 };
 
-/* Shared by the guest, the host, and its children. */
+/* Shared by the guest, the host, and the host's children. */
 struct world {
 	u32 phase;
 	u32 seed;
@@ -89,7 +92,7 @@ struct world {
 	u64 unit_cells;		/* 0 without huge pages */
 	u64 unit_size;
 	u32 unit_has_rest;
-	u32 few_spares;		/* a unit that was punched may be missed */
+	u32 few_spares;		/* a unit that was punched may be missing for a while */
 	u64 nr_units;
 	u64 file_offset;	/* of the first cell */
 	u64 stamp_nr;
@@ -118,7 +121,7 @@ static u32 pick(struct kvm_random_state *rng, u32 n)
 	return kvm_random_u32(rng) % n;
 }
 
-/* Mostly pages, some ranges, few large ones. */
+/* Pick mostly single pages, some ranges, and few large ranges.  Returns the number of cells. */
 static u64 pick_range(struct world *w, struct kvm_random_state *rng, u64 max, u64 *first)
 {
 	u32 max_range = w->unit_cells && !w->unit_has_rest ? MAX_HUGE_RANGE : MAX_RANGE;
@@ -150,8 +153,10 @@ static bool trylock_range(struct world *w, u64 first, u64 nr)
 }
 
 /*
- * All of a unit is never free by chance.  Who waits with cells locked does so in the
- * order of the cells, and all others don't wait, i.e. there's no deadlock.
+ * Lock all cells of a unit.  Returns false if a cell stays locked for too long, or if
+ * the actors are to stop.  Waits for cells, as all of a unit is never free by chance.
+ * There is no deadlock: an actor that waits with cells locked locks cells in their
+ * order, and all other actors don't wait.
  */
 static bool lock_unit(struct world *w, u64 unit, void (*wait)(int tries), int max_tries)
 {
@@ -224,7 +229,7 @@ static void count_op_unit(struct world *w, enum unit_op op, u64 unit)
 	}
 }
 
-/* Something is about to be done to a range. */
+/* Count an operation that is about to happen to a range. */
 static void count_op(struct world *w, enum unit_op op, u64 first, u64 nr)
 {
 	u64 unit;
@@ -243,7 +248,7 @@ static void count_conversion(struct world *w, u64 first, u64 nr, bool all, bool 
 	count_op(w, page + (all ? 2 : nr > 1), first, nr);
 }
 
-/* One more huge page that may be lost. */
+/* Take one more huge page that may be lost.  Returns false if there is none. */
 static inline bool take_poison(struct world *w)
 {
 	u32 left = READ_ONCE(w->poisons_left);
@@ -270,7 +275,10 @@ static bool stamp_is_of_cell(u64 stamp, u64 c)
 	return !stamp || stamp >> STAMP_CELL_SHIFT == c + 1;
 }
 
-/* Words all over the cell, its first and its last one among them. */
+/*
+ * Return the offset of a word.  The words are all over the cell, and include its
+ * first and its last word.
+ */
 static u64 word_offset(int i)
 {
 	if (i == NR_WORDS - 1)
@@ -279,13 +287,16 @@ static u64 word_offset(int i)
 	return i * (PAGE_SIZE / NR_WORDS + sizeof(u64));
 }
 
-/* A cell that may be skipped by who checks a range. */
+/* Return whether a check of a range may skip a cell. */
 static bool is_one_of_many(struct kvm_random_state *rng, u64 c, u64 first, u64 nr)
 {
 	return nr > MANY_CELLS && c != first && c != first + nr - 1 && pick(rng, 8);
 }
 
-/* Are all cells private or shared as @private says (1), none of them (-1)? */
+/*
+ * Return 1 if all cells are private or shared as @private says, -1 if none of them
+ * is, 0 otherwise.
+ */
 static int uniform(struct world *w, u64 first, u64 nr, bool private)
 {
 	u64 i, same = 0;
@@ -295,7 +306,7 @@ static int uniform(struct world *w, u64 first, u64 nr, bool private)
 	return same == nr ? 1 : same ? 0 : -1;
 }
 
-/* Someone has seen that there is memory. */
+/* Note that an actor has seen memory in a range. */
 static void set_present(struct world *w, u64 first, u64 nr)
 {
 	u64 unit;
@@ -316,7 +327,7 @@ static void set_isolated(struct world *w, u64 c, bool isolated)
 	add(&unit_of(w, c)->nr_isolated, isolated ? 1 : -1);
 }
 
-/* A conversion unmaps what it converts. */
+/* Note a conversion.  Pages that become private are unmapped, i.e. not isolated any more. */
 static void set_range_private(struct world *w, u64 first, u64 nr, bool all, bool private)
 {
 	u64 c;
@@ -355,7 +366,7 @@ static void set_unit_lost(struct world *w, u64 unit)
 	WRITE_ONCE(u->present, 0);
 }
 
-/* Does a hole have all of a unit, which leaves the file then? */
+/* Return whether a hole has all of a unit, which leaves the file then. */
 static bool is_hole(struct world *w, u64 unit, u64 first, u64 nr)
 {
 	u64 start = unit * w->unit_cells;
@@ -375,7 +386,10 @@ static void count_punch(struct world *w, u64 first, u64 nr)
 			      unit);
 }
 
-/* What is left of it is a hole, or zero. */
+/*
+ * Note that a range was punched.  Units that are all in the range are holes then,
+ * other cells are zero.
+ */
 static void set_range_punched(struct world *w, u64 first, u64 nr)
 {
 	u64 unit, c;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * All those who work, and those who disturb them, in
- * guest_memfd_conversions_stress_test.
+ * The actors of guest_memfd_conversions_stress_test: those that work, and those that
+ * disturb them.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_STRESS_ACTORS_H
 #define SELFTEST_KVM_GUEST_MEMFD_STRESS_ACTORS_H
@@ -29,7 +29,7 @@
 
 #define DATA_SLOT		11
 
-/* Tries that others can make fail, before calling it a hang. */
+/* How many tries other actors can make fail before the test calls it a hang. */
 #define MAX_MEMORY_FAULTS	10000
 
 static struct kvm_vm *vm;
@@ -117,7 +117,10 @@ static void *pin_thread(void *data)
 		first = pick(&a->rng, world->nr_cells - 15);
 		if (!pin_pages(&pin, host_word(a, first, 0), sizeof(buf))) {
 			count(world, EVENT_pin_vmsplice_refused);
-			/* Nothing is in the way, so stay out of the way. */
+			/*
+			 * Nothing slows this loop down, so stay out of the way of
+			 * other actors.
+			 */
 			pause_up_to_us(a, 100);
 			continue;
 		}
@@ -166,7 +169,7 @@ static void *longterm_pin_thread(void *data)
 	return NULL;
 }
 
-/* Map, look, forget, look again, unmap. */
+/* Map a range, look at it, drop it from the page table, look again, and unmap it. */
 static void *map_thread(void *data)
 {
 	struct actor *a = data;
@@ -228,7 +231,7 @@ static void set_slot(int i, u64 gpa, u64 size)
 				   size ? cell_offset(s->first) : 0);
 }
 
-/* Memslots come and go, aligned like the file or not, and the guest does not notice. */
+/* Create and delete a memslot, aligned like the file or not.  The guest does not notice. */
 static void *rebind_thread(void *data)
 {
 	struct slot *s = &world->slots[REBIND_SLOT];
@@ -245,7 +248,7 @@ static void *rebind_thread(void *data)
 	return NULL;
 }
 
-/* What the guest doesn't say: what has become of poisoned pages. */
+/* Print what the guest doesn't say: the state of units, and of poisoned pages. */
 static void report_units(void)
 {
 	u64 unit, first, c, pfn;
@@ -291,7 +294,7 @@ static void handle_hypercall(struct kvm_vcpu *vcpu)
 		run->hypercall.ret = -convert(offset, size, flags & HYPERCALL_PRIVATE);
 }
 
-/* The guest asked for it, it gets told. */
+/* Let guest_probe() return false for a poisoned page.  No other instruction may find one. */
 static void handle_poison(struct kvm_vcpu *vcpu)
 {
 	struct kvm_regs regs;
@@ -305,8 +308,9 @@ static void handle_poison(struct kvm_vcpu *vcpu)
 }
 
 /*
- * Another actor converted what the guest was looking at, or a huge page isn't back yet:
- * look again.  Returns false if there is nothing to look at any more.
+ * Handle a fault of the guest.  Another actor has converted the page that the guest
+ * was looking at, a huge page isn't back yet, or the page is poisoned.  Returns
+ * whether the guest should go on, i.e. false if the file is gone.
  */
 static bool handle_memory_fault(struct kvm_vcpu *vcpu, u64 *progress, int *faults)
 {

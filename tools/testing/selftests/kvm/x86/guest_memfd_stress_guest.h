@@ -6,7 +6,7 @@
 #include "guest_memfd_stress.h"
 #include "ucall_common.h"
 
-/* Locks are held for as long as it takes the host to clear or merge a huge page. */
+/* The host may hold a lock for as long as it takes to clear or merge a huge page. */
 #define GUEST_LOCK_TRIES	1000000
 
 static u64 guest_cell(struct world *w, struct slot *s, u64 c)
@@ -24,10 +24,13 @@ static void guest_wait(int tries)
 	cpu_relax();
 }
 
-/* If the memory is poisoned, the host has the guest go on at the latter. */
+/*
+ * If the memory that the first one reads is poisoned, the host has the guest go on at
+ * the second one.
+ */
 extern char guest_probe_insn[], guest_probe_fixup[];
 
-/* Returns false if the memory is poisoned. */
+/* Read a word.  Returns false if the memory is poisoned. */
 static noinline bool guest_probe(u64 *p, u64 *val)
 {
 	bool ok = true;
@@ -74,7 +77,7 @@ static void guest_check_cell(struct world *w, struct slot *s, u64 c)
 	}
 }
 
-/* Of a range, what is in the slot. */
+/* Check the part of a range that is in the slot. */
 static void guest_check(struct world *w, struct kvm_random_state *rng, struct slot *s,
 			u64 first, u64 nr)
 {
@@ -116,7 +119,10 @@ static void count_guest_conversion(struct world *w, int already, bool private)
 		count(w, private ? EVENT_guest_to_private : EVENT_guest_to_shared);
 }
 
-/* A range of a slot or, with @all, the unit that it is all of, of any slots. */
+/*
+ * Convert a range of a slot or, with @all, the unit that the range is all of,
+ * whatever its slots.
+ */
 static void guest_convert(struct world *w, struct kvm_random_state *rng, struct slot *s,
 			  u64 first, u64 nr, bool all, bool private)
 {
@@ -161,7 +167,7 @@ static void guest_punch_unit(struct world *w, struct slot *s, u64 unit)
 	set_unit_lost(w, unit);
 }
 
-/* Several things in a row with all of a unit locked, @c is a cell of it. */
+/* Do several things in a row with all of the unit of cell @c locked. */
 static void guest_step_unit(struct world *w, struct kvm_random_state *rng,
 			    struct slot *s, u64 c)
 {
@@ -174,7 +180,7 @@ static void guest_step_unit(struct world *w, struct kvm_random_state *rng,
 	for (i = pick(rng, 3); i >= 0; i--) {
 		switch (pick(rng, 6)) {
 		case 0:
-			/* There's not much poison, keep some of it. */
+			/* Poison is rare, so keep most of it. */
 			if (!w->units[unit].nr_poisoned || !pick(rng, 16))
 				guest_punch_unit(w, s, unit);
 			break;
@@ -194,7 +200,10 @@ static void guest_step_unit(struct world *w, struct kvm_random_state *rng,
 	unlock_unit(w, unit);
 }
 
-/* Without a lock, i.e. there may be anything but what is of another cell. */
+/*
+ * Look at a cell without its lock.  The cell may contain anything but the stamp of
+ * another cell.
+ */
 static void guest_peek(struct world *w, struct slot *s, struct kvm_random_state *rng)
 {
 	u64 c = s->first + pick(rng, s->nr), val;
@@ -262,13 +271,13 @@ static void guest_code(u64 id)
 	}
 	GUEST_SYNC(0);
 
-	/* All others are gone by now. */
+	/* All other actors have ended by now. */
 	if (READ_ONCE(w->phase) == PHASE_CHECK) {
 		guest_check_all(w);
 		GUEST_SYNC(1);
 	}
 
-	/* Until the file is gone. */
+	/* Look at the file until it is gone. */
 	for (;;)
 		guest_peek(w, &w->slots[pick(&rng, REBIND_SLOT)], &rng);
 }

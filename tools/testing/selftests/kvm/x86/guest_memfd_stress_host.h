@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the host of guest_memfd_conversions_stress_test does to cells that it has
- * locked, and what it expects to find there.
+ * Operations of the host of guest_memfd_conversions_stress_test on cells that it has
+ * locked, and checks of what it finds there.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_STRESS_HOST_H
 #define SELFTEST_KVM_GUEST_MEMFD_STRESS_HOST_H
@@ -24,13 +24,13 @@
 #include "test_util.h"
 
 #define PUNCH			(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
-/* Tries that others can make fail, before giving up. */
+/* How many tries other actors can make fail before the host gives up. */
 #define MAX_CONVERSIONS		300
 
 static struct world *world;
 static int gmem_fd;
 
-/* Tries to get a huge page that isn't back yet, and how long to wait in between. */
+/* How often to try to get a huge page that isn't back yet, and how long to wait in between. */
 #define MAX_UNIT_TRIES		2000
 #define UNIT_DELAY_US		5000
 
@@ -44,7 +44,7 @@ struct actor {
 	bool child;
 };
 
-/* Threads and children take SIGBUS one by one. */
+/* Each thread, or child, takes SIGBUS on its own. */
 static __thread sigjmp_buf sigbus_jmp;
 static __thread int sigbus_expected;
 
@@ -57,7 +57,7 @@ static void sigbus_handler(int sig, siginfo_t *info, void *context)
 	siglongjmp(sigbus_jmp, 1);
 }
 
-/* Returns false for SIGBUS. */
+/* Read or write a word.  Returns false for SIGBUS. */
 static bool access_word(u64 *p, u64 *val, bool write)
 {
 	if (sigsetjmp(sigbus_jmp, 0)) {
@@ -88,7 +88,7 @@ static u64 unit_offset(u64 unit)
 	return unit * world->unit_size;
 }
 
-/* What there is to say about a cell, in a static buffer. */
+/* Return a description of a cell, in a static buffer. */
 static const char *describe(u64 c)
 {
 	const struct cell *cell = &world->cells[c];
@@ -209,7 +209,7 @@ static void host_write(struct actor *a, u64 first, u64 nr)
 	}
 }
 
-/* Through a mapping that didn't exist, and of which nothing is left. */
+/* Check a range through a new mapping, which is unmapped then. */
 static void host_mmap_check(struct actor *a, u64 first, u64 nr)
 {
 	char *mem = a->mem, *part;
@@ -224,7 +224,7 @@ static void host_mmap_check(struct actor *a, u64 first, u64 nr)
 	kvm_munmap(part, nr * PAGE_SIZE);
 }
 
-/* Returns 0, or -EAGAIN if pins are always in the way. */
+/* Convert memory.  Returns 0, or -EAGAIN if pins block every try. */
 static int convert(u64 offset, u64 size, bool private)
 {
 	u64 error_offset;
@@ -268,7 +268,10 @@ static void count_host_conversion(struct actor *a, int already, bool private)
 		count(world, EVENT_child_conversions);
 }
 
-/* A range or, with @all, the unit that it is all of.  Returns whether it worked. */
+/*
+ * Convert a range or, with @all, the unit that the range is all of.  Returns whether
+ * it worked.
+ */
 static bool __host_convert(struct actor *a, u64 first, u64 nr, bool all, bool private)
 {
 	int already = uniform(world, first, nr, private), r;
@@ -319,7 +322,7 @@ static void host_allocate(u64 first, u64 nr)
 	count(world, EVENT_host_allocations);
 }
 
-/* What vmsplice() has put into a pipe. */
+/* Pages that vmsplice() has put into a pipe. */
 struct pin {
 	int fds[2];
 	ssize_t len;
@@ -336,7 +339,10 @@ static void close_pipe(struct pin *pin)
 	kvm_close(pin->fds[1]);
 }
 
-/* What is in the pipe is pinned until it is read. */
+/*
+ * Pin pages until they are read from the pipe.  Returns false if the first page can't
+ * be pinned.
+ */
 static bool pin_pages(struct pin *pin, void *mem, size_t len)
 {
 	struct iovec iov = { mem, len };
@@ -351,7 +357,7 @@ static void unpin_pages(struct pin *pin, void *buf)
 	TEST_ASSERT_EQ(read(pin->fds[0], buf, pin->len), pin->len);
 }
 
-/* System calls see private pages as they see unmapped ones. */
+/* Check that system calls see private pages as they see unmapped ones. */
 static void host_syscall(struct actor *a, u64 c)
 {
 	int i = pick(&a->rng, NR_WORDS);
@@ -362,7 +368,7 @@ static void host_syscall(struct actor *a, u64 c)
 	count_op(world, OP_host_touch, c, 1);
 	make_pipe(&pin);
 	if (!world->cells[c].private) {
-		/* System calls don't wait for huge pages. */
+		/* Wait for the huge page here: system calls don't. */
 		TEST_ASSERT(host_access(a, c, i, &val, false),
 			    "Unexpected SIGBUS, %s", describe(c));
 		TEST_ASSERT_EQ(write(pin.fds[1], host_word(a, c, i), sizeof(val)), sizeof(val));
@@ -380,8 +386,9 @@ static void host_syscall(struct actor *a, u64 c)
 }
 
 /*
- * A page that is pinned by who has locked it.  If it leaves the file, it does so with
- * all that is in it, otherwise it has what the cell has.
+ * A pinned page.  The actor that has locked the cell has pinned it.  If the page
+ * leaves the file (@lost), it keeps all that is in it (@stamp).  Otherwise it has
+ * what the cell has.
  */
 struct pinned_cell {
 	struct pin pin;
@@ -391,14 +398,14 @@ struct pinned_cell {
 	bool active;
 };
 
-/* Returns false if it's private.  It's not poisoned. */
+/* Pin a page that isn't poisoned.  Returns false if the page is private. */
 static bool host_pin(struct actor *a, struct pinned_cell *p, u64 c)
 {
 	bool private = world->cells[c].private;
 	u64 val;
 
 	count_op(world, OP_pin, c, 1);
-	/* Otherwise there may be no huge page. */
+	/* Wait for the huge page here: vmsplice() doesn't. */
 	if (world->few_spares && !private)
 		host_access(a, c, 0, &val, false);
 
@@ -419,7 +426,7 @@ static bool host_pin(struct actor *a, struct pinned_cell *p, u64 c)
 	return true;
 }
 
-/* The page is about to leave the file. */
+/* Note that a pinned page is about to leave the file. */
 static void host_lose_pin(struct pinned_cell *p)
 {
 	if (!p->active || p->lost)
@@ -457,7 +464,10 @@ static void host_unpin(struct actor *a, struct pinned_cell *p)
 	check_pin(p);
 }
 
-/* It's shared, at most the huge page of a few pages before it is in the way as well. */
+/*
+ * Assert that a range with a pinned page can't become private.  The conversion fails
+ * at that page, or at a page before it that is in use as well.
+ */
 static void host_convert_pinned(struct actor *a, struct pinned_cell *p, u64 first, u64 nr,
 				bool all)
 {
@@ -480,7 +490,7 @@ static void host_convert_pinned(struct actor *a, struct pinned_cell *p, u64 firs
 	count(world, EVENT_pinned_page_stays_shared);
 }
 
-/* A page that is pinned stays shared, or leaves the file with all that's in it. */
+/* Pin a page.  It stays shared, or leaves the file with all that is in it. */
 static void host_pin_page(struct actor *a, u64 c)
 {
 	struct pinned_cell p;
@@ -489,7 +499,7 @@ static void host_pin_page(struct actor *a, u64 c)
 		return;
 
 	host_convert_pinned(a, &p, c, 1, false);
-	/* Others find it that way. */
+	/* Other actors find the page pinned. */
 	usleep(pick(&a->rng, 500));
 	if (pick(&a->rng, 3) == 0) {
 		if (!world->unit_cells)

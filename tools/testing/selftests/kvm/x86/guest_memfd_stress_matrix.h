@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What guest_memfd_conversions_stress_test has reached: everything that is meant to
- * happen, and each operation in each of the states that a huge page can be in.
+ * Counters of what guest_memfd_conversions_stress_test has reached: all events that
+ * are meant to happen, and each operation in each of the states that a huge page can
+ * be in.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_STRESS_MATRIX_H
 #define SELFTEST_KVM_GUEST_MEMFD_STRESS_MATRIX_H
@@ -13,7 +14,7 @@
 
 #include "kselftest.h"
 
-/* Where something can happen. */
+/* Where an event can happen. */
 #define IN_SMALL		BIT(0)
 #define IN_HUGE			BIT(1)
 #define IN_BOTH			(IN_SMALL | IN_HUGE)
@@ -137,7 +138,10 @@ static const struct {
 	[EVENT_retry_memory_fault] = { "retry_memory_fault", 0 },
 };
 
-/* In the order of count_conversion(): a page, a range, and all of a huge page. */
+/*
+ * Operations.  Conversions are in the order of count_conversion(): a page, a range,
+ * all of a huge page.
+ */
 enum unit_op {
 	OP_to_private_page,
 	OP_to_private_range,
@@ -175,7 +179,7 @@ static const char * const op_names[] = {
 	[OP_close] = "close",
 };
 
-/* Exactly one of the first three, and any of the others. */
+/* States.  A huge page is in exactly one of the first three, and in any of the others. */
 enum unit_state {
 	STATE_whole_private,
 	STATE_whole_shared,
@@ -219,11 +223,11 @@ struct hits_column {
 	const char *name;
 	const struct hits *hits;
 	int where;
-	/* It took long enough to reach everything. */
+	/* The run was long enough to reach everything. */
 	bool complete;
 };
 
-/* Returns whether all that should happen did. */
+/* Print the table of events.  Returns whether all that should happen did. */
 static bool print_events(const struct hits_column *columns, int nr)
 {
 	bool all = true;
@@ -251,7 +255,7 @@ static bool print_events(const struct hits_column *columns, int nr)
 	return all;
 }
 
-/* Why there can't be a hit, or NULL. */
+/* Return why there can't be a hit in a state, or NULL. */
 static const char *impossible(const struct hits_column *col, enum unit_state state)
 {
 	if (state == STATE_poisoned && !(col->where & IN_POISONED))
@@ -259,7 +263,7 @@ static const char *impossible(const struct hits_column *col, enum unit_state sta
 	return NULL;
 }
 
-/* One line, and whether nothing is missing there. */
+/* Print one line of the matrix.  Returns whether nothing is missing there. */
 static bool print_matrix_row(const struct hits_column *col, enum unit_op op)
 {
 	bool all = true;
@@ -281,8 +285,9 @@ static bool print_matrix_row(const struct hits_column *col, enum unit_op op)
 }
 
 /*
- * Operations x states.  A huge page is in more than one state at a time.  Returns
- * whether each of them has been reached.
+ * Print the matrix of operations x states.  A huge page can be in more than one state
+ * at a time.  Returns whether each operation was reached in each state, or the run
+ * was too short for that.
  */
 static bool print_matrix(const struct hits_column *col)
 {

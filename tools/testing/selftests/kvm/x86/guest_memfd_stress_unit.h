@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the host of guest_memfd_conversions_stress_test does to a huge page that it
- * has locked all cells of: any operation in any state, and poison.
+ * Operations of the host of guest_memfd_conversions_stress_test on a huge page of
+ * which it has locked all cells: any operation in any state, and poison.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_STRESS_UNIT_H
 #define SELFTEST_KVM_GUEST_MEMFD_STRESS_UNIT_H
@@ -12,7 +12,7 @@
 
 #define CORRUPT_PFN		"/sys/kernel/debug/hwpoison/corrupt-pfn"
 
-/* Locks are held for as long as it takes to clear or merge a huge page. */
+/* Other actors may hold a lock for as long as it takes to clear or merge a huge page. */
 #define HOST_LOCK_TRIES		10000
 
 struct session {
@@ -34,7 +34,7 @@ static u64 pick_cell(struct actor *a, struct session *s)
 	return s->first + pick(&a->rng, world->unit_cells);
 }
 
-/* Any page, but not one that's poisoned.  Falls back to what is. */
+/* Pick a cell that isn't poisoned.  If that fails, returns one that is. */
 static u64 pick_sound_cell(struct actor *a, struct session *s)
 {
 	u64 c = pick_cell(a, s);
@@ -45,7 +45,7 @@ static u64 pick_sound_cell(struct actor *a, struct session *s)
 	return c;
 }
 
-/* Returns false if it's as it was, for what reason ever. */
+/* Convert cells.  Returns false if they are as they were, for whatever reason. */
 static bool convert_cells(struct actor *a, struct session *s, u64 first, u64 nr, bool all,
 			  bool private)
 {
@@ -65,12 +65,12 @@ static bool convert_unit(struct actor *a, struct session *s, bool private)
 
 static void punch_unit(struct actor *a, struct session *s)
 {
-	/* There's not much poison, keep some of it. */
+	/* Poison is rare, so keep most of it. */
 	if (world->units[s->unit].nr_poisoned && !stopped(world) &&
 	    world->hits.ops[OP_punch_unit][STATE_poisoned] && pick(&a->rng, 16))
 		return;
 
-	/* It may take all the huge pages that are to spare. */
+	/* The pinned page may take all the huge pages that are to spare. */
 	if (world->few_spares && s->pin.active && s->pin.lost)
 		host_unpin(a, &s->pin);
 
@@ -94,7 +94,10 @@ static u64 read_entry(const char *path, u64 nr)
 	return entry;
 }
 
-/* Returns false if there is no page that the host could find it by. */
+/*
+ * Find the pfn of the unit.  Returns false if the host has no page by which it could
+ * find the pfn.
+ */
 static bool find_pfn(struct actor *a, struct session *s)
 {
 	struct unit *u = &world->units[s->unit];
@@ -108,7 +111,7 @@ static bool find_pfn(struct actor *a, struct session *s)
 
 	TEST_ASSERT(host_access(a, c, 0, &val, false), "Cell %lu is shared", c);
 	entry = read_entry("/proc/self/pagemap", (uintptr_t)host_word(a, c, 0) / PAGE_SIZE);
-	/* Others may have unmapped it already. */
+	/* Other actors may have unmapped the page already. */
 	if (!(entry & BIT_ULL(63)))
 		return false;
 	u->pfn = (entry & GENMASK_ULL(54, 0)) & -(world->unit_size / PAGE_SIZE);
@@ -137,7 +140,10 @@ static void set_page_poisoned(struct session *s, u64 c, bool is_whole)
 		count(world, EVENT_poison_in_whole);
 }
 
-/* Returns whether there's poison in the huge page, which it is lost with. */
+/*
+ * Poison a page of a unit if possible.  Returns whether the unit has poison, and so
+ * will be lost.
+ */
 static bool poison_unit(struct actor *a, struct session *s)
 {
 	struct unit *u = &world->units[s->unit];
@@ -151,7 +157,7 @@ static bool poison_unit(struct actor *a, struct session *s)
 	if (!u->nr_poisoned && !take_poison(world))
 		return false;
 
-	/* As often as not the first page of a folio, which is more than a page. */
+	/* Often, pick the first page of a folio that is more than a page. */
 	c = pick_sound_cell(a, s) & -(1ull << pick(&a->rng, 10));
 	if (!u->nr_poisoned && pick(&a->rng, 3) == 0)
 		convert_unit(a, s, true);
@@ -161,14 +167,14 @@ static bool poison_unit(struct actor *a, struct session *s)
 		return true;
 
 	pfn = u->pfn + (cell_offset(c) - unit_offset(s->unit)) / PAGE_SIZE;
-	/* It may be split or merged by others until it fails. */
+	/* Other actors may split or merge the unit until the page fails. */
 	is_whole = read_entry("/proc/kpageflags", u->pfn) & BIT_ULL(KPF_HUGE);
 	corrupt_pfn(pfn);
 	set_page_poisoned(s, c, is_whole);
 	return u->nr_poisoned;
 }
 
-/* Have a page that the host has pinned. */
+/* Pin a page of a unit, unless one is pinned.  Returns false if that isn't possible. */
 static bool pin_unit(struct actor *a, struct session *s)
 {
 	u64 c = pick_sound_cell(a, s);
@@ -186,7 +192,7 @@ static void reach_state(struct actor *a, struct session *s, enum unit_state stat
 {
 	u64 c = pick_sound_cell(a, s);
 
-	/* Who wants to unpin a page has to have one. */
+	/* An actor has to have a pinned page in order to unpin it. */
 	if (op == OP_unpin && !s->pin.active && !pin_unit(a, s))
 		return;
 
@@ -247,7 +253,7 @@ static void do_op(struct actor *a, struct session *s, enum unit_op op)
 		convert_unit(a, s, private);
 		break;
 	case OP_punch_part:
-		/* What is pinned stays in the file. */
+		/* Don't punch all of the unit: a pinned page stays in the file here. */
 		punch(c, min(nr, world->unit_cells - 1));
 		break;
 	case OP_punch_unit:
@@ -265,7 +271,7 @@ static void do_op(struct actor *a, struct session *s, enum unit_op op)
 		break;
 	case OP_pin:
 		c = pick_sound_cell(a, s);
-		/* One stays as it is. */
+		/* If a page is pinned already, it stays so; undo the second pin. */
 		if (!world->cells[c].poison &&
 		    host_pin(a, s->pin.active ? &other : &s->pin, c))
 			host_unpin(a, &other);
@@ -278,7 +284,10 @@ static void do_op(struct actor *a, struct session *s, enum unit_op op)
 	}
 }
 
-/* What the host can do here and what has happened least, or anything. */
+/*
+ * Pick an operation that the host can do here, and a state: the pair that has
+ * happened least, or any.
+ */
 static void pick_pair(struct actor *a, struct session *s, enum unit_op *op,
 		      enum unit_state *state)
 {
@@ -295,7 +304,7 @@ static void pick_pair(struct actor *a, struct session *s, enum unit_op *op,
 		if (i == OP_guest_access || i == OP_close)
 			continue;
 		for (j = 0; j < nr_states; j++) {
-			/* There's not always poison to be had, make use of it. */
+			/* Poison isn't always to be had, so make use of it. */
 			hits = world->hits.ops[i][j] * 2 + (poisoned != (j == STATE_poisoned));
 			if (hits < least) {
 				least = hits;
@@ -307,8 +316,8 @@ static void pick_pair(struct actor *a, struct session *s, enum unit_op *op,
 }
 
 /*
- * An actor that needs all of a huge page is, for a while, alone with it, but for
- * actors that don't take locks.
+ * Do several things in a row with all of the unit of cell @c locked.  For a while,
+ * the actor is alone with the unit, but for actors that don't take locks.
  */
 static void host_step_unit(struct actor *a, u64 c)
 {
@@ -321,7 +330,7 @@ static void host_step_unit(struct actor *a, u64 c)
 	if (!lock_unit(world, s.unit, host_wait, HOST_LOCK_TRIES))
 		return;
 
-	/* Poison lasts, i.e. the sooner the better. */
+	/* Poison lasts, so poison a page as early as possible. */
 	if (READ_ONCE(world->poisons_left) && !pick(&a->rng, 8))
 		poison_unit(a, &s);
 	for (i = pick(&a->rng, 4); i >= 0 && !stopped(world); i--) {
@@ -330,7 +339,7 @@ static void host_step_unit(struct actor *a, u64 c)
 		do_op(a, &s, op);
 	}
 
-	/* Others find it pinned. */
+	/* Other actors find the page pinned. */
 	if (s.pin.active && !s.pin.lost) {
 		c = s.pin.c;
 		unlock_range(world, s.first, c - s.first);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A guest that reads, writes, executes and checks an INIT_SHARED guest_memfd file
- * made of HugeTLB pages, for every size of them, and how KVM maps it.
+ * A guest that reads, writes, executes and checks an INIT_SHARED guest_memfd file made
+ * of HugeTLB pages of any size, and checks of how KVM maps the file.
  *
- * What is mapped how is read from KVM's dump of its stage-2 tables.  On a pKVM host
- * they belong to the hypervisor, which doesn't show them.  Everywhere, there must
- * be about as many exits as there are mappings to make.
+ * The tests read the mappings from KVM's dump of its stage-2 tables.  On a pKVM host
+ * the tables belong to the hypervisor, which doesn't show them.  On any host, there
+ * must be about as many exits as there are mappings to make.
  */
 #ifndef SELFTEST_KVM_ARM64_GUEST_MEMFD_GUEST_H
 #define SELFTEST_KVM_ARM64_GUEST_MEMFD_GUEST_H
@@ -36,7 +36,7 @@
 
 #define MAX_VCPUS	3
 
-/* What a guest writes into a page of the file. */
+/* The word that a guest writes into a page of the file. */
 #define TAG(pgoff)	(0x7a67000000000000ull + (pgoff))
 #define TAG2(pgoff)	(0x7a68000000000000ull + (pgoff))
 
@@ -50,7 +50,7 @@ enum guest_op {
 	OP_CHECK_ZERO,		/* a word of every cache line of every stride */
 	OP_WRITE_CODE,		/* a function into every stride */
 	OP_CALL,		/* the function in every stride */
-	OP_CHURN,		/* a tag that comes back, or was punched */
+	OP_CHURN,		/* write a tag; before and after, it is there or punched */
 };
 
 struct guest_request {
@@ -160,15 +160,15 @@ static inline void __guest_do(struct kvm_vcpu *vcpu, enum guest_op op, u64 gva, 
 	assert_request_done(vcpu);
 }
 
-/* Page by page. */
+/* Let a vCPU do something with each of @nr pages. */
 static inline void guest_do(struct kvm_vcpu *vcpu, enum guest_op op, u64 gva, u64 nr, u64 tag)
 {
 	__guest_do(vcpu, op, gva, nr, PAGE_SIZE, tag);
 }
 
 /*
- * Map all of the test's memory in the guest by 1G blocks: the fewer tables, the
- * fewer pages that are faulted in besides what the test is about.
+ * Map all of the test's memory in the guest by 1G blocks.  With fewer tables, fewer
+ * pages are faulted in that the test is not about.
  */
 static inline void map_blocks(struct kvm_vm *vm)
 {
@@ -192,7 +192,7 @@ static inline struct kvm_vm *create_guest(struct kvm_vcpu **vcpus)
 	TEST_ASSERT(vm->page_size == PAGE_SIZE, "The guest should have 4K pages");
 	map_blocks(vm);
 
-	/* The guest's own code and data are not to be counted. */
+	/* Fault in the guest's own code and data, so that tests don't count them. */
 	warm = vm_alloc_page(vm);
 	for (i = 0; i < MAX_VCPUS; i++) {
 		vcpu_args_set(vcpus[i], 1, (u64)i);
@@ -206,7 +206,7 @@ static inline struct kvm_vm *create_guest(struct kvm_vcpu **vcpus)
 	return vm;
 }
 
-/* How much of the guest is mapped how. */
+/* The number of mappings of each size. */
 struct mappings {
 	long nr_4k, nr_2m, nr_1g;
 };
@@ -218,11 +218,14 @@ static inline long nr_mappings(struct mappings m)
 
 static inline bool is_pkvm(void)
 {
-	/* The sizes of blocks that KVM can split, which a hypervisor doesn't let it do. */
+	/*
+	 * The capability has the sizes of blocks that KVM can split, none if pKVM
+	 * doesn't let it.
+	 */
 	return !kvm_check_cap(KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES);
 }
 
-/* The largest possible mapping that begins at @gfn and @pgoff, in pages. */
+/* Return the size, in pages, of the largest possible mapping that begins at @gfn and @pgoff. */
 static inline u64 largest_mapping(u64 gfn, u64 pgoff, u64 nr, size_t max)
 {
 	if (max >= SZ_1G && !is_pkvm() && !(gfn % PAGES_1G) && !(pgoff % PAGES_1G) &&
@@ -243,7 +246,7 @@ static inline void count_mapping(struct mappings *m, u64 nr_pages)
 }
 
 /*
- * The largest mappings possible of @nr pages at @gfn, for memory at @pgoff of a
+ * Return the largest possible mappings of @nr pages at @gfn, for memory at @pgoff of a
  * file that is made of pages of @max bytes.
  */
 static inline struct mappings largest_mappings(u64 gfn, u64 pgoff, u64 nr, size_t max)
@@ -258,7 +261,7 @@ static inline struct mappings largest_mappings(u64 gfn, u64 pgoff, u64 nr, size_
 	return m;
 }
 
-/* The same for a file that is split, in a slot that begins with it at a multiple of 1G. */
+/* As above, for a split file in a slot that begins with the file, at a multiple of 1G. */
 static inline struct mappings mappings_of_layout(const struct guestmem_model *model,
 						 u64 first, u64 nr)
 {
@@ -274,7 +277,7 @@ static inline struct mappings mappings_of_layout(const struct guestmem_model *mo
 }
 
 /*
- * Read what is mapped in a range from a dump like
+ * Return what is mapped in a range, according to a dump like
  *
  *   0x0000000200000000-0x0000000240000000           1G 1   R W px ux  AF BLK
  *
@@ -324,7 +327,7 @@ static inline struct mappings read_mappings(struct kvm_vm *vm, u64 gpa, u64 size
 
 static inline bool can_read_mappings(void)
 {
-	/* pKVM's file isn't made from a page table. */
+	/* With pKVM, the dump isn't made from a page table. */
 	return !is_pkvm() && !access("/sys/kernel/debug/kvm", R_OK | X_OK);
 }
 
@@ -346,8 +349,9 @@ static inline void assert_mappings(struct kvm_vm *vm, u64 gpa, u64 size, struct 
 
 /*
  * Let the guest do something with @nr strides, and assert that it took @want faults.
- * Interrupts of the host are exits as well, but there is at most one per millisecond,
- * and much fewer than would be of faults if every other mapping was too small.
+ * Interrupts of the host are exits as well.  But there is at most one per millisecond,
+ * and there are far fewer of them than there would be faults if every other mapping was
+ * too small.
  */
 static inline void __guest_do_faults(struct kvm_vcpu *vcpu, enum guest_op op, u64 gva, u64 nr,
 				     u64 stride, u64 tag, long want, const char *what)
@@ -369,7 +373,7 @@ static inline void __guest_do_faults(struct kvm_vcpu *vcpu, enum guest_op op, u6
 #define guest_do_faults(vcpu, op, gva, nr, tag, want, what)		\
 	__guest_do_faults(vcpu, op, gva, nr, PAGE_SIZE, tag, want, what)
 
-/* Memory that isn't there: KVM must not use the address of such a slot. */
+/* Return an address range without memory: KVM must not use the address of such a slot. */
 static inline void *reserve_hva(size_t size)
 {
 	return kvm_mmap(size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
@@ -463,7 +467,10 @@ FIXTURE_TEARDOWN_PARENT(guest)
 #define assert_whole_slot(want, what)					\
 	assert_mappings(self->vm, TEST_GPA, self->size, want, what)
 
-/* Who has to do with the memory at the same time: a tag is there or zero, never another. */
+/*
+ * Roles of threads that use the memory at the same time.  A page has its tag or zero,
+ * never another tag.
+ */
 enum churn_role {
 	CHURN_GUEST,		/* writes tags */
 	CHURN_HOST,		/* writes tags, and maps pages for it */
@@ -508,7 +515,7 @@ static inline void churn_punch(struct churner *c, u64 page, u64 nr)
 	else
 		kvm_fallocate(c->fd, PUNCH, page * PAGE_SIZE / c->unit * c->unit, c->unit);
 
-	/* Let the others have more of their time than zeroing takes. */
+	/* Let the other threads run for longer than zeroing takes. */
 	usleep(c->unit > SZ_32M ? 100000 : 1000);
 }
 
@@ -537,7 +544,7 @@ static inline void *churn(void *data)
 	return NULL;
 }
 
-/* All vCPUs, one that punches, and one that uses @hva if that's not NULL. */
+/* Run all vCPUs, a thread that punches, and a thread that uses @hva if that's not NULL. */
 static inline void run_churners(struct guest_fixture *self, int seconds, void *hva)
 {
 	struct churner churners[MAX_VCPUS + 2];
@@ -550,7 +557,7 @@ static inline void run_churners(struct guest_fixture *self, int seconds, void *h
 				i == MAX_VCPUS ? CHURN_PUNCH : CHURN_HOST,
 			.vcpu = i < MAX_VCPUS ? self->vcpus[i] : NULL,
 			.hva = hva,
-			/* Not so many that they rarely meet. */
+			/* With more pages, threads would rarely meet. */
 			.nr_pages = min(self->pages, (u64)SZ_32M / PAGE_SIZE),
 			.unit = self->unit,
 			.end = time(NULL) + seconds,

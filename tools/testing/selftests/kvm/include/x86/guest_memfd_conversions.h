@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * A guest_memfd file of 4K pages that is converted in place, the guest that uses
- * it, and a model of both: which pages are private, and what is in them.
+ * it, and a model of both.  The model knows which pages are private, and what is in
+ * them.
  *
- * The host looks at the file through a mapping of the file itself, which also is
- * what the memslot is made of.  Every page has a tag, which host or guest write
- * into its first and last word; a page that was never written to has tag 0.
+ * The host looks at the file through a mapping of the file itself.  The memslot has
+ * the same mapping as its userspace memory.  Every page has a tag: host and guest
+ * write it into the first and the last word of the page.  A page that was never
+ * written to has tag 0.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_CONVERSIONS_H
 #define SELFTEST_KVM_GUEST_MEMFD_CONVERSIONS_H
@@ -32,8 +34,8 @@
 #define TEST_SIZE	((u64)NR_PAGES * PAGE_SIZE)
 
 /*
- * Where the file may be in the guest: a range that has one page table, the last
- * entry of which is taken.
+ * The range of the guest where the file may be mapped.  The range has one page
+ * table, whose last entry is taken by WARM_GVA.
  */
 #define TEST_WINDOW	SZ_2M
 #define WARM_GVA	(TEST_GPA + TEST_WINDOW - PAGE_SIZE)
@@ -48,7 +50,7 @@ static inline u64 page_mask(int first, int nr)
 
 #define PUNCH		(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
 
-/* Emulated, and with debugging on, everything takes its time. */
+/* The tests are slow in an emulated machine with a debugging kernel. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	300
 
@@ -59,7 +61,7 @@ struct guest_request {
 	u64 tag[NR_PAGES];
 };
 
-/* In one page of the guest, so that it is there before faults are counted. */
+/* The request is in one page, which the guest faults in before the tests count faults. */
 static struct guest_request request __aligned(PAGE_SIZE);
 
 struct test_file {
@@ -71,7 +73,7 @@ struct test_file {
 	u64 private;
 	u64 gva[NR_PAGES];
 	u64 tag[NR_PAGES];
-	/* To find out whether the host can read a page, without a signal. */
+	/* For host_can_read(). */
 	int pipe[2];
 };
 
@@ -147,7 +149,7 @@ static inline void guest_run(struct test_file *f, bool write, u64 mask)
 	}
 }
 
-/* What the guest finds in its pages is what the model says. */
+/* Assert that the guest finds in the pages of @mask what the model says. */
 static inline void guest_check(struct test_file *f, u64 mask)
 {
 	guest_run(f, false, mask);
@@ -184,7 +186,10 @@ static inline void host_write(struct test_file *f, u64 mask)
 			write_tag(page_of(f, i), f->tag[i]);
 }
 
-/* An access by the kernel, which says EFAULT where user space gets SIGBUS. */
+/*
+ * Return whether the host can read @addr.  A system call reads from @addr, which
+ * fails with EFAULT where an access of user space raises SIGBUS.
+ */
 static inline bool host_can_read(struct test_file *f, void *addr)
 {
 	char c;
@@ -197,7 +202,7 @@ static inline bool host_can_read(struct test_file *f, void *addr)
 	return false;
 }
 
-/* SIGBUS on private pages, the tags in shared ones. */
+/* Assert that the host gets SIGBUS for private pages and finds the tags in shared pages. */
 static inline void host_check(struct test_file *f, u64 mask)
 {
 	void *page;
@@ -267,7 +272,7 @@ static inline void punch_pages(struct test_file *f, int first, int nr)
 		f->tag[i] = 0;
 }
 
-/* Faults that it took to give the guest what it has so far. */
+/* Return the number of faults that KVM has fixed for the guest so far. */
 static inline u64 nr_faults(struct test_file *f)
 {
 	return vcpu_get_stat(f->vcpu, pf_fixed);
@@ -284,7 +289,7 @@ static inline void __assert_faults(struct test_file *f, u64 before, u64 nr,
 
 #define assert_faults(f, before, nr)	__assert_faults(f, before, nr, __LINE__)
 
-/* Assert that the guest has exactly the pages in @mask still to fault in. */
+/* Assert that the guest still has to fault in exactly the pages of @mask. */
 static inline void __assert_unmapped(struct test_file *f, u64 mask, unsigned int line)
 {
 	u64 before = nr_faults(f);
@@ -297,7 +302,7 @@ static inline void __assert_unmapped(struct test_file *f, u64 mask, unsigned int
 
 #define assert_unmapped(f, mask)	__assert_unmapped(f, mask, __LINE__)
 
-/* Pages the file has, be they mapped, or zeroed, or not. */
+/* Return the pages that the file has allocated, mapped or not, zeroed or not. */
 static inline u64 allocated_pages(struct test_file *f)
 {
 	struct cachestat_range range = { .len = PAGE_SIZE };
@@ -315,7 +320,10 @@ static inline u64 allocated_pages(struct test_file *f)
 	return mask;
 }
 
-/* The entry of a page in the page table of this process; bit 63 if it is there. */
+/*
+ * Return the page table entry of @addr in this process.  Bit 63 is set if the page
+ * is there.
+ */
 static inline u64 pagemap_entry(void *addr)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY);
@@ -329,7 +337,7 @@ static inline u64 pagemap_entry(void *addr)
 	return entry;
 }
 
-/* Pages that the host has mapped. */
+/* Return the pages that the host has mapped. */
 static inline u64 mapped_pages(struct test_file *f)
 {
 	u64 mask = 0;
@@ -352,7 +360,7 @@ static inline void guest_warm_up(struct test_file *f)
 	guest_run(f, false, page_mask(0, 1));
 }
 
-/* The VM and the file, which isn't in a memslot yet. */
+/* Create the VM and the file.  The file isn't in a memslot yet. */
 static inline void __test_file_create(struct test_file *f, u64 flags)
 {
 	const struct vm_shape shape = {
@@ -367,7 +375,7 @@ static inline void __test_file_create(struct test_file *f, u64 flags)
 	guest_warm_up(f);
 }
 
-/* Map a range of the file, 1:1, where in the guest its memslot is. */
+/* Map a range of the file in the guest's page tables, 1:1 at @gpa, where its memslot is. */
 static inline void test_file_map(struct test_file *f, u64 gpa, int first, int nr)
 {
 	int i;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * A guest that reads, writes and checks its memory page by page as it is told to,
- * and what KVM did to make it possible: how many mappings of which size, by how
- * many faults.
+ * and the counters of what KVM did for it: the number of mappings of each size, and
+ * the number of faults.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_GUEST_H
 #define SELFTEST_KVM_GUEST_MEMFD_GUEST_H
@@ -26,7 +26,7 @@
 
 #define MAX_VCPUS		3
 
-/* What a guest writes into a page of the file, and the host into one of its own. */
+/* Values that guest and host write into pages.  Only the host writes HOST_TAG(). */
 #define TAG(pgoff)	(0x7a67000000000000ull + (pgoff))
 #define TAG2(pgoff)	(0x7a68000000000000ull + (pgoff))
 #define HOST_TAG(page)	(0x7a69000000000000ull + (page))
@@ -36,7 +36,7 @@ enum guest_op {
 	OP_WRITE_TAGS,		/* tag + i into the i-th stride */
 	OP_CHECK_TAGS,
 	OP_CHECK_ZERO,		/* every word of every stride */
-	OP_CHURN,		/* a tag that comes back, or was punched */
+	OP_CHURN,		/* write a tag; before and after, find it or 0 */
 };
 
 struct guest_request {
@@ -138,7 +138,7 @@ static inline void guest_do(struct kvm_vcpu *vcpu, enum guest_op op, u64 gva, u6
 	assert_request_done(vcpu);
 }
 
-/* The guest cannot do it: KVM_RUN fails, and says where. */
+/* Assert that KVM_RUN fails with @error when the guest reads at @gva, and says where. */
 static inline void guest_do_fails(struct kvm_vcpu *vcpu, u64 gva, int error)
 {
 	int r;
@@ -154,7 +154,7 @@ static inline void guest_do_fails(struct kvm_vcpu *vcpu, u64 gva, int error)
 	TEST_ASSERT_EQ(vcpu->run->memory_fault.size, PAGE_SIZE);
 }
 
-/* How much of the guest is mapped how, and by how many faults. */
+/* The number of mappings of each size in a VM, and the number of faults of a vCPU. */
 struct mappings {
 	long nr_4k, nr_2m, nr_1g;
 	long faults;
@@ -186,8 +186,9 @@ static inline void assert_mappings(struct kvm_vcpu *vcpu, struct mappings before
 }
 
 /*
- * The largest mappings possible of @nr pages at @gfn, what backs them being at
- * @backing pages from an aligned address and in pages of at most @max.
+ * Return the largest possible mappings of @nr pages at @gfn, by one fault each.
+ * The memory behind @gfn is @backing pages away from an aligned address, and
+ * consists of pages of at most @max bytes.
  */
 static inline struct mappings largest_mappings(u64 gfn, u64 backing, u64 nr, size_t max)
 {
@@ -214,7 +215,7 @@ static inline struct mappings largest_mappings(u64 gfn, u64 backing, u64 nr, siz
 	return m;
 }
 
-/* A VM, vCPUs that have already faulted in what they need. */
+/* Create a VM, and vCPUs that have already faulted in what they need. */
 static inline struct kvm_vm *__create_guest(int type, struct kvm_vcpu **vcpus, int nr)
 {
 	const struct vm_shape shape = {
@@ -245,8 +246,8 @@ static inline struct kvm_vm *create_guest(struct kvm_vcpu **vcpus, int nr)
 }
 
 /*
- * Slots that begin and end anywhere.  All is in pages; @gfn is relative to
- * TEST_GPA, @hva to an address aligned to 1G.
+ * A slot that begins and ends anywhere.  All fields are in pages; @gfn is relative
+ * to TEST_GPA, @hva to an address aligned to 1G.
  */
 struct slot_case {
 	const char *name;

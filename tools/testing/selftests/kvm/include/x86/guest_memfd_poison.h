@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Pages of a guest_memfd file that fail: the kernel takes care of every failure, tells the
- * users of the page, and loses the huge page to the pool when the file has let it go.
+ * Helpers for tests that let pages of a guest_memfd file fail.  The kernel takes care of
+ * every failure and tells the users of the page.  The pool loses the huge page when it leaves
+ * the file.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_POISON_H
 #define SELFTEST_KVM_GUEST_MEMFD_POISON_H
@@ -12,10 +13,10 @@
 #include "memory_failure.h"
 #include "memory_holder.h"
 
-/* A page somewhere in the first unit, not the first one of anything. */
+/* A page somewhere in the first unit.  It isn't the first page of any larger block. */
 #define A_PAGE		77
 
-/* Make up for what earlier tests have lost. */
+/* Fill up the pool to @nr available units, in place of those that earlier tests have lost. */
 static inline void fill_up_pool(size_t unit, long nr)
 {
 	struct hugetlb_pool pool;
@@ -29,7 +30,10 @@ static inline void fill_up_pool(size_t unit, long nr)
 		hugetlb_write_attr(unit, "nr_hugepages", pool.total + missing);
 }
 
-/* For FIXTURE_SETUP(): @spare units more than the file has, to replace what fails. */
+/*
+ * For FIXTURE_SETUP(): fill up the pool to @spare units more than the file has, to replace
+ * those that fail.  Returns why the test can't run, or NULL.
+ */
 #define setup_poison(spare)							\
 ({										\
 	const char *__why;							\
@@ -41,7 +45,7 @@ static inline void fill_up_pool(size_t unit, long nr)
 	__why;									\
 })
 
-/* The pfn of a page of a split unit. */
+/* Return the pfn of a page of a split unit. */
 static inline u64 pfn_of(struct reshape_fixture *self, u64 page)
 {
 	struct guestmem_unit u;
@@ -53,7 +57,7 @@ static inline u64 pfn_of(struct reshape_fixture *self, u64 page)
 	return u.pfn + page % self->unit_pages;
 }
 
-/* The pfn of a page of a unit that is private, and whole before and after. */
+/* Return the pfn of a page of a private unit.  The unit is whole before and after the call. */
 static inline u64 pfn_of_whole(struct reshape_fixture *self, u64 page)
 {
 	u64 pfn;
@@ -65,7 +69,10 @@ static inline u64 pfn_of_whole(struct reshape_fixture *self, u64 page)
 	return pfn;
 }
 
-/* Memory failure has been taken care of, which is said in the same way for every page. */
+/*
+ * Let a page fail.  For every kind of page, the kernel says that it has taken care of the
+ * failure, and counts one more corrupted page.
+ */
 static inline void poison_pfn(u64 pfn)
 {
 	long before = nr_corrupted_pages();
@@ -76,7 +83,10 @@ static inline void poison_pfn(u64 pfn)
 	TEST_ASSERT_EQ(nr_corrupted_pages(), before + 1);
 }
 
-/* A page of the file fails.  It is one of its own as soon as its unit is used again. */
+/*
+ * Let a page of the file fail.  The page becomes a folio of its own as soon as its unit is
+ * used again.
+ */
 static inline void __poison(struct reshape_fixture *self, u64 page, u64 pfn)
 {
 	self->nr_lost = 1;
@@ -100,7 +110,7 @@ static inline u64 poison_whole(struct reshape_fixture *self, u64 page)
 	return pfn;
 }
 
-/* KVM_RUN fails for the page, and names it. */
+/* Assert that KVM_RUN fails for the page, and names the page. */
 static inline void guest_is_told(struct reshape_fixture *self, u64 page)
 {
 	int r;
@@ -113,12 +123,12 @@ static inline void guest_is_told(struct reshape_fixture *self, u64 page)
 	TEST_ASSERT_EQ(self->vcpu->run->memory_fault.gpa, gpa_of(page));
 	TEST_ASSERT_EQ(self->vcpu->run->memory_fault.size, PAGE_SIZE);
 
-	/* The guest would try again for ever; let it start over. */
+	/* The guest would retry the access for ever; let it start over. */
 	vcpu_arch_set_entry_point(self->vcpu, guest_code);
 	vcpu_args_set(self->vcpu, 1, (u64)self->vcpu->id);
 }
 
-/* SIGBUS says that the memory has failed, and where. */
+/* Assert that the host gets a SIGBUS that says that the memory has failed, and where. */
 static inline void host_is_told(struct reshape_fixture *self, u64 page)
 {
 	struct sigbus_seen seen;
@@ -141,7 +151,10 @@ static inline void unmap_from_host(struct reshape_fixture *self, u64 first, u64 
 		    "MADV_DONTNEED should succeed, errno %d", errno);
 }
 
-/* All pages of the file but those that have failed, at the model's layout. */
+/*
+ * Let the guest check all pages but those that have failed.  Asserts that the layout is the
+ * model's.
+ */
 static inline void guest_check_others(struct reshape_fixture *self)
 {
 	u64 i, next;
@@ -155,7 +168,10 @@ static inline void guest_check_others(struct reshape_fixture *self)
 	TEST_ASSERT_LAYOUT(&self->model);
 }
 
-/* Who is told what about all pages of the file, and nothing is out of place. */
+/*
+ * Assert that guest and host are told about the pages that have failed, that all other pages
+ * are in order, and that all units are still allocated.
+ */
 static inline void check_poisoned_file(struct reshape_fixture *self)
 {
 	u64 page;
@@ -205,8 +221,9 @@ static inline void wait_until_dissolved(u64 pfn)
 }
 
 /*
- * The huge page with this page has left the pool: all of it is ordinary memory again, but
- * for the page that has failed.  That one can be mended, as any page that was free.
+ * Assert that the huge page of @pfn has left the pool.  All its pages are ordinary memory
+ * again except for @pfn, the page that has failed.  That page can be mended like any page
+ * that was free.
  */
 static inline void assert_dissolved(struct reshape_fixture *self, u64 pfn)
 {
@@ -241,7 +258,10 @@ static inline void mend(u64 pfn)
 	TEST_ASSERT_EQ(nr_corrupted_pages(), before - 1);
 }
 
-/* Of the file, there is nothing left. */
+/*
+ * Close the file.  Assert that the pool has lost the bad huge page and nothing else, and mend
+ * @pfn.
+ */
 static inline void __close_and_assert_lost(struct reshape_fixture *self, u64 pfn)
 {
 	close_reshape_file(self);
@@ -269,8 +289,8 @@ static inline void hold_page(struct reshape_fixture *self, struct holder *h, u64
 }
 
 /*
- * Two pages are shared, a pipe has the first of them, and the unit is punched: it can't go back
- * to the pool.  Returns the pfn of the first one.
+ * Share two pages, put the first page into a pipe, and punch the unit.  The pipe keeps the
+ * unit from going back to the pool.  Returns the pfn of the first page.
  */
 static inline u64 hold_and_punch(struct reshape_fixture *self, struct holder *h)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * A guest_memfd file made of HugeTLB pages that host and guest use at the same time,
- * and a model of it: which page is private, how the file is cut into folios, and a
- * tag for each page, which host or guest write into its first word.
+ * and a model of it.  The model knows which page is private, how the file is cut into
+ * folios, and the tag of each page.  Host and guest write the tag into the first word
+ * of the page.
  */
 #ifndef SELFTEST_KVM_GUEST_MEMFD_RESHAPE_H
 #define SELFTEST_KVM_GUEST_MEMFD_RESHAPE_H
@@ -15,7 +16,6 @@
 #include "guest_memfd_guest.h"
 #include "guest_memfd_left_behind.h"
 
-/* What the harness calls it isn't for others. */
 #define reshape_fixture	_test_data_reshape
 
 FIXTURE(reshape)
@@ -32,9 +32,9 @@ FIXTURE(reshape)
 	void *mem;
 	int nr;
 	int fd;
-	/* Huge pages that had a page that failed, and are gone for good. */
+	/* The number of huge pages that the pool has lost, as a page of them has failed. */
 	int nr_lost;
-	/* To find out whether the host can read a page, without a signal. */
+	/* For host_can_read(). */
 	int pipe[2];
 };
 
@@ -114,7 +114,7 @@ static inline void create_reshape(struct reshape_fixture *self, u64 flags, u8 si
 	open_reshape_file(self, flags, size_log2);
 }
 
-/* Layout and pool are what the model says. */
+/* Assert that layout and pool are what the model says. */
 #define assert_model()								\
 do {										\
 	TEST_ASSERT_LAYOUT(&self->model);					\
@@ -140,7 +140,7 @@ do {										\
 #define set_shared(first, nr)		convert(first, nr, false)
 #define set_private(first, nr)		convert(first, nr, true)
 
-/* A conversion that others may be in the way of, but not for long. */
+/* Convert a range that other threads may have in use, but not for long. */
 static inline void convert_despite_races(int fd, u64 first, u64 nr, bool private)
 {
 	u64 error_offset;
@@ -171,7 +171,7 @@ static inline void guest_allocates(struct reshape_fixture *self, u64 first, u64 
 	guestmem_model_allocate(&self->model, first, nr);
 }
 
-/* The guest writes new tags. */
+/* Let the guest write new tags. */
 static inline void guest_write(struct reshape_fixture *self, u64 first, u64 nr)
 {
 	u64 tag = new_tag(first), i;
@@ -182,7 +182,7 @@ static inline void guest_write(struct reshape_fixture *self, u64 first, u64 nr)
 	guest_allocates(self, first, nr);
 }
 
-/* The guest finds tags as they have been written, zeroes where nothing was written. */
+/* Assert that the guest finds the tags that were written, and zeroes elsewhere. */
 static inline void guest_check(struct reshape_fixture *self, u64 first, u64 nr)
 {
 	const u64 *tags = self->tags, end = first + nr;
@@ -202,7 +202,7 @@ static inline void guest_check(struct reshape_fixture *self, u64 first, u64 nr)
 
 #define guest_check_all()		guest_check(self, 0, self->nr_pages)
 
-/* All words of a page. */
+/* Let the guest write to all words of a page. */
 static inline void guest_fill(struct reshape_fixture *self, u64 page)
 {
 	self->tags[page] = new_tag(page);
@@ -238,7 +238,10 @@ static inline void host_check_filled(struct reshape_fixture *self, u64 page)
 	guestmem_model_touch(&self->model, page);
 }
 
-/* An access by the kernel, which says EFAULT where user space gets SIGBUS. */
+/*
+ * Return whether the host can read a page.  A system call reads from the page, which
+ * fails with EFAULT where an access of user space raises SIGBUS.
+ */
 static inline bool host_can_read(struct reshape_fixture *self, u64 page)
 {
 	char c;
@@ -251,7 +254,10 @@ static inline bool host_can_read(struct reshape_fixture *self, u64 page)
 	return false;
 }
 
-/* The host has no access to a private page, and finds the tag in a shared one. */
+/*
+ * Assert that the host has no access to a private page, and finds the tag in a shared
+ * page.
+ */
 static inline void host_check(struct reshape_fixture *self, u64 page)
 {
 	if (self->model.private[page]) {
@@ -285,7 +291,10 @@ static inline void allocate(struct reshape_fixture *self, u64 first, u64 nr)
 	guestmem_model_allocate(&self->model, first, nr);
 }
 
-/* The mappings of a guest that has all of a range, each as large as its folio allows. */
+/*
+ * Return the mappings of a guest that has mapped all of a range, each mapping as
+ * large as its folio allows.
+ */
 static inline struct mappings mappings_of_layout(struct guestmem_model *m, u64 first, u64 nr)
 {
 	struct mappings want = {};
