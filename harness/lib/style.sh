@@ -77,7 +77,6 @@ style_leftovers() {
 style_words() {
 	local pattern='\b((some|no|any|every)''body|who''ever|in gen''eral|late''ly|in ques''tion|never''theless|that.s fi''ne)\b' found
 	found=$(text_files | xargs -d '\n' grep -nwiE "$pattern" /dev/null)
-	found+=$(grep -niE "^\+.*$pattern" "$patches"/*.patch /dev/null 2>/dev/null)
 	echo "$found"
 	[[ ! $found ]]
 }
