@@ -103,7 +103,7 @@ run_host_test() {
 	start=$SECONDS
 	(cd "$GMEM_TOP" && GMEM_ARCH=$2 GMEM_VARIANT=$3 \
 		timeout -k 10 "$limit" "${host_cmd[@]}") || status=$?
-	# The same status is that of a machine of the test that took longer than it may.
+	# A machine of the test that took too long has the same status.
 	((status != 124 || SECONDS - start < limit)) || note "$1 took longer than $limit s"
 	return "$status"
 }

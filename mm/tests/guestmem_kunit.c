@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the tests of guest memory have in common: a file whose units are split and merged,
- * and a model of it that has one entry per page.
+ * Code that the tests of guest memory share: a file whose units they split and merge, and
+ * a model of the file that has one entry per page.
  */
 #include <kunit/test.h>
 #include <linux/delay.h>

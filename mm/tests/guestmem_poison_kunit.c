@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Let pages of guest memory fail while units are split and merged, and compare what is
- * known of them with a model that has one entry per page.
+ * Let pages of guest memory fail while units are split and merged, and compare what the
+ * kernel knows of the pages with a model that has one entry per page.
  *
- * Takes free huge pages, as guestmem_reshape_kunit.c does, and loses some.
+ * The test needs free huge pages, as guestmem_reshape_kunit.c does, and loses some.
  */
 #include <kunit/test.h>
 #include <linux/delay.h>
@@ -128,7 +128,7 @@ static void check_lost(struct kunit *test, unsigned long nr_huge_pages)
 	KUNIT_ASSERT_EQ(test, t->h->max_huge_pages,
 			t->h->nr_huge_pages - t->h->surplus_huge_pages);
 	t->nr_lost = 1;
-	/* That was a moment before the pages that have failed are taken off the buddy lists. */
+	/* The pages that have failed leave the buddy lists a moment later. */
 	for (tries = 0; tries < 250 && !has_left(t); tries++)
 		msleep(20);
 
@@ -141,7 +141,7 @@ static void check_lost(struct kunit *test, unsigned long nr_huge_pages)
 	}
 }
 
-/* The huge page that is the first unit. */
+/* Get the first unit.  Returns its folio, without a reference. */
 static struct folio *get_first_unit(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;
@@ -166,7 +166,7 @@ static int isolate_poison(struct guestmem_test *t, pgoff_t index, pgoff_t *err_i
 	return r;
 }
 
-/* Somebody has a reference to the unit: it is split once they don't. */
+/* Isolate poison in a unit that has a reference: this works once that is dropped. */
 static void test_poison_reference(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;
@@ -202,7 +202,10 @@ static void test_poison_reference(struct kunit *test)
 	check_lost(test, nr_huge_pages);
 }
 
-/* memory_failure() had no memory to note which page has failed: each of them may have. */
+/*
+ * Poison a unit as memory_failure() does if it has no memory to note which page has
+ * failed.  Then each page of the unit may have failed.
+ */
 static void test_poison_unreliable(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;
@@ -227,13 +230,13 @@ static void test_poison_unreliable(struct kunit *test)
 		KUNIT_ASSERT_EQ(test, -EHWPOISON, isolate_poison(t, i, &err_index));
 	}
 
-	/* As for a conversion of one page, after which all of it is still poisoned. */
+	/* Split as a conversion of one page does.  All pages are still poisoned. */
 	filemap_invalidate_lock(t->mapping);
 	guestmem_test_split(test, 1, 2);
 	filemap_invalidate_unlock(t->mapping);
 	check_poison(test);
 
-	/* It's of no use anymore, for nobody. */
+	/* The pool still counts the huge page, but never gives it to a file again. */
 	guestmem_test_remove_unit(test, 0);
 	msleep(300);
 	KUNIT_EXPECT_EQ(test, t->h->nr_huge_pages, nr_huge_pages);

@@ -111,14 +111,15 @@ static bool gmem_vcpu_may_use(struct inode *inode, struct folio *folio)
 }
 
 /*
- * Per-CPU batches have references to folios that were allocated or, if mlocked,
- * unmapped just now.  A CPU whose task doesn't let others run is not drained as long
- * as that goes on, and the whole VM would wait with it.  Have the caller drop the lock
- * and drain the batches, and try again.
+ * Per-CPU batches have references to folios that were just allocated or, if mlocked,
+ * just unmapped.  Returns true, and keeps a reference to the folio, if the conversion
+ * has to give up for the batches to be drained.  A CPU can't drain its batch while its
+ * task doesn't let others run, and the whole VM would wait with it.  So the caller of
+ * gmem_convert() drops the lock, drains the batches, and begins again.
  */
 static bool gmem_has_to_drain(struct gmem_conversion *c, struct folio *folio)
 {
-	/* Parts of huge pages are in none of the batches. */
+	/* Pieces of huge pages are in none of the batches. */
 	if (GMEM_I(c->inode)->hugetlb || !c->may_drain)
 		return false;
 
@@ -630,8 +631,9 @@ u64 kvm_gmem_supported_attributes(struct kvm *kvm)
 }
 
 /*
- * Drain per-CPU batches, without the lock, for what is in the way of a conversion.  Of
- * this CPU first, as that is enough more often than not.
+ * Drain per-CPU batches, without the lock, if a conversion has given up for that.  The
+ * batches of this CPU come first, as they are enough more often than not.  Returns
+ * whether to begin again.
  */
 static bool gmem_drain(struct gmem_conversion *c, enum lru_cache_drained *drained)
 {

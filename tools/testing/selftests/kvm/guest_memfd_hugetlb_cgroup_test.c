@@ -497,7 +497,10 @@ TEST_F(cgroup, cpuset_without_pages)
 	assert_pool(0, 0);
 }
 
-/* The huge page leaves the pool, and nobody pays for it anymore.  Last, as it may not come back. */
+/*
+ * A huge page that has failed leaves the pool, and no cgroup is charged for it anymore.
+ * This test comes last, as the huge page may not come back.
+ */
 TEST_F(cgroup, poisoned)
 {
 	struct hugetlb_pool lost = self->pool;
@@ -529,7 +532,7 @@ TEST_F(cgroup, poisoned)
 	TEST_ASSERT(remove_and_wait(self->root, self->allocator),
 		    "A cgroup should go away although a page that has failed was charged to it");
 
-	/* For others: it is mended, a moment after the pool has lost it. */
+	/* Mend the page for other tests.  This works a moment after the pool has lost it. */
 	for (i = 0; i < 100 && write_pfn(UNPOISON_PFN, pfn); i++)
 		usleep(20 * 1000);
 	hugetlb_resize_pool(&self->pool);

@@ -529,9 +529,9 @@ static void *convert_two_pages(void *arg)
 }
 
 /*
- * A new page of an ordinary file is in a batch of the CPU that allocated it.  Who converts
- * it waits for that CPU, also if its own CPU is all that another page waits for, and nobody
- * else does.
+ * A new page of an ordinary file is in a batch of the CPU that allocated it.  A conversion
+ * of the page waits for that CPU, even if it also has a page for which it is enough to drain
+ * its own CPU.  Users of other pages of the file don't wait.
  */
 TEST(busy_cpu_converts)
 {
@@ -549,7 +549,7 @@ TEST(busy_cpu_converts)
 	c.fd = vm_create_guest_memfd(vm, 4 * page_size, SHARED);
 	mem = kvm_mmap(4 * page_size, PROT_READ | PROT_WRITE, MAP_SHARED, c.fd);
 	run_on(1);
-	/* A batch that is full is drained: begin with none. */
+	/* Begin with an empty batch, as a full one is drained. */
 	other = kvm_mmap(page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	TEST_ASSERT(!madvise(other, page_size, MADV_COLD), "MADV_COLD should succeed");
 	WRITE_ONCE(mem[page_size], 1);
@@ -580,7 +580,7 @@ out:
 	kvm_vm_free(vm);
 }
 
-/* Pages of 4K that it takes long to punch, all in one go. */
+/* Size of a hole that takes long to punch in a file of 4K pages. */
 #define SLOW_SIZE	(512ul * SZ_1M)
 
 /* A VMM that shares its file descriptors, but not its memory, with the test. */
@@ -630,7 +630,7 @@ static bool is_alive(pid_t pid)
 	return !waitpid(pid, NULL, WNOHANG);
 }
 
-/* In a system call that waits for something but the time. */
+/* Whether a task waits in a system call, but not in usleep(). */
 static bool is_blocked(pid_t pid)
 {
 	char path[40], state = 0;
@@ -646,7 +646,7 @@ static bool is_blocked(pid_t pid)
 	return state == 'D';
 }
 
-/* Whose memslot waits for somebody else's punching of the same file can be killed meanwhile. */
+/* Kill a VMM whose memslot waits while another task punches a hole into the same file. */
 static void test_killable(bool create)
 {
 	struct slow_punch p = {};

@@ -283,7 +283,7 @@ TEST_F(coredump, shared_and_in_memory)
 	dump_and_check(&self->pool, self->unit, variant->size_log2, false);
 }
 
-/* A VMM that dies of memory that has failed: that isn't read once more. */
+/* Let a VMM die of memory that has failed: the core dump doesn't read it once more. */
 TEST_F(coredump, poisoned)
 {
 	struct hugetlb_pool lost = self->pool;
@@ -297,7 +297,7 @@ TEST_F(coredump, poisoned)
 		hugetlb_pool_lose(&lost, 1);
 		TEST_ASSERT_POOL_SETTLES(&lost, 0, 0);
 	}
-	/* For others: it is mended, a moment after the pool has lost it. */
+	/* Mend the page for other tests.  This works a moment after the pool has lost it. */
 	for (i = 0; i < 100 && write_pfn(UNPOISON_PFN, vmm->pfn); i++)
 		usleep(20 * 1000);
 	if (self->unit > PAGE_SIZE)

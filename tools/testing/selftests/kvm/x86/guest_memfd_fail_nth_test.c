@@ -432,7 +432,7 @@ static void undo_first_fault(void *data)
 #define BAD_PAGE	5
 #define OTHER_PAGE	7
 
-/* The huge page that the file lets go leaves the pool, and another one replaces it. */
+/* Punch the huge page, wait until the pool has lost it, and let another one replace it. */
 static void replace_lost_unit(struct context *ctx)
 {
 	struct hugetlb_pool now;
@@ -452,7 +452,7 @@ static void replace_lost_unit(struct context *ctx)
 	ctx->pfn = 0;
 }
 
-/* Private, whole, and not used since it failed. */
+/* Let a page fail in a huge page that is private and whole, and not used since. */
 static void prepare_poison(void *data)
 {
 	struct context *ctx = data;
@@ -470,7 +470,7 @@ static void prepare_poison(void *data)
 	add_word(ctx, ctx->offset / PAGE_SIZE + OTHER_PAGE, 0);
 }
 
-/* All of it or nothing: without memory to split the huge page, none of it is mapped. */
+/* Without memory to split the huge page, the kernel maps no page of it. */
 static void check_poison_failed(void *data, int error)
 {
 	struct context *ctx = data;
@@ -771,7 +771,7 @@ TEST_F(fail_nth, poison)
 
 	self->ctx.offset = 10 * SZ_2M;
 	self->ctx.len = self->ctx.unit;
-	/* Without looking for leaks: each of its many rounds would cost a huge page. */
+	/* Don't look for leaks: each of the many rounds would cost a huge page. */
 	check_sweeps(&self->ctx, &fault, 2, 0);
 	check_sweeps(&self->ctx, &convert, 2, 0);
 	replace_lost_unit(&self->ctx);

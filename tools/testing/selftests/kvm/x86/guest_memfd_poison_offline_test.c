@@ -342,7 +342,7 @@ TEST_F(reshape, remove_poisoned)
 	close_and_assert_lost(pfn);
 }
 
-/* Nothing of a file is on an LRU list, so that the filter wants none of it. */
+/* Let the filter accept only pages on LRU lists.  No page of a file is on one. */
 static void set_filter(bool enable)
 {
 	const u64 flags = enable ? BIT_ULL(KPF_LRU) : 0;
@@ -364,7 +364,7 @@ static void fail_unnoticed(struct reshape_fixture *self, u64 page, u64 pfn, long
 	guest_check(self, page, 1);
 }
 
-/* A failure that the filter isn't interested in. */
+/* Let pages fail that the filter rejects. */
 TEST_F(reshape, filtered)
 {
 	long corrupted = nr_corrupted_pages();
@@ -383,7 +383,7 @@ TEST_F(reshape, filtered)
 	fail_unnoticed(self, A_PAGE + 1, pfn + 1, corrupted);
 	fail_unnoticed(self, self->unit_pages - 1, pfn - A_PAGE + self->unit_pages - 1, corrupted);
 	host_check_filled(self, A_PAGE);
-	/* It has left no reference behind. */
+	/* The filter has left no reference behind. */
 	set_private(A_PAGE, 1);
 	assert_nr_folios(0, 1);
 	check_untouched(self, corrupted);
@@ -399,7 +399,7 @@ static void run_compaction(void)
 			    "Compaction should be possible");
 }
 
-/* Compaction finds them on its way, and passes by. */
+/* Compact memory: compaction finds huge pages of the file, and passes by. */
 TEST_F(reshape, compact)
 {
 	long corrupted = nr_corrupted_pages();
@@ -420,7 +420,7 @@ TEST_F(reshape, compact)
 	host_check_filled(self, A_PAGE);
 	check_untouched(self, corrupted);
 
-	/* It has left no reference behind. */
+	/* Compaction has left no reference behind. */
 	set_private(A_PAGE, 2);
 	assert_nr_folios(0, 1);
 	TEST_ASSERT_EQ(pfn_of_whole(self, A_PAGE), pfn);

@@ -136,7 +136,7 @@ TEST_F(reshape, first_page_of_unit)
 	test_large_piece(self, 0, true);
 }
 
-/* The first word of a page of the host, as /proc/kcore has it. */
+/* Read the first word of a page of the host from /proc/kcore. */
 static u64 read_kcore(int fd, u64 pfn)
 {
 	const u64 pa = pfn * PAGE_SIZE;
@@ -160,7 +160,7 @@ static u64 read_kcore(int fd, u64 pfn)
 	return 0;
 }
 
-/* Who reads all of the host's memory leaves out what has failed, and nothing else of it. */
+/* Check that /proc/kcore leaves out the page that has failed, and no other. */
 static void test_kcore(struct reshape_fixture *self, int fd, u64 pfn)
 {
 	TEST_ASSERT_EQ(read_kcore(fd, pfn - 1), self->tags[A_PAGE - 1]);
@@ -180,10 +180,10 @@ TEST_F(reshape, kcore)
 	pfn = pfn_of_whole(self, A_PAGE);
 	TEST_ASSERT_EQ(read_kcore(fd, pfn), self->tags[A_PAGE]);
 	__poison(self, A_PAGE, pfn);
-	/* As in 7.3, all of a huge page is left out as long as it is whole. */
+	/* As in 7.3, /proc/kcore leaves out all of a huge page that is whole. */
 	TEST_ASSERT_EQ(read_kcore(fd, pfn), 0);
 
-	/* Split around it, and next to something else. */
+	/* Split the huge page around the failed page, then around another page as well. */
 	check_poisoned_file(self);
 	test_kcore(self, fd, pfn);
 	set_shared(A_PAGE - 2, 1);

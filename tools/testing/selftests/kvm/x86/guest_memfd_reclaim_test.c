@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The architecture can't take private memory back from the guest: it must not become shared,
- * and never be used for anything else.
+ * Tests of private memory that the architecture can't take back from the guest: the memory
+ * must not become shared, and must never be used for anything else.
  *
- * Needs root and a kernel in which kvm_arch_gmem_reclaim() may be made to fail, i.e. one with
- * CONFIG_FAIL_FUNCTION and, e.g., CONFIG_KVM_AMD_SEV, but no confidential VM.
+ * The tests need root and a kernel in which kvm_arch_gmem_reclaim() may be made to fail, i.e.
+ * one with CONFIG_FAIL_FUNCTION and, e.g., CONFIG_KVM_AMD_SEV, but no confidential VM.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -59,7 +59,7 @@ FIXTURE_SETUP(reshape)
 		SKIP(return, "%s", missing);
 }
 
-/* The layout may be a finer one, as the memory has been split by then. */
+/* Check that pages stay private.  The layout may be finer, as the split comes first. */
 static void assert_not_shared(struct reshape_fixture *self, u64 first, u64 nr)
 {
 	u64 error_offset = ~0ull, i;
@@ -87,10 +87,10 @@ TEST_F(reshape, not_converted)
 	assert_not_shared(self, nr - 3, 7);
 	assert_not_shared(self, 2, 4);
 	host_check_filled(self, 3);
-	/* Nothing that is private has been touched. */
+	/* The private pages have kept their contents. */
 	guest_check_all();
 
-	/* To private, the architecture isn't asked. */
+	/* A conversion to private doesn't ask the architecture. */
 	__convert(self, 3, 1, true);
 	host_check(self, 3);
 	guest_check(self, 3, 1);
@@ -106,7 +106,7 @@ TEST_F(reshape, not_converted)
 	guest_check_all();
 }
 
-/* What can't be had back can't be zeroed: the hole isn't one. */
+/* Punch a part of a huge page: this fails, as pages that don't come back can't be zeroed. */
 TEST_F(reshape, not_zeroed)
 {
 	guest_write(self, 0, self->nr_pages);
@@ -120,7 +120,7 @@ TEST_F(reshape, not_zeroed)
 	guest_check_all();
 }
 
-/* What is punched is gone for the file, and isn't had back. */
+/* Punch a huge page: it leaves the file, but doesn't come back to the pool. */
 TEST_F(reshape, not_freed)
 {
 	struct hugetlb_pool pool = self->pool;
@@ -130,7 +130,7 @@ TEST_F(reshape, not_freed)
 	punch(self, 0, self->unit_pages);
 	reclaim_fails(false);
 
-	/* The file has a hole, without a reservation for what it can't return. */
+	/* The file has a hole, without a reservation for the huge page that doesn't come back. */
 	TEST_ASSERT_POOL(&pool, -self->nr, 0);
 	guest_check(self, self->unit_pages, self->nr_pages - self->unit_pages);
 	close_reshape_file(self);
@@ -140,7 +140,7 @@ TEST_F(reshape, not_freed)
 	open_reshape_file(self, 0, variant->size_log2);
 }
 
-/* Pages of 4K, one of them. */
+/* Convert a file of 4K pages. */
 TEST(small_pages)
 {
 	struct kvm_vm *vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
