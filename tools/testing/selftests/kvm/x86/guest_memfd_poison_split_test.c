@@ -171,7 +171,7 @@ static void test_kcore(struct reshape_fixture *self, int fd, u64 pfn)
 TEST_F(reshape, kcore)
 {
 	int fd = open("/proc/kcore", O_RDONLY);
-	u64 pfn;
+	u64 pfn, tail;
 
 	if (fd < 0)
 		SKIP(return, "needs CONFIG_PROC_KCORE");
@@ -188,8 +188,22 @@ TEST_F(reshape, kcore)
 	test_kcore(self, fd, pfn);
 	set_shared(A_PAGE - 2, 1);
 	test_kcore(self, fd, pfn);
+
+	/* A large piece that nothing has split around its failed page yet. */
+	tail = pfn_of(self, self->unit_pages - 3);
+	TEST_ASSERT_EQ(read_kcore(fd, tail), self->tags[self->unit_pages - 3]);
+	__poison(self, self->unit_pages - 3, tail);
+	TEST_ASSERT_EQ(read_kcore(fd, tail), 0);
+	check_poisoned_file(self);
+	TEST_ASSERT_EQ(read_kcore(fd, tail), 0);
+	TEST_ASSERT_EQ(read_kcore(fd, tail + 1), self->tags[self->unit_pages - 2]);
+
 	close(fd);
-	close_and_assert_lost(pfn);
+	close_reshape_file(self);
+	assert_lost(0, 0);
+	mend(tail);
+	assert_dissolved(self, pfn);
+	mend(pfn);
 }
 
 /* A hole is the first to use the piece after the failure, and has to split it. */
