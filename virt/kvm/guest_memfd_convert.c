@@ -67,9 +67,14 @@ module_param(gmem_in_place_conversion, bool, 0444);
 #define GMEM_MAX_TRIES		64
 #define GMEM_VCPU_TRIES		512
 #define GMEM_BUSY_TRIES		16
-#define GMEM_MAX_DRAINS		3
 #define GMEM_SLEEP_MIN_US	20
 #define GMEM_SLEEP_MAX_US	100
+
+/*
+ * How often a conversion begins again after it had per-CPU batches drained.  Host threads
+ * that allocate or, if mlocked, map pages of the range meanwhile fill batches once more.
+ */
+#define GMEM_MAX_DRAINS		4
 
 /*
  * Unmap folios from user space.  Fails only if the task is killed.  The folio lock
@@ -119,8 +124,8 @@ static bool gmem_vcpu_may_use(struct inode *inode, struct folio *folio)
  */
 static bool gmem_has_to_drain(struct gmem_conversion *c, struct folio *folio)
 {
-	/* Pieces of huge pages are in none of the batches. */
-	if (GMEM_I(c->inode)->hugetlb || !c->may_drain)
+	/* Pieces of huge pages are in none of the batches, and DMA takes its time. */
+	if (GMEM_I(c->inode)->hugetlb || !c->may_drain || folio_maybe_dma_pinned(folio))
 		return false;
 
 	folio_get(folio);
@@ -631,16 +636,18 @@ u64 kvm_gmem_supported_attributes(struct kvm *kvm)
 }
 
 /*
- * Drain per-CPU batches, without the lock, if a conversion has given up for that.  The
- * batches of this CPU come first, as they are enough more often than not.  Returns
- * whether to begin again.
+ * Drain per-CPU batches, without the lock, if a conversion has given up for that: those
+ * of this CPU first, as they are enough more often than not.  Returns whether to begin
+ * again.
  */
-static bool gmem_drain(struct gmem_conversion *c, enum lru_cache_drained *drained)
+static bool gmem_drain(struct gmem_conversion *c)
 {
 	if (!c->undrained)
 		return false;
 
-	lru_cache_drain_for_folio(c->undrained, 1, drained);
+	/* Waits for other CPUs, and SIGKILL doesn't end that. */
+	if (!fatal_signal_pending(current))
+		lru_cache_drain_for_folio(c->undrained, 1, NULL);
 	folio_put(c->undrained);
 
 	return true;
@@ -652,9 +659,8 @@ static int gmem_set_attributes(struct file *file, struct kvm_memory_attributes2 
 	struct address_space *mapping = file->f_mapping;
 	struct gmem_file *f = file->private_data;
 	struct inode *inode = mapping->host;
-	enum lru_cache_drained drained = LRU_CACHE_NOT_DRAINED;
 	struct gmem_conversion c;
-	int nr_tries = 0;
+	int nr_drains = 0;
 	u64 supported;
 	int r;
 
@@ -676,8 +682,7 @@ static int gmem_set_attributes(struct file *file, struct kvm_memory_attributes2 
 			.start = attrs->offset >> PAGE_SHIFT,
 			.end = (attrs->offset + attrs->size) >> PAGE_SHIFT,
 			.to_private = attrs->attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE,
-			.may_drain = nr_tries++ < GMEM_MAX_DRAINS &&
-				     drained != LRU_CACHE_DRAINED_ALL,
+			.may_drain = nr_drains++ < GMEM_MAX_DRAINS,
 			.err_index = ULONG_MAX,
 		};
 
@@ -687,7 +692,7 @@ static int gmem_set_attributes(struct file *file, struct kvm_memory_attributes2 
 		r = gmem_convert(&c);
 
 		filemap_invalidate_unlock(mapping);
-	} while (gmem_drain(&c, &drained));
+	} while (gmem_drain(&c));
 
 	trace_kvm_gmem_convert(inode, c.start, c.end, c.to_private, r);
 

@@ -643,6 +643,20 @@ static void *punch_slowly(void *arg)
 	return NULL;
 }
 
+static u64 nr_cached_pages(int fd)
+{
+	struct {
+		u64 off, len;
+	} range = {};
+	struct {
+		u64 nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted;
+	} stat = {};
+
+	TEST_ASSERT(!syscall(__NR_cachestat, fd, &range, &stat, 0),
+		    "cachestat() should succeed, errno %d", errno);
+	return stat.nr_cache;
+}
+
 static bool is_alive(pid_t pid)
 {
 	return !waitpid(pid, NULL, WNOHANG);
@@ -688,7 +702,8 @@ static void test_killable(bool create)
 	p.fd = v->fd;
 	TEST_ASSERT(!pthread_create(&thread, NULL, punch_slowly, &p),
 		    "A thread should be created");
-	usleep(20 * 1000);
+	while (nr_cached_pages(v->fd) == SLOW_SIZE / page_size)
+		usleep(100);
 	WRITE_ONCE(v->go, true);
 	while (!is_blocked(pid) && !READ_ONCE(p.done))
 		usleep(100);
@@ -716,8 +731,15 @@ TEST(memslot_deletion_is_killable)
 
 int main(int argc, char *argv[])
 {
+	int ret;
+
 	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
 
 	page_size = getpagesize();
-	return test_harness_run(argc, argv);
+	ret = test_harness_run(argc, argv);
+	/* A test that failed may have left them changed. */
+	write_file(RT_RUNTIME, "950000");
+	write_file(FAIR_RUNTIME, "50000000");
+
+	return ret;
 }

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,12 +24,25 @@
 /* In seconds.  A refusal takes milliseconds, but a loop would never end. */
 #define OFFLINE_TIMEOUT	20
 
+/* Let the filter accept only pages on LRU lists.  No page of a file is on one. */
+static void set_filter(bool enable)
+{
+	const u64 flags = enable ? BIT_ULL(KPF_LRU) : 0;
+
+	TEST_ASSERT(!write_pfn(HWPOISON_DIR "corrupt-filter-flags-mask", flags) &&
+		    !write_pfn(HWPOISON_DIR "corrupt-filter-flags-value", flags) &&
+		    !write_pfn(HWPOISON_DIR "corrupt-filter-enable", enable),
+		    "The filter should be there");
+}
+
 FIXTURE_SETUP(reshape)
 {
 	const char *missing = setup_poison(1);
 
 	if (missing)
 		SKIP(return, "%s", missing);
+	/* A test that failed may have left it on. */
+	set_filter(false);
 }
 
 /* Assert that the file is as the model says, and that @corrupted pages have failed in all. */
@@ -307,6 +321,55 @@ TEST_F(reshape, remove_split)
 	check_untouched(self, corrupted);
 }
 
+struct flipper {
+	int fd;
+	bool stop;
+	long nr;
+};
+
+/* Convert a page back and forth: its unit is split, frozen and merged all the time. */
+static void *flip_page(void *arg)
+{
+	struct flipper *f = arg;
+
+	for (; !READ_ONCE(f->stop); f->nr++) {
+		convert_despite_races(f->fd, A_PAGE, 1, false);
+		convert_despite_races(f->fd, A_PAGE, 1, true);
+	}
+
+	return NULL;
+}
+
+TEST_F(reshape, remove_while_converted)
+{
+	long corrupted = nr_corrupted_pages();
+	struct flipper f = { .fd = self->fd };
+	pthread_t thread;
+	u64 pfn;
+	int i;
+
+	if (!can_offline())
+		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
+	guest_write(self, 0, self->nr_pages);
+	pfn = pfn_of_whole(self, A_PAGE);
+	TEST_ASSERT(!pthread_create(&thread, NULL, flip_page, &f), "A thread should be created");
+	for (i = 0; i < 20; i++) {
+		removal_is_refused(pfn);
+		removal_is_refused(pfn + self->unit_pages - 1 - A_PAGE);
+		soft_offline_is_refused(self, pfn);
+	}
+	WRITE_ONCE(f.stop, true);
+	pthread_join(thread, NULL);
+	TEST_ASSERT(f.nr > i, "The page should be converted all the time, not %ld times", f.nr);
+
+	/* What was in the way of a merge is done a moment later. */
+	guestmem_settle();
+	convert_despite_races(self->fd, A_PAGE, 1, false);
+	convert_despite_races(self->fd, A_PAGE, 1, true);
+	check_untouched(self, corrupted);
+	TEST_ASSERT_EQ(pfn_of_whole(self, A_PAGE), pfn);
+}
+
 TEST_F(reshape, remove_held)
 {
 	struct holder h = {};
@@ -340,17 +403,6 @@ TEST_F(reshape, remove_poisoned)
 	removal_is_refused(pfn);
 	check_poisoned_file(self);
 	close_and_assert_lost(pfn);
-}
-
-/* Let the filter accept only pages on LRU lists.  No page of a file is on one. */
-static void set_filter(bool enable)
-{
-	const u64 flags = enable ? BIT_ULL(KPF_LRU) : 0;
-
-	TEST_ASSERT(!write_pfn(HWPOISON_DIR "corrupt-filter-flags-mask", flags) &&
-		    !write_pfn(HWPOISON_DIR "corrupt-filter-flags-value", flags) &&
-		    !write_pfn(HWPOISON_DIR "corrupt-filter-enable", enable),
-		    "The filter should be there");
 }
 
 static void fail_unnoticed(struct reshape_fixture *self, u64 page, u64 pfn, long corrupted)

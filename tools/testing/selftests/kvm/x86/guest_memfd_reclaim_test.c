@@ -179,9 +179,15 @@ out:
 
 int main(int argc, char *argv[])
 {
+	int ret;
+
 	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
 		     KVM_MEMORY_ATTRIBUTE_PRIVATE);
 
-	return test_harness_run(argc, argv);
+	ret = test_harness_run(argc, argv);
+	write_attr(FAIL_FUNCTION "probability", "0");
+	write_attr(FAIL_FUNCTION "inject", "!" RECLAIM);
+
+	return ret;
 }
