@@ -3,9 +3,9 @@
  * Conversion of guest_memfd between private and shared, in place.
  *
  * A conversion is a transaction: it converts the whole range, or nothing.  It holds
- * invalidate_lock for write all the time, i.e. there are no faults, neither of the
- * guest nor of user space.  The steps that can fail come first, and change nothing
- * that guest or host could see:
+ * invalidate_lock for write from its first step to its last one, i.e. there are no
+ * faults, neither of the guest nor of user space.  The steps that can fail come
+ * first, and change nothing that guest or host could see:
  *
  *  - Allocate memory for the new state, see kvm_gmem_prepare_state().
  *  - To private only: unmap the memory from user space and verify that it
@@ -16,8 +16,8 @@
  *    split the guest's mappings there, so that memory next to the range stays
  *    mapped.
  *
- * If per-CPU batches are in the way, the conversion drops the lock, drains the
- * batches, and begins again.
+ * If per-CPU batches are in the way, the conversion undoes these steps, drops the
+ * lock, drains the batches, and begins again with the first one.
  *
  * The steps that follow fail only if a VM or hardware is broken: split the folios,
  * remove the mappings of the guest, let the architecture take back memory that

@@ -505,7 +505,7 @@ TEST_F(cgroup, poisoned)
 {
 	struct hugetlb_pool lost = self->pool;
 	char *mem;
-	int fd, i;
+	int fd;
 	u64 pfn;
 
 	if (!can_inject_memory_failure())
@@ -533,8 +533,7 @@ TEST_F(cgroup, poisoned)
 		    "A cgroup should go away although a page that has failed was charged to it");
 
 	/* Mend the page for other tests.  This works a moment after the pool has lost it. */
-	for (i = 0; i < 100 && write_pfn(UNPOISON_PFN, pfn); i++)
-		usleep(20 * 1000);
+	mend_page(pfn);
 	hugetlb_resize_pool(&self->pool);
 }
 

@@ -22,6 +22,8 @@
 
 #include "guest_memfd_hugetlb.h"
 #include "memory_holder.h"
+#include "page_info.h"
+#include "text_file.h"
 
 #define SHARED		(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
 #define RT_RUNTIME	"/proc/sys/kernel/sched_rt_runtime_us"
@@ -98,16 +100,6 @@ static s64 now_us(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return ts.tv_sec * 1000000ll + ts.tv_nsec / 1000;
-}
-
-static void run_on(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	TEST_ASSERT(!sched_setaffinity(0, sizeof(set), &set), "Moving to CPU %d should succeed",
-		    cpu);
 }
 
 /* A file and, if it's a guest_memfd, its VM. */
@@ -218,7 +210,7 @@ TEST_F(release, pinned_punched_and_closed)
  */
 static void mlock_on_cpu_1(struct file *f)
 {
-	run_on(1);
+	pin_self_to_cpu(1);
 	TEST_ASSERT(!mlock(f->mem, 3 * page_size), "mlock() should succeed, errno %d", errno);
 }
 
@@ -232,7 +224,7 @@ TEST_F(release, mlocked_and_exited)
 	if (!pid) {
 		open_file(&f, self->size);
 		mlock_on_cpu_1(&f);
-		run_on(0);
+		pin_self_to_cpu(0);
 		_exit(0);
 	}
 	TEST_ASSERT(waitpid(pid, NULL, 0) == pid, "waitpid() should succeed");
@@ -244,7 +236,7 @@ static void mlock_and_munmap_page(struct file *f)
 {
 	mlock_on_cpu_1(f);
 	kvm_munmap(f->mem, page_size);
-	run_on(0);
+	pin_self_to_cpu(0);
 	f->mem += page_size;
 	f->size -= page_size;
 }
@@ -281,7 +273,7 @@ static void hog_cpu_1(void)
 	struct sched_param param = { .sched_priority = 1 };
 	s64 end;
 
-	run_on(1);
+	pin_self_to_cpu(1);
 	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO, &param), "SCHED_FIFO should be there");
 	end = now_us() + BUSY_MS * 1000ll;
 	while (now_us() < end)
@@ -295,7 +287,7 @@ static void fill_in_file(void)
 	int fd = memfd_create("filler", 0);
 
 	/* One call takes long, and the task doesn't go to sleep in it. */
-	run_on(1);
+	pin_self_to_cpu(1);
 	while (now_us() < end) {
 		if (fallocate(fd, 0, 0, SZ_1G) || ftruncate(fd, 0))
 			break;
@@ -340,16 +332,6 @@ static void end_task(struct task *t)
 	waitpid(t->pid, NULL, 0);
 }
 
-static void write_file(const char *path, const char *text)
-{
-	FILE *file = fopen(path, "w");
-
-	if (file) {
-		fputs(text, file);
-		fclose(file);
-	}
-}
-
 static void assert_fast(const char *what, s64 start)
 {
 	s64 ms = (now_us() - start) / 1000;
@@ -388,7 +370,7 @@ static void punch_and_close(struct file *f, size_t unit, struct hugetlb_pool *po
 
 static void prepare(struct file *f, size_t unit)
 {
-	run_on(0);
+	pin_self_to_cpu(0);
 	WRITE_ONCE(*(u64 *)f->mem, 1);
 	WRITE_ONCE(*(u64 *)(f->mem + unit), 1);
 }
@@ -405,13 +387,13 @@ TEST_F(release, busy_cpu)
 	create_task(&task, hog_cpu_1);
 	open_file(&f, self->size);
 	prepare(&f, self->unit);
-	write_file(RT_RUNTIME, "-1");
-	write_file(FAIR_RUNTIME, "0");
+	write_text_file(RT_RUNTIME, "-1");
+	write_text_file(FAIR_RUNTIME, "0");
 	start_task(&task);
 	punch_and_close(&f, self->unit, &self->pool, self->nr);
 	end_task(&task);
-	write_file(RT_RUNTIME, "950000");
-	write_file(FAIR_RUNTIME, "50000000");
+	write_text_file(RT_RUNTIME, "950000");
+	write_text_file(FAIR_RUNTIME, "50000000");
 }
 
 /* A task that doesn't sleep holds grace periods off, which matters for giving struct pages back. */
@@ -540,7 +522,7 @@ static void *convert_two_pages(void *arg)
 	struct conversion *c = arg;
 	u64 error_offset;
 
-	run_on(0);
+	pin_self_to_cpu(0);
 	c->r = __gmem_set_private(c->fd, 0, 2 * page_size, &error_offset);
 
 	return NULL;
@@ -566,15 +548,15 @@ TEST(busy_cpu_converts)
 	create_task(&task, hog_cpu_1);
 	c.fd = vm_create_guest_memfd(vm, 4 * page_size, SHARED);
 	mem = kvm_mmap(4 * page_size, PROT_READ | PROT_WRITE, MAP_SHARED, c.fd);
-	run_on(1);
+	pin_self_to_cpu(1);
 	/* Begin with an empty batch, as a full one is drained. */
 	other = kvm_mmap(page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	TEST_ASSERT(!madvise(other, page_size, MADV_COLD), "MADV_COLD should succeed");
 	WRITE_ONCE(mem[page_size], 1);
-	run_on(0);
+	pin_self_to_cpu(0);
 	WRITE_ONCE(*mem, 1);
-	write_file(RT_RUNTIME, "-1");
-	write_file(FAIR_RUNTIME, "0");
+	write_text_file(RT_RUNTIME, "-1");
+	write_text_file(FAIR_RUNTIME, "0");
 	start_task(&task);
 	TEST_ASSERT(!pthread_create(&thread, NULL, convert_two_pages, &c),
 		    "A thread should be created");
@@ -587,8 +569,8 @@ TEST(busy_cpu_converts)
 	assert_fast("Touching and converting other pages", start);
 
 	end_task(&task);
-	write_file(RT_RUNTIME, "950000");
-	write_file(FAIR_RUNTIME, "50000000");
+	write_text_file(RT_RUNTIME, "950000");
+	write_text_file(FAIR_RUNTIME, "50000000");
 	pthread_join(thread, NULL);
 	TEST_ASSERT(!c.r, "The conversion should succeed then, got %d", c.r);
 	kvm_munmap(other, page_size);
@@ -641,20 +623,6 @@ static void *punch_slowly(void *arg)
 	WRITE_ONCE(p->done, true);
 
 	return NULL;
-}
-
-static u64 nr_cached_pages(int fd)
-{
-	struct {
-		u64 off, len;
-	} range = {};
-	struct {
-		u64 nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted;
-	} stat = {};
-
-	TEST_ASSERT(!syscall(__NR_cachestat, fd, &range, &stat, 0),
-		    "cachestat() should succeed, errno %d", errno);
-	return stat.nr_cache;
 }
 
 static bool is_alive(pid_t pid)
@@ -738,8 +706,8 @@ int main(int argc, char *argv[])
 	page_size = getpagesize();
 	ret = test_harness_run(argc, argv);
 	/* A test that failed may have left them changed. */
-	write_file(RT_RUNTIME, "950000");
-	write_file(FAIR_RUNTIME, "50000000");
+	write_text_file(RT_RUNTIME, "950000");
+	write_text_file(FAIR_RUNTIME, "50000000");
 
 	return ret;
 }

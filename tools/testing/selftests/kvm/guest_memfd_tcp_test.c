@@ -24,6 +24,7 @@
 
 #include "guest_memfd_hugetlb.h"
 #include "guest_memfd_left_behind.h"
+#include "text_file.h"
 
 /* Send every other page, as two pages in a row would be sent as one. */
 #define NR_PAGES	16
@@ -46,6 +47,12 @@ struct zerocopy_receive {
 	u32 msg_flags;
 	u32 reserved;
 };
+
+/*
+ * A reader on another CPU leaves it to the sender's CPU to free what it has read, and that
+ * CPU doesn't before it receives something else.  Until then the pages are in use.
+ */
+#define DEFER_MAX	"/proc/sys/net/core/skb_defer_max"
 
 FIXTURE(tcp)
 {
@@ -187,12 +194,14 @@ TEST_F(tcp, punched)
 		r.stop = false;
 		pthread_create(&thread, NULL, receive, &r);
 
+		pin_self_to_cpu(0);
 		send_pages(from, mem);
 		kvm_fallocate(fd, PUNCH, 0, self->unit);
 
 		WRITE_ONCE(r.stop, true);
 		pthread_join(thread, NULL);
-		/* Read the bytes that TCP couldn't map. */
+		/* Read the bytes that TCP couldn't map, on another CPU. */
+		pin_self_to_cpu(1);
 		for (copied = 0; (len = recv(r.fd, buf, sizeof(buf), MSG_DONTWAIT)) > 0; )
 			copied += len;
 		if (!i)
@@ -210,8 +219,19 @@ TEST_F(tcp, punched)
 
 int main(int argc, char *argv[])
 {
+	char saved[16] = "";
+	int ret;
+
 	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+	TEST_REQUIRE(sysconf(_SC_NPROCESSORS_ONLN) > 1);
 
 	page_size = getpagesize();
-	return test_harness_run(argc, argv);
+	/* Without the file, nothing is deferred. */
+	if (read_text_file(DEFER_MAX, saved, sizeof(saved)))
+		TEST_ASSERT(write_text_file(DEFER_MAX, "0"), "Cannot write to %s", DEFER_MAX);
+	ret = test_harness_run(argc, argv);
+	if (saved[0])
+		write_text_file(DEFER_MAX, saved);
+
+	return ret;
 }

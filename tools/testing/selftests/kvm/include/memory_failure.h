@@ -41,7 +41,13 @@ bool can_inject_memory_failure(void);
 /* Write a number to a file of the kernel; returns 0 or the error. */
 int write_pfn(const char *path, u64 pfn);
 
-/* As above, for files that take the physical address of a page. */
+/*
+ * Have a page that has failed used again, which takes a moment if its huge page is on the
+ * way out of the pool.
+ */
+void mend_page(u64 pfn);
+
+/* As write_pfn(), for files that take the physical address of a page. */
 static inline int write_pa(const char *path, u64 pfn)
 {
 	return write_pfn(path, pfn * getpagesize());

@@ -5,9 +5,12 @@
 #ifndef SELFTEST_KVM_PAGE_INFO_H
 #define SELFTEST_KVM_PAGE_INFO_H
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <unistd.h>
+
+#include <sys/syscall.h>
 
 #include <linux/bitmap.h>
 #include <linux/kernel-page-flags.h>
@@ -42,6 +45,21 @@ static inline u64 read_pagemap_pfn(void *mem)
 	entry = read_entry(fd, (uintptr_t)mem / getpagesize());
 	close(fd);
 	return entry & BIT_ULL(63) ? entry & GENMASK_ULL(54, 0) : 0;
+}
+
+/* The number of pages of a file that are in the page cache. */
+static inline u64 nr_cached_pages(int fd)
+{
+	struct {
+		u64 off, len;
+	} range = {};
+	struct {
+		u64 nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted;
+	} stat = {};
+
+	TEST_ASSERT(!syscall(__NR_cachestat, fd, &range, &stat, 0),
+		    "cachestat() should succeed, errno %d", errno);
+	return stat.nr_cache;
 }
 
 #endif /* SELFTEST_KVM_PAGE_INFO_H */

@@ -11,6 +11,7 @@
 #include "fail_nth.h"
 #include "kernel_counters.h"
 #include "kvm_syscalls.h"
+#include "text_file.h"
 
 /* Far more allocations than any operation needs, i.e. one that gets here goes round in circles. */
 #define MAX_NTH			2000
@@ -49,34 +50,6 @@ static pid_t knobs_owner;
 static __thread int fail_nth_fd = -1;
 static __thread int make_it_fail_fd = -1;
 
-static bool write_knob(const char *path, const char *value)
-{
-	ssize_t len = strlen(value), r;
-	int fd = open(path, O_WRONLY);
-
-	if (fd < 0)
-		return false;
-	r = write(fd, value, len);
-	close(fd);
-	return r == len;
-}
-
-static bool read_knob(const char *path, char *value, size_t size)
-{
-	int fd = open(path, O_RDONLY);
-	ssize_t r;
-
-	if (fd < 0)
-		return false;
-	r = read(fd, value, size - 1);
-	close(fd);
-	if (r <= 0)
-		return false;
-	value[r] = '\0';
-	value[strcspn(value, "\n")] = '\0';
-	return true;
-}
-
 static void fail_nth_restore(void)
 {
 	struct knob *k;
@@ -86,7 +59,7 @@ static void fail_nth_restore(void)
 		return;
 	/* Go backwards, so that each filter is restored after its probability. */
 	for (k = knobs + ARRAY_SIZE(knobs); k-- > knobs; )
-		write_knob(k->path, k->saved);
+		write_text_file(k->path, k->saved);
 }
 
 bool fail_nth_init(void)
@@ -96,14 +69,14 @@ bool fail_nth_init(void)
 	if (access("/proc/thread-self/fail-nth", W_OK))
 		return false;
 	for (k = knobs; k < knobs + ARRAY_SIZE(knobs); k++) {
-		if (!read_knob(k->path, k->saved, sizeof(k->saved)))
+		if (!read_text_file(k->path, k->saved, sizeof(k->saved)))
 			return false;
 	}
 
 	knobs_owner = getpid();
 	atexit(fail_nth_restore);
 	for (k = knobs; k < knobs + ARRAY_SIZE(knobs); k++) {
-		if (!write_knob(k->path, k->value))
+		if (!write_text_file(k->path, k->value))
 			return false;
 	}
 	return true;

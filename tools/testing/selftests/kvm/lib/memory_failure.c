@@ -29,6 +29,15 @@ int write_pfn(const char *path, u64 pfn)
 	return error;
 }
 
+void mend_page(u64 pfn)
+{
+	int error, tries;
+
+	for (tries = 0; (error = write_pfn(UNPOISON_PFN, pfn)) && tries < 100; tries++)
+		usleep(20 * 1000);
+	TEST_ASSERT(!error, "Mending pfn 0x%lx should succeed, got %s", pfn, strerror(error));
+}
+
 long nr_corrupted_pages(void)
 {
 	FILE *f = fopen("/proc/meminfo", "r");

@@ -25,6 +25,7 @@
 #include "guest_memfd_guest.h"
 #include "guestmem_units.h"
 #include "memory_failure.h"
+#include "text_file.h"
 
 #define CORE_PATTERN	"/proc/sys/kernel/core_pattern"
 #define CORE_FILE	"/tmp/guest_memfd.core"
@@ -66,27 +67,6 @@ FIXTURE_VARIANT_ADD(coredump, 1g)
 	.size_log2 = 30,
 };
 
-static bool read_pattern(char *pattern, size_t size)
-{
-	int fd = open(CORE_PATTERN, O_RDONLY);
-	ssize_t len = fd < 0 ? -1 : read(fd, pattern, size - 1);
-
-	close(fd);
-	if (len <= 0)
-		return false;
-	pattern[len] = '\0';
-	return true;
-}
-
-static bool write_pattern(const char *pattern)
-{
-	int fd = open(CORE_PATTERN, O_WRONLY);
-	ssize_t len = fd < 0 ? -1 : write(fd, pattern, strlen(pattern));
-
-	close(fd);
-	return len > 0;
-}
-
 FIXTURE_SETUP(coredump)
 {
 	const char *missing = NULL;
@@ -94,8 +74,8 @@ FIXTURE_SETUP(coredump)
 	self->unit = BIT_ULL(variant->size_log2);
 	if (variant->size_log2 > 12)
 		missing = missing_units(self->unit, NR, &self->pool);
-	if (!missing && !(read_pattern(self->pattern, sizeof(self->pattern)) &&
-			  write_pattern(CORE_FILE)))
+	if (!missing && !(read_text_file(CORE_PATTERN, self->pattern, sizeof(self->pattern)) &&
+			  write_text_file(CORE_PATTERN, CORE_FILE)))
 		missing = "needs root and CONFIG_COREDUMP";
 	if (missing)
 		SKIP(return, "%s", missing);
@@ -103,7 +83,7 @@ FIXTURE_SETUP(coredump)
 
 FIXTURE_TEARDOWN(coredump)
 {
-	write_pattern(self->pattern);
+	write_text_file(CORE_PATTERN, self->pattern);
 	unlink(CORE_FILE);
 }
 
@@ -287,7 +267,6 @@ TEST_F(coredump, shared_and_in_memory)
 TEST_F(coredump, poisoned)
 {
 	struct hugetlb_pool lost = self->pool;
-	int i;
 
 	if (!can_inject_memory_failure())
 		SKIP(return, "needs root, debugfs and CONFIG_HWPOISON_INJECT");
@@ -298,8 +277,7 @@ TEST_F(coredump, poisoned)
 		TEST_ASSERT_POOL_SETTLES(&lost, 0, 0);
 	}
 	/* Mend the page for other tests.  This works a moment after the pool has lost it. */
-	for (i = 0; i < 100 && write_pfn(UNPOISON_PFN, vmm->pfn); i++)
-		usleep(20 * 1000);
+	mend_page(vmm->pfn);
 	if (self->unit > PAGE_SIZE)
 		hugetlb_resize_pool(&self->pool);
 }

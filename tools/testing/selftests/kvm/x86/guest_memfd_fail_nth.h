@@ -15,6 +15,7 @@
 #include "guest_memfd_hugetlb.h"
 #include "guestmem_units.h"
 #include "kvm_util.h"
+#include "page_info.h"
 #include "processor.h"
 #include "ucall_common.h"
 
@@ -225,21 +226,13 @@ static void guest_read(struct context *ctx, u64 index, u64 val)
 /* Return how much of the file is allocated, in pages. */
 static long nr_cached(struct context *ctx)
 {
-	struct {
-		u64 off, len;
-	} range = {};
-	struct {
-		u64 nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted;
-	} stat = {};
 	struct hugetlb_pool now;
 
 	if (ctx->huge) {
 		hugetlb_read_pool(ctx->unit, &now);
 		return (ctx->pool.free - now.free) * (ctx->unit / PAGE_SIZE);
 	}
-	TEST_ASSERT(!syscall(__NR_cachestat, ctx->fd, &range, &stat, 0),
-		    "cachestat() should succeed, errno %d", errno);
-	return stat.nr_cache;
+	return nr_cached_pages(ctx->fd);
 }
 
 static long nr_mapped(struct context *ctx)

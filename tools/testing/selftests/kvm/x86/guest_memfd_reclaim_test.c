@@ -14,6 +14,7 @@
 #include <linux/sizes.h>
 
 #include "guest_memfd_reshape.h"
+#include "text_file.h"
 
 #define FAIL_FUNCTION	"/sys/kernel/debug/fail_function/"
 #define CANNOT_FAIL	"needs root, CONFIG_FAIL_FUNCTION and a kernel with SEV"
@@ -21,31 +22,20 @@
 
 #define A_PAGE		77
 
-static bool write_attr(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_TRUNC), len = strlen(text), n;
-
-	if (fd < 0)
-		return false;
-	n = write(fd, text, len);
-	close(fd);
-	return n == len;
-}
-
 static bool can_fail(void)
 {
 	/* Another test may have asked for it before. */
-	if (access(FAIL_FUNCTION RECLAIM, F_OK) && !write_attr(FAIL_FUNCTION "inject", RECLAIM))
+	if (access(FAIL_FUNCTION RECLAIM, F_OK) && !write_text_file(FAIL_FUNCTION "inject", RECLAIM))
 		return false;
 
-	return write_attr(FAIL_FUNCTION RECLAIM "/retval", "0xfffffffffffffffb") &&
-	       write_attr(FAIL_FUNCTION "verbose", "0") &&
-	       write_attr(FAIL_FUNCTION "probability", "100");
+	return write_text_file(FAIL_FUNCTION RECLAIM "/retval", "0xfffffffffffffffb") &&
+	       write_text_file(FAIL_FUNCTION "verbose", "0") &&
+	       write_text_file(FAIL_FUNCTION "probability", "100");
 }
 
 static void reclaim_fails(bool fails)
 {
-	TEST_ASSERT(write_attr(FAIL_FUNCTION "times", fails ? "-1" : "0"),
+	TEST_ASSERT(write_text_file(FAIL_FUNCTION "times", fails ? "-1" : "0"),
 		    "Fault injection should be there");
 }
 
@@ -186,8 +176,8 @@ int main(int argc, char *argv[])
 		     KVM_MEMORY_ATTRIBUTE_PRIVATE);
 
 	ret = test_harness_run(argc, argv);
-	write_attr(FAIL_FUNCTION "probability", "0");
-	write_attr(FAIL_FUNCTION "inject", "!" RECLAIM);
+	write_text_file(FAIL_FUNCTION "probability", "0");
+	write_text_file(FAIL_FUNCTION "inject", "!" RECLAIM);
 
 	return ret;
 }
