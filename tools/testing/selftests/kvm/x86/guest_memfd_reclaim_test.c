@@ -25,7 +25,8 @@
 static bool can_fail(void)
 {
 	/* Another test may have asked for it before. */
-	if (access(FAIL_FUNCTION RECLAIM, F_OK) && !write_text_file(FAIL_FUNCTION "inject", RECLAIM))
+	if (access(FAIL_FUNCTION RECLAIM, F_OK) &&
+	    !write_text_file(FAIL_FUNCTION "inject", RECLAIM))
 		return false;
 
 	return write_text_file(FAIL_FUNCTION RECLAIM "/retval", "0xfffffffffffffffb") &&
