@@ -179,6 +179,50 @@ static void test_reference(struct kunit *test)
 	guestmem_test_check(test, "merge");
 }
 
+/* The unit that the next allocation is going to get, for get_new_unit(). */
+static struct folio *next_unit;
+
+/* Get a reference to a unit that is being allocated, as a pfn walker may do. */
+static unsigned int get_new_unit(struct address_space *mapping, pgoff_t index)
+{
+	if (next_unit && !folio_test_guestmem(next_unit))
+		folio_get(next_unit);
+	next_unit = NULL;
+
+	return 0;
+}
+
+/* Allocate a unit in pieces while it has a reference: this fails, and not late. */
+static void test_new_reference(struct kunit *test)
+{
+	struct guestmem_test *t = test->priv;
+	unsigned long nr_free, start;
+	struct folio *unit, *folio;
+
+	/* The pool hands out the unit first that has come back last. */
+	guestmem_test_get_unit(test, 0);
+	unit = filemap_get_folio(t->mapping, 0);
+	folio_put(unit);
+	guestmem_test_remove_unit(test, 0);
+	nr_free = t->h->free_huge_pages;
+
+	next_unit = unit;
+	start = jiffies;
+	filemap_invalidate_lock_shared(t->mapping);
+	folio = guestmem_hugetlb_get_folio(t->gh, t->mapping, 0, &t->policy, get_new_unit);
+	filemap_invalidate_unlock_shared(t->mapping);
+	KUNIT_EXPECT_PTR_EQ(test, folio, ERR_PTR(-ENOSPC));
+	KUNIT_EXPECT_TRUE(test, time_before(jiffies, start + 10 * HZ));
+	KUNIT_EXPECT_EQ(test, t->h->free_huge_pages, nr_free - 1);
+	guestmem_test_check(test, "in use");
+
+	folio_put(unit);
+	KUNIT_EXPECT_EQ(test, t->h->free_huge_pages, nr_free);
+	guestmem_test_get_unit(test, 0);
+	guestmem_test_check(test, "no longer in use");
+	KUNIT_EXPECT_EQ(test, t->h->free_huge_pages, nr_free - 1);
+}
+
 /* Remove a unit with a piece in use: it comes back when the last reference is dropped. */
 static void test_late(struct kunit *test)
 {
@@ -342,6 +386,7 @@ static struct kunit_case reshape_test_cases[] = {
 	KUNIT_CASE_PARAM(test_one_page, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_numbers, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_reference, test_size_gen_params),
+	KUNIT_CASE_PARAM(test_new_reference, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_late, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_random, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_readers, test_size_gen_params),
