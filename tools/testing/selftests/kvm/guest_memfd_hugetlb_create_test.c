@@ -14,6 +14,7 @@
 #include <linux/sizes.h>
 
 #include "guest_memfd_hugetlb_fixture.h"
+#include "page_info.h"
 
 static int __create(struct kvm_vm *vm, struct kvm_create_guest_memfd args)
 {
@@ -394,6 +395,82 @@ TEST(unpinnable_pool)
 	TEST_ASSERT_POOL(&pool, 0, 0);
 	kvm_vm_free(vm);
 
+	hugetlb_resize_pool(&empty);
+	TEST_ASSERT_POOL(&empty, 0, 0);
+}
+
+/* Return the first pfn of the zone Movable, or 0 if there is none. */
+static u64 movable_start(void)
+{
+	FILE *f = fopen("/proc/zoneinfo", "r");
+	unsigned long start = 0;
+	bool movable = false;
+	char line[128];
+
+	TEST_ASSERT(f, "Cannot open /proc/zoneinfo");
+	while (!start && fgets(line, sizeof(line), f)) {
+		if (strstr(line, "zone "))
+			movable = strstr(line, "Movable");
+		if (movable)
+			sscanf(line, " start_pfn: %lu", &start);
+	}
+	fclose(f);
+	return start;
+}
+
+/* Enough pages of the zone Movable to look at them more than once. */
+#define NR_MOVABLE_MIN	300
+#define NR_POOL		500
+
+/*
+ * Memory of the zone Movable has to be free of pins, so guest_memfd doesn't use it.  A
+ * file gets the other pages of the pool, and may be as large as these, in whatever order
+ * the pool has its pages.
+ */
+TEST(unpinnable_pages_first)
+{
+	struct hugetlb_pool pool = { .size = SZ_2M, .total = NR_POOL }, empty;
+	const char *missing = missing_units(SZ_2M, 0, &empty);
+	u64 start = movable_start();
+	bool movable[NR_POOL];
+	struct kvm_vm *vm;
+	long nr_other = 0;
+	char *mem;
+	int i, fd;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	if (!start || empty.total)
+		SKIP(return, "needs movablecore=1G, and no 2M page yet");
+
+	hugetlb_resize_pool(&pool);
+	hugetlb_read_pool(SZ_2M, &pool);
+	mem = hugetlb_hog(SZ_2M, NR_POOL, -1);
+	for (i = 0; i < NR_POOL; i++) {
+		movable[i] = read_pagemap_pfn(mem + i * SZ_2M) >= start;
+		nr_other += !movable[i];
+	}
+	TEST_ASSERT(nr_other && NR_POOL - nr_other >= NR_MOVABLE_MIN,
+		    "Pages should be of both kinds, but %ld of %d are pinnable",
+		    nr_other, NR_POOL);
+	/* The pool hands out the page first that has come back last. */
+	for (i = 0; i < NR_POOL; i++)
+		if (!movable[i])
+			kvm_munmap(mem + i * SZ_2M, SZ_2M);
+	for (i = 0; i < NR_POOL; i++)
+		if (movable[i])
+			kvm_munmap(mem + i * SZ_2M, SZ_2M);
+	TEST_ASSERT_POOL(&pool, 0, 0);
+
+	vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+	assert_create_fails(vm, ENOMEM, (nr_other + 1) * SZ_2M, 0, 21);
+	fd = vm_create_guest_memfd_hugetlb(vm, nr_other * SZ_2M, 0, 21);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, nr_other * SZ_2M);
+	TEST_ASSERT_POOL(&pool, -nr_other, 0);
+	close(fd);
+	kvm_vm_free(vm);
+
+	TEST_ASSERT_POOL(&pool, 0, 0);
 	hugetlb_resize_pool(&empty);
 	TEST_ASSERT_POOL(&empty, 0, 0);
 }

@@ -21,6 +21,7 @@
 #include "guest_memfd_fail_nth.h"
 #include "kernel_counters.h"
 #include "memory_failure.h"
+#include "text_file.h"
 
 /* Conversion. */
 
@@ -520,6 +521,78 @@ static void check_poison_converted(void *data)
 	check_bad_page(ctx);
 }
 
+#define MAX_FAILURES		1000
+
+static void write_fault_attr(const char *kind, const char *attr, long val)
+{
+	char path[64], text[24];
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s", kind, attr);
+	snprintf(text, sizeof(text), attr[0] == 'r' ? "0x%lx" : "%ld", val);
+	TEST_ASSERT(write_text_file(path, text), "%s should be there", path);
+}
+
+static long nr_injected(const char *kind)
+{
+	char path[64], text[24];
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/times", kind);
+	TEST_ASSERT(read_text_file(path, text, sizeof(text)), "%s should be there", path);
+	return MAX_FAILURES - atol(text);
+}
+
+/* Find a function of the kernel, and where the next one starts. */
+static bool find_function(const char *name, unsigned long *start, unsigned long *end)
+{
+	FILE *file = fopen("/proc/kallsyms", "r");
+	unsigned long addr;
+	char symbol[256];
+
+	*start = 0;
+	*end = 0;
+	while (file && !*end && fscanf(file, "%lx %*c %255s%*[^\n]", &addr, symbol) == 2) {
+		if (*start && addr > *start)
+			*end = addr;
+		else if (!strcmp(symbol, name))
+			*start = addr;
+	}
+	if (file)
+		fclose(file);
+	return *end;
+}
+
+/* Have allocations of one kind fail that a function makes, in any task or only in some. */
+static void fail_in(const char *kind, unsigned long start, unsigned long end, bool any_task)
+{
+	write_fault_attr(kind, "require-start", start);
+	write_fault_attr(kind, "require-end", end);
+	write_fault_attr(kind, "times", any_task ? MAX_FAILURES : -1);
+	write_fault_attr(kind, "task-filter", !any_task);
+}
+
+/* Have allocations of the worker fail that takes huge pages out of the pool. */
+static void check_lost_is_retried(struct context *ctx, const char *kind)
+{
+	const char *worker = "guestmem_lost_workfn";
+	unsigned long start, end;
+	struct hugetlb_pool now;
+	long nr;
+
+	TEST_ASSERT(find_function(worker, &start, &end), "%s should be there", worker);
+	prepare_poison(ctx);
+	fail_in(kind, start, end, true);
+	kvm_fallocate(ctx->fd, PUNCH, ctx->offset, ctx->len);
+	usleep(1000 * 1000);
+	nr = nr_injected(kind);
+	hugetlb_read_pool(ctx->unit, &now);
+	fail_in(kind, 0, -1, false);
+	TEST_ASSERT(nr >= 3 && nr < 100, "%s should fail now and then, not %ld times", kind, nr);
+	TEST_ASSERT_EQ(now.total, ctx->pool.total);
+
+	/* This returns when the pool has lost the huge page, and the failed page is free. */
+	replace_lost_unit(ctx);
+}
+
 FIXTURE(fail_nth)
 {
 	struct kernel_counters before;
@@ -775,6 +848,26 @@ TEST_F(fail_nth, poison)
 	check_sweeps(&self->ctx, &fault, 2, 0);
 	check_sweeps(&self->ctx, &convert, 2, 0);
 	replace_lost_unit(&self->ctx);
+}
+
+/* A huge page leaves the pool as soon as there is memory for that. */
+TEST_F(fail_nth, lost_unit)
+{
+	char optimize[8];
+
+	if (!variant->huge)
+		SKIP(return, "is about huge pages");
+	if (!can_inject_memory_failure() ||
+	    access("/sys/kernel/debug/failslab/require-start", F_OK))
+		SKIP(return, "needs HWPOISON_INJECT and FAULT_INJECTION_STACKTRACE_FILTER");
+
+	self->ctx.offset = 10 * SZ_2M;
+	self->ctx.len = self->ctx.unit;
+	check_lost_is_retried(&self->ctx, "failslab");
+	/* The kernel allocates struct pages for a huge page that has none. */
+	if (read_text_file("/proc/sys/vm/hugetlb_optimize_vmemmap", optimize, sizeof(optimize)) &&
+	    atoi(optimize))
+		check_lost_is_retried(&self->ctx, "fail_page_alloc");
 }
 
 /* Here, each run starts with a new VM and a new file. */
