@@ -683,6 +683,7 @@ TEST(creation_flags_private_vm)
 TEST(parameter)
 {
 	const char *path = "/sys/module/kvm/parameters/gmem_in_place_conversion";
+	int fd;
 
 	if (access(path, F_OK))
 		SKIP(return, "no parameter");
@@ -690,8 +691,8 @@ TEST(parameter)
 		SKIP(return, "no VM type has private memory");
 
 	TEST_ASSERT_EQ(get_kvm_param_bool("gmem_in_place_conversion"), conversion_is_on());
-	TEST_ASSERT(open(path, O_WRONLY) < 0 || !write(open(path, O_WRONLY), "Y", 1),
-		    "The parameter should not be writable");
+	fd = open(path, O_WRONLY);
+	TEST_ASSERT(fd < 0 || write(fd, "Y", 1) < 0, "The parameter should not be writable");
 }
 
 int main(int argc, char *argv[])

@@ -378,8 +378,7 @@ static void release(struct run *r)
 		return;
 	hugetlb_pool_lose(&want, 1);
 	diff = hugetlb_pool_settle(&want, 0, 1);
-	if (diff)
-		ksft_print_msg("After the page was released: %s\n", diff);
+	TEST_ASSERT(!diff, "After the page was released: %s", diff);
 }
 
 static void run_cell(struct run *r)
