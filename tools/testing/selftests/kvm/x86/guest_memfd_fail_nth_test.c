@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * An operation on guest_memfd that fails for lack of memory changes nothing.  Every
- * allocation of every operation fails once.  Afterwards all is as before: which
- * pages are private, what is in memory, and what is allocated, mapped, and
- * reserved.  The same operation succeeds when it is repeated.
+ * An operation on guest_memfd that fails for lack of memory changes nothing.  Every allocation
+ * of every operation fails once.  Afterwards all is as before: which pages are private, what is
+ * in memory, and what is allocated, mapped, and reserved.  The same operation succeeds then.
  *
  * The host tells whether a page is private, as it gets SIGBUS then.  Both host and
  * guest tell what is in a page.
@@ -564,21 +563,24 @@ static bool find_function(const char *name, unsigned long *start, unsigned long 
 /* Have allocations of one kind fail that a function makes, in any task or only in some. */
 static void fail_in(const char *kind, unsigned long start, unsigned long end, bool any_task)
 {
+	/* In between, all allocations of all tasks would fail. */
+	write_fault_attr(kind, "task-filter", 1);
 	write_fault_attr(kind, "require-start", start);
 	write_fault_attr(kind, "require-end", end);
 	write_fault_attr(kind, "times", any_task ? MAX_FAILURES : -1);
-	write_fault_attr(kind, "task-filter", !any_task);
+	if (any_task)
+		write_fault_attr(kind, "task-filter", 0);
 }
 
 /* Have allocations of the worker fail that takes huge pages out of the pool. */
-static void check_lost_is_retried(struct context *ctx, const char *kind)
+static void check_lost_is_retried(struct context *ctx)
 {
-	const char *worker = "guestmem_lost_workfn";
+	const char *kind = "failslab";
 	unsigned long start, end;
 	struct hugetlb_pool now;
 	long nr;
 
-	TEST_ASSERT(find_function(worker, &start, &end), "%s should be there", worker);
+	TEST_ASSERT(find_function("guestmem_lost_workfn", &start, &end), "Cannot find the worker");
 	prepare_poison(ctx);
 	fail_in(kind, start, end, true);
 	kvm_fallocate(ctx->fd, PUNCH, ctx->offset, ctx->len);
@@ -588,7 +590,6 @@ static void check_lost_is_retried(struct context *ctx, const char *kind)
 	fail_in(kind, 0, -1, false);
 	TEST_ASSERT(nr >= 3 && nr < 100, "%s should fail now and then, not %ld times", kind, nr);
 	TEST_ASSERT_EQ(now.total, ctx->pool.total);
-
 	/* This returns when the pool has lost the huge page, and the failed page is free. */
 	replace_lost_unit(ctx);
 }
@@ -853,8 +854,6 @@ TEST_F(fail_nth, poison)
 /* A huge page leaves the pool as soon as there is memory for that. */
 TEST_F(fail_nth, lost_unit)
 {
-	char optimize[8];
-
 	if (!variant->huge)
 		SKIP(return, "is about huge pages");
 	if (!can_inject_memory_failure() ||
@@ -863,11 +862,7 @@ TEST_F(fail_nth, lost_unit)
 
 	self->ctx.offset = 10 * SZ_2M;
 	self->ctx.len = self->ctx.unit;
-	check_lost_is_retried(&self->ctx, "failslab");
-	/* The kernel allocates struct pages for a huge page that has none. */
-	if (read_text_file("/proc/sys/vm/hugetlb_optimize_vmemmap", optimize, sizeof(optimize)) &&
-	    atoi(optimize))
-		check_lost_is_retried(&self->ctx, "fail_page_alloc");
+	check_lost_is_retried(&self->ctx);
 }
 
 /* Here, each run starts with a new VM and a new file. */
