@@ -185,9 +185,8 @@ static struct folio *next_unit;
 /* Get a reference to a unit that is being allocated, as a pfn walker may do. */
 static unsigned int get_new_unit(struct address_space *mapping, pgoff_t index)
 {
-	if (next_unit && !folio_test_guestmem(next_unit))
-		folio_get(next_unit);
-	next_unit = NULL;
+	if (next_unit && folio_try_get(next_unit))
+		next_unit = NULL;
 
 	return 0;
 }
@@ -211,6 +210,8 @@ static void test_new_reference(struct kunit *test)
 	filemap_invalidate_lock_shared(t->mapping);
 	folio = guestmem_hugetlb_get_folio(t->gh, t->mapping, 0, &t->policy, get_new_unit);
 	filemap_invalidate_unlock_shared(t->mapping);
+	/* Without a reference of ours, the allocation got another unit. */
+	KUNIT_ASSERT_NULL(test, next_unit);
 	KUNIT_EXPECT_PTR_EQ(test, folio, ERR_PTR(-ENOSPC));
 	KUNIT_EXPECT_TRUE(test, time_before(jiffies, start + 10 * HZ));
 	KUNIT_EXPECT_EQ(test, t->h->free_huge_pages, nr_free - 1);
