@@ -8,6 +8,8 @@
 #define SELFTEST_KVM_GUEST_MEMFD_FAIL_NTH_H
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <linux/sizes.h>
@@ -17,6 +19,7 @@
 #include "kvm_util.h"
 #include "page_info.h"
 #include "processor.h"
+#include "text_file.h"
 #include "ucall_common.h"
 
 #define TEST_SLOT		10
@@ -318,6 +321,58 @@ static void assert_file(struct context *ctx, bool (*private)(const struct conver
 	guest_do_probes(ctx, false);
 	TEST_ASSERT_EQ(nr_cached(ctx), ctx->nr_cached);
 	assert_reservation(ctx);
+}
+
+#define MAX_FAILURES		1000
+
+static void write_fault_attr(const char *kind, const char *attr, long val)
+{
+	char path[64], text[24];
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s", kind, attr);
+	snprintf(text, sizeof(text), attr[0] == 'r' ? "0x%lx" : "%ld", val);
+	TEST_ASSERT(write_text_file(path, text), "%s should be there", path);
+}
+
+static long nr_injected(const char *kind)
+{
+	char path[64], text[24];
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/times", kind);
+	TEST_ASSERT(read_text_file(path, text, sizeof(text)), "%s should be there", path);
+	return MAX_FAILURES - atol(text);
+}
+
+/* Find a function of the kernel, and where the next one starts. */
+static bool find_function(const char *name, unsigned long *start, unsigned long *end)
+{
+	FILE *file = fopen("/proc/kallsyms", "r");
+	unsigned long addr;
+	char symbol[256];
+
+	*start = 0;
+	*end = 0;
+	while (file && !*end && fscanf(file, "%lx %*c %255s%*[^\n]", &addr, symbol) == 2) {
+		if (*start && addr > *start)
+			*end = addr;
+		else if (!strcmp(symbol, name))
+			*start = addr;
+	}
+	if (file)
+		fclose(file);
+	return *end;
+}
+
+/* Have allocations of one kind fail that a function makes, in any task or only in some. */
+static void fail_in(const char *kind, unsigned long start, unsigned long end, bool any_task)
+{
+	/* In between, all allocations of all tasks would fail. */
+	write_fault_attr(kind, "task-filter", 1);
+	write_fault_attr(kind, "require-start", start);
+	write_fault_attr(kind, "require-end", end);
+	write_fault_attr(kind, "times", any_task ? MAX_FAILURES : -1);
+	if (any_task)
+		write_fault_attr(kind, "task-filter", 0);
 }
 
 #endif /* SELFTEST_KVM_GUEST_MEMFD_FAIL_NTH_H */

@@ -20,7 +20,6 @@
 #include "guest_memfd_fail_nth.h"
 #include "kernel_counters.h"
 #include "memory_failure.h"
-#include "text_file.h"
 
 /* Conversion. */
 
@@ -436,14 +435,15 @@ static void undo_first_fault(void *data)
 static void replace_lost_unit(struct context *ctx)
 {
 	struct hugetlb_pool now;
-	int tries;
+	int tries = 0;
 
 	kvm_fallocate(ctx->fd, PUNCH, ctx->offset, ctx->len);
-	for (tries = 0; ctx->pfn && tries < 1000; tries++) {
-		hugetlb_read_pool(ctx->unit, &now);
-		if (now.total < ctx->pool.total)
-			break;
-		usleep(10 * 1000);
+	if (ctx->pfn) {
+		do {
+			hugetlb_read_pool(ctx->unit, &now);
+			usleep(10 * 1000);
+		} while (now.total == ctx->pool.total && ++tries < 1000);
+		TEST_ASSERT_EQ(now.total, ctx->pool.total - 1);
 	}
 	hugetlb_write_attr(ctx->unit, "nr_hugepages", ctx->pool.total);
 	TEST_ASSERT_EQ(nr_cached(ctx), ctx->nr_cached);
@@ -465,6 +465,8 @@ static void prepare_poison(void *data)
 	gmem_set_private(ctx->fd, ctx->offset, ctx->len);
 	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, ctx->pfn), 0);
 
+	/* The kernel may have moved the guest's other memory when it looked for a huge page. */
+	guest_do_probes(ctx, false);
 	ctx->nr_mapped = nr_mapped(ctx);
 	set_request(ctx, false);
 	add_word(ctx, ctx->offset / PAGE_SIZE + OTHER_PAGE, 0);
@@ -520,68 +522,17 @@ static void check_poison_converted(void *data)
 	check_bad_page(ctx);
 }
 
-#define MAX_FAILURES		1000
-
-static void write_fault_attr(const char *kind, const char *attr, long val)
+/*
+ * The worker that takes huge pages out of the pool lacks memory of one kind.  The pool keeps
+ * the huge page meanwhile, and loses it afterwards.
+ */
+static void check_lost_is_retried(struct context *ctx, const char *kind)
 {
-	char path[64], text[24];
-
-	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s", kind, attr);
-	snprintf(text, sizeof(text), attr[0] == 'r' ? "0x%lx" : "%ld", val);
-	TEST_ASSERT(write_text_file(path, text), "%s should be there", path);
-}
-
-static long nr_injected(const char *kind)
-{
-	char path[64], text[24];
-
-	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/times", kind);
-	TEST_ASSERT(read_text_file(path, text, sizeof(text)), "%s should be there", path);
-	return MAX_FAILURES - atol(text);
-}
-
-/* Find a function of the kernel, and where the next one starts. */
-static bool find_function(const char *name, unsigned long *start, unsigned long *end)
-{
-	FILE *file = fopen("/proc/kallsyms", "r");
-	unsigned long addr;
-	char symbol[256];
-
-	*start = 0;
-	*end = 0;
-	while (file && !*end && fscanf(file, "%lx %*c %255s%*[^\n]", &addr, symbol) == 2) {
-		if (*start && addr > *start)
-			*end = addr;
-		else if (!strcmp(symbol, name))
-			*start = addr;
-	}
-	if (file)
-		fclose(file);
-	return *end;
-}
-
-/* Have allocations of one kind fail that a function makes, in any task or only in some. */
-static void fail_in(const char *kind, unsigned long start, unsigned long end, bool any_task)
-{
-	/* In between, all allocations of all tasks would fail. */
-	write_fault_attr(kind, "task-filter", 1);
-	write_fault_attr(kind, "require-start", start);
-	write_fault_attr(kind, "require-end", end);
-	write_fault_attr(kind, "times", any_task ? MAX_FAILURES : -1);
-	if (any_task)
-		write_fault_attr(kind, "task-filter", 0);
-}
-
-/* Have allocations of the worker fail that takes huge pages out of the pool. */
-static void check_lost_is_retried(struct context *ctx)
-{
-	const char *kind = "failslab";
 	unsigned long start, end;
 	struct hugetlb_pool now;
 	long nr;
 
 	TEST_ASSERT(find_function("guestmem_lost_workfn", &start, &end), "Cannot find the worker");
-	prepare_poison(ctx);
 	fail_in(kind, start, end, true);
 	kvm_fallocate(ctx->fd, PUNCH, ctx->offset, ctx->len);
 	usleep(1000 * 1000);
@@ -592,6 +543,34 @@ static void check_lost_is_retried(struct context *ctx)
 	TEST_ASSERT_EQ(now.total, ctx->pool.total);
 	/* This returns when the pool has lost the huge page, and the failed page is free. */
 	replace_lost_unit(ctx);
+}
+
+/*
+ * Let a page fail in a huge page that was never split since it has shared its struct pages.
+ * The host can't tell which huge page it is.  So it looks at one, and gives it back, and
+ * once the pool has optimized its vmemmap, the file gets it again.
+ */
+static void prepare_poison_without_vmemmap(struct context *ctx)
+{
+	struct kernel_counters before, now;
+	int tries;
+
+	kvm_fallocate(ctx->fd, PUNCH, ctx->offset, ctx->len);
+	read_kernel_counters(&before);
+	gmem_set_shared(ctx->fd, ctx->offset, ctx->len);
+	WRITE_ONCE(ctx->mem[ctx->offset], 0);
+	ctx->pfn = read_pagemap_pfn(ctx->mem + ctx->offset) + BAD_PAGE;
+	read_kernel_counters(&now);
+	TEST_ASSERT(now.memmap > before.memmap, "A huge page in pieces should have struct pages");
+	gmem_set_private(ctx->fd, ctx->offset, ctx->len);
+	kvm_fallocate(ctx->fd, PUNCH, ctx->offset, ctx->len);
+	for (tries = 0; now.memmap > before.memmap && tries < 1000; tries++) {
+		usleep(10 * 1000);
+		read_kernel_counters(&now);
+	}
+	TEST_ASSERT_EQ(now.memmap, before.memmap);
+	kvm_fallocate(ctx->fd, FALLOC_FL_KEEP_SIZE, ctx->offset, ctx->len);
+	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, ctx->pfn), 0);
 }
 
 FIXTURE(fail_nth)
@@ -862,7 +841,10 @@ TEST_F(fail_nth, lost_unit)
 
 	self->ctx.offset = 10 * SZ_2M;
 	self->ctx.len = self->ctx.unit;
-	check_lost_is_retried(&self->ctx);
+	prepare_poison(&self->ctx);
+	check_lost_is_retried(&self->ctx, "failslab");
+	prepare_poison_without_vmemmap(&self->ctx);
+	check_lost_is_retried(&self->ctx, "fail_page_alloc");
 }
 
 /* Here, each run starts with a new VM and a new file. */
