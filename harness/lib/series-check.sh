@@ -105,16 +105,22 @@ check_patches() {
 	[[ ! $(series_entries) ]] || checkpatch "$GMEM_OUT"/series/*.patch
 }
 
-# Build every commit, in a tree of its own (the compiler cache knows most of it).
+# Build every commit, in a tree of its own (the compiler cache knows most of it). A commit that
+# changes nothing that a kernel is made of is not built, nor with --resume what built before.
 check_builds() {
-	local dir=$GMEM_OUT/linux-series commit target
-	target=$(series_commits) || return
+	local dir=$GMEM_OUT/linux-series target deps built=$GMEM_OUT/check/series.built
+	local our_content linux_content
+	target=$(series_commits) && our_content=$(content_of "$GMEM_TOP") || return
 	have_clone "$dir" || return
 	# The commits are objects of the other tree; no ref names them.
 	grep -qxF "$tree/.git/objects" "$dir/.git/objects/info/alternates" ||
 		echo "$tree/.git/objects" >>"$dir/.git/objects/info/alternates"
-	while read -r commit; do
-		git -C "$dir" checkout -q --detach "$commit" || return
+	mkdir -p "${built%/*}"
+	[[ $resume ]] || rm -f "$built"
+	while read -r linux_content; do
+		deps=$(dep_kernel x86_64 default | hash_of)
+		! grep -qsxF "$deps" "$built" || continue
+		git -C "$dir" checkout -q --detach "$linux_content" || return
 		kernel_env x86_64
 		need build
 		# Options that a later commit brings are unknown here, as in the base.
@@ -124,5 +130,6 @@ check_builds() {
 			tail -n 20 "$GMEM_OUT/log/series-build.log"
 			return 1
 		}
+		echo "$deps" >>"$built"
 	done < <(git -C "$dir" rev-list --reverse "origin/base..$target")
 }
