@@ -19,11 +19,9 @@ items_style() {
 }
 
 items_series() {
-	if [[ $1 == all ]]; then
-		add_item "series series series:--build series_check 1"
-	else
-		add_item "series series series series_check"
-	fi
+	# The names differ: a series that applies has not been built for that.
+	[[ $1 == all ]] || add_item "series series series series_check"
+	[[ ! $1 ]] || add_item "series series.build series.build series_check 1"
 }
 
 items_build() {
