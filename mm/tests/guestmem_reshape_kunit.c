@@ -7,6 +7,7 @@
  * hugepages=1 on the command line, and hugetlb_free_vmemmap=on for all of its cases.
  */
 #include <kunit/test.h>
+#include <linux/completion.h>
 #include <linux/delay.h>
 #include <linux/guestmem.h>
 #include <linux/hugetlb.h>
@@ -14,6 +15,7 @@
 #include <linux/module.h>
 #include <linux/pagemap.h>
 #include <linux/prandom.h>
+#include <linux/workqueue.h>
 
 #include "../guestmem_internal.h"
 #include "guestmem_kunit.h"
@@ -266,6 +268,47 @@ static void test_late(struct kunit *test)
 	guestmem_test_check(test, "late");
 }
 
+static DECLARE_COMPLETION(busy_begun);
+static DECLARE_COMPLETION(busy_done);
+
+static void busy_workfn(struct work_struct *work)
+{
+	complete(&busy_begun);
+	wait_for_completion(&busy_done);
+}
+
+/* Remove a unit while the worker of another file is busy, and has units of its own. */
+static void test_late_busy(struct kunit *test)
+{
+	struct guestmem_late *other = guestmem_late_alloc();
+	struct guestmem_test *t = test->priv;
+	unsigned long nr_free;
+	struct folio *folio;
+
+	KUNIT_ASSERT_NOT_NULL(test, other);
+	reinit_completion(&busy_begun);
+	reinit_completion(&busy_done);
+	INIT_WORK(&other->work, busy_workfn);
+	atomic_long_inc(&other->nr_back);
+	queue_work(system_dfl_wq, &other->work);
+	wait_for_completion(&busy_begun);
+
+	guestmem_test_get_unit(test, 0);
+	guestmem_test_convert(test, 5, 6, true);
+	nr_free = t->h->free_huge_pages;
+	folio = filemap_get_folio(t->mapping, 5);
+	guestmem_test_remove_unit(test, 0);
+	folio_put(folio);
+	guestmem_hugetlb_sync(t->gh);
+	KUNIT_EXPECT_EQ(test, t->h->free_huge_pages, nr_free + 1);
+	KUNIT_EXPECT_EQ(test, work_busy(&other->work), WORK_BUSY_RUNNING);
+
+	complete(&busy_done);
+	flush_work(&other->work);
+	guestmem_late_put(other);
+	guestmem_test_check(test, "late, busy");
+}
+
 /*
  * Get references to pages that have one at the moment, as folio_try_get() does, but
  * slowly: a page may have become something else since the reader has seen its count.
@@ -389,6 +432,7 @@ static struct kunit_case reshape_test_cases[] = {
 	KUNIT_CASE_PARAM(test_reference, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_new_reference, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_late, test_size_gen_params),
+	KUNIT_CASE_PARAM(test_late_busy, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_random, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_readers, test_size_gen_params),
 	{}
