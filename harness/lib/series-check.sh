@@ -118,7 +118,9 @@ check_builds() {
 	mkdir -p "${built%/*}"
 	[[ $resume ]] || rm -f "$built"
 	while read -r linux_content; do
-		deps=$(dep_kernel x86_64 default | hash_of)
+		# If nothing were known of a commit, it would look like the one before.
+		ktree cat-file -e "$linux_content^{tree}" || return
+		deps=$(dep_kernel x86_64 default | hash_of) || return
 		! grep -qsxF "$deps" "$built" || continue
 		git -C "$dir" checkout -q --detach "$linux_content" || return
 		kernel_env x86_64
