@@ -15,6 +15,7 @@
 #include <linux/module.h>
 #include <linux/pagemap.h>
 #include <linux/prandom.h>
+#include <linux/sched/signal.h>
 #include <linux/workqueue.h>
 
 #include "../guestmem_internal.h"
@@ -309,6 +310,43 @@ static void test_late_busy(struct kunit *test)
 	guestmem_test_check(test, "late, busy");
 }
 
+static DECLARE_COMPLETION(sync_done);
+
+static int sync_fn(void *data)
+{
+	allow_signal(SIGKILL);
+	guestmem_late_sync(data);
+	complete(&sync_done);
+	while (!kthread_should_stop())
+		schedule_timeout_idle(1);
+
+	return 0;
+}
+
+/* Kill a task that waits for a unit which doesn't get back to the pool. */
+static void test_late_killed(struct kunit *test)
+{
+	struct guestmem_late *late = guestmem_late_alloc();
+	struct task_struct *task;
+
+	KUNIT_ASSERT_NOT_NULL(test, late);
+	reinit_completion(&sync_done);
+	atomic_long_inc(&late->nr_back);
+	task = kthread_run(sync_fn, late, "guestmem_sync");
+	if (!IS_ERR(task)) {
+		KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&sync_done, HZ / 10), 0);
+		send_sig(SIGKILL, task, 1);
+		KUNIT_EXPECT_NE(test, wait_for_completion_timeout(&sync_done, 10 * HZ), 0);
+	}
+
+	atomic_long_dec(&late->nr_back);
+	wake_up_all(&late->wait);
+	if (!IS_ERR(task))
+		kthread_stop(task);
+	guestmem_late_put(late);
+	KUNIT_EXPECT_FALSE(test, IS_ERR(task));
+}
+
 /*
  * Get references to pages that have one at the moment, as folio_try_get() does, but
  * slowly: a page may have become something else since the reader has seen its count.
@@ -433,6 +471,7 @@ static struct kunit_case reshape_test_cases[] = {
 	KUNIT_CASE_PARAM(test_new_reference, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_late, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_late_busy, test_size_gen_params),
+	KUNIT_CASE_PARAM(test_late_killed, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_random, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_readers, test_size_gen_params),
 	{}

@@ -635,7 +635,8 @@ void kvm_gmem_flip(struct gmem_conversion *c)
 	 * the old number is handled again.  Taking mmu_lock in between isn't enough, as
 	 * earlier writes may become visible after the lock is taken.  Pairs with the
 	 * smp_rmb() between reading mmu_invalidate_seq and kvm_mem_is_private() in
-	 * page fault handlers, e.g. kvm_mmu_faultin_pfn() on x86, gmem_abort() on arm64.
+	 * kvm_mmu_faultin_pfn() on x86.  gmem_abort() on arm64 needs no such pair, as
+	 * kvm_gmem_get_pfn() looks at the state with invalidate_lock held.
 	 */
 	smp_wmb();
 }

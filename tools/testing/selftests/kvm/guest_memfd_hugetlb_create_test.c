@@ -4,10 +4,12 @@
  * calls are refused, with which error, and what a pool promises to a file.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/bitmap.h>
@@ -473,6 +475,102 @@ TEST(unpinnable_pages_first)
 	TEST_ASSERT_POOL(&pool, 0, 0);
 	hugetlb_resize_pool(&empty);
 	TEST_ASSERT_POOL(&empty, 0, 0);
+}
+
+#define NR_LARGE_POOL	2048
+#define NR_SMALL_POOL	256
+#define NR_CREATIONS	20
+#define WAKEUP_NS	20000
+
+static struct {
+	pthread_t thread;
+	bool stop;
+	u64 max_late;
+} waker;
+
+static u64 now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ULL + t.tv_nsec;
+}
+
+static void *wake_up_in_time(void *arg)
+{
+	u64 next, late;
+
+	while (!READ_ONCE(waker.stop)) {
+		next = now_ns() + WAKEUP_NS;
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &(struct timespec) {
+			.tv_sec = next / 1000000000,
+			.tv_nsec = next % 1000000000,
+		}, NULL);
+		late = now_ns() - next;
+		if (late > waker.max_late)
+			WRITE_ONCE(waker.max_late, late);
+	}
+	return NULL;
+}
+
+/*
+ * Return how late a task of high priority is, at most, while files are refused.  This takes
+ * timers of high resolution, and a machine in which time is the number of instructions.
+ */
+static u64 lateness(struct kvm_vm *vm, long nr_pool)
+{
+	struct hugetlb_pool pool = { .size = SZ_2M, .total = nr_pool };
+	int i;
+
+	hugetlb_resize_pool(&pool);
+	hugetlb_read_pool(SZ_2M, &pool);
+	TEST_ASSERT(pool.free == nr_pool, "The pool should have %ld pages, has %ld", nr_pool,
+		    pool.free);
+	WRITE_ONCE(waker.max_late, 0);
+	for (i = 0; i < NR_CREATIONS; i++)
+		assert_create_fails(vm, ENOMEM, nr_pool * SZ_2M, 0, 21);
+	return READ_ONCE(waker.max_late);
+}
+
+/*
+ * A file for which the pool has too few pinnable pages makes the kernel look at all free
+ * pages of the pool.  Other tasks don't have to wait for that, however large the pool is.
+ */
+TEST(search_of_a_large_pool)
+{
+	const struct sched_param param = { .sched_priority = 50 };
+	struct hugetlb_pool empty;
+	const char *missing = missing_units(SZ_2M, 0, &empty);
+	pthread_attr_t attr;
+	struct kvm_vm *vm;
+	u64 small, large;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	if (!movable_start() || empty.total || sysconf(_SC_NPROCESSORS_ONLN) > 1)
+		SKIP(return, "needs movablecore=256M, one CPU, and no 2M page yet");
+
+	vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
+	pthread_attr_init(&attr);
+	pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
+	pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
+	pthread_attr_setschedparam(&attr, &param);
+	TEST_ASSERT(!pthread_create(&waker.thread, &attr, wake_up_in_time, NULL),
+		    "Real-time threads should be there");
+
+	small = lateness(vm, NR_SMALL_POOL);
+	large = lateness(vm, NR_LARGE_POOL);
+	WRITE_ONCE(waker.stop, true);
+	pthread_join(waker.thread, NULL);
+	kvm_vm_free(vm);
+	hugetlb_resize_pool(&empty);
+	TEST_ASSERT_POOL(&empty, 0, 0);
+
+	printf("# late by %lu ns with %d free pages, %lu ns with %d\n", small, NR_SMALL_POOL,
+	       large, NR_LARGE_POOL);
+	TEST_ASSERT(large < 2 * small,
+		    "A pool that is %d times as large should not delay other tasks",
+		    NR_LARGE_POOL / NR_SMALL_POOL);
 }
 
 /* A VM type either offers the flag or refuses it. */

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Tests of the costs of converting guest_memfd in place.  A conversion takes one flush
- * of the guest's TLBs, however fragmented the range is.  It takes memory and time only
- * for what changes, however large the file is.  A model that has a list of all
- * conversions says which page is private.
+ * Tests of the costs of guest_memfd and of converting it in place.  Faults of different
+ * vCPUs don't wait for each other.  A conversion takes one flush of the guest's TLBs,
+ * however fragmented the range is.  It takes memory and time only for what changes, however
+ * large the file is.  A model that has a list of all conversions says which page is
+ * private.
  */
 #include <errno.h>
 #include <limits.h>
+#include <pthread.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include <sys/resource.h>
 
 #include <linux/sizes.h>
 
@@ -134,6 +138,84 @@ TEST_F(flush, once_for_a_fragmented_range)
 			    "%d ranges in one conversion to %s should take one flush, take %lu",
 			    NR_PAGES / 2, to_private ? "private" : "shared", flushes);
 	}
+}
+
+#define NR_VCPUS	2
+#define FAULT_SIZE	((u64)SZ_256M)
+/* What else makes a thread sleep. */
+#define MAX_SLEEPS	2
+
+struct faulter {
+	pthread_t thread;
+	struct kvm_vcpu *vcpu;
+	pthread_barrier_t *barrier;
+	long sleeps;
+};
+
+static void *fault_in(void *arg)
+{
+	struct kvm_pre_fault_memory range = {
+		.gpa = TEST_GPA + PAGE_SIZE,
+		.size = FAULT_SIZE,
+	};
+	struct faulter *faulter = arg;
+	struct rusage before, after;
+
+	pthread_barrier_wait(faulter->barrier);
+	getrusage(RUSAGE_THREAD, &before);
+	while (range.size)
+		vcpu_ioctl(faulter->vcpu, KVM_PRE_FAULT_MEMORY, &range);
+	getrusage(RUSAGE_THREAD, &after);
+	faulter->sleeps = after.ru_nvcsw - before.ru_nvcsw;
+
+	return NULL;
+}
+
+/*
+ * Let vCPUs map the same huge page by pages of 4K, at once.  None of them sleeps, as they
+ * would if each took the lock of the folio.
+ */
+TEST(faults_do_not_wait)
+{
+	struct faulter faulters[NR_VCPUS] = {};
+	struct kvm_vcpu *vcpus[NR_VCPUS];
+	pthread_barrier_t barrier;
+	struct hugetlb_pool pool;
+	const char *missing = missing_units(SZ_1G, 1, &pool);
+	struct kvm_vm *vm;
+	int fd, i;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+
+	vm = __vm_create_with_vcpus((struct vm_shape) {
+		.mode = VM_MODE_DEFAULT,
+		.type = VM_TYPE_PRIVATE,
+	}, NR_VCPUS, 0, guest_code, vcpus);
+	fd = vm_create_guest_memfd_hugetlb(vm, SZ_1G, 0, 30);
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, SZ_1G);
+	/* The offset in the file isn't congruent: all mappings are of 4K. */
+	vm_set_user_memory_region2(vm, TEST_SLOT, KVM_MEM_GUEST_MEMFD, TEST_GPA + PAGE_SIZE,
+				   SZ_1G, NULL, fd, 0);
+
+	pthread_barrier_init(&barrier, NULL, NR_VCPUS);
+	for (i = 0; i < NR_VCPUS; i++) {
+		faulters[i].vcpu = vcpus[i];
+		faulters[i].barrier = &barrier;
+		pthread_create(&faulters[i].thread, NULL, fault_in, &faulters[i]);
+	}
+	for (i = 0; i < NR_VCPUS; i++)
+		pthread_join(faulters[i].thread, NULL);
+
+	TEST_ASSERT_EQ(vm_get_stat(vm, pages_1g) + vm_get_stat(vm, pages_2m), 0);
+	TEST_ASSERT(vm_get_stat(vm, pages_4k) >= FAULT_SIZE / PAGE_SIZE,
+		    "All pages should be mapped");
+	for (i = 0; i < NR_VCPUS; i++)
+		TEST_ASSERT(faulters[i].sleeps <= MAX_SLEEPS,
+			    "vCPU %d should not wait for other faults, has slept %ld times", i,
+			    faulters[i].sleeps);
+	close(fd);
+	kvm_vm_free(vm);
 }
 
 FIXTURE(sparse)

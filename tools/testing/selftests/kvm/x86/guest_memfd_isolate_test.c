@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <linux/bitmap.h>
@@ -595,6 +596,56 @@ TEST_F(reshape, counted_as_what_it_is)
 		TEST_ASSERT(labs(now - before[i]) < 200, "%s should be about %ld, is %ld",
 			    items[i], before[i], now);
 	}
+}
+
+#define PLAIN_SLOT	5
+
+static void guest_reads(u64 gva)
+{
+	/* KVM resolves a fault asynchronously if it may interrupt the guest. */
+	asm volatile("sti");
+	GUEST_SYNC(1);
+	GUEST_SYNC(2);
+	READ_ONCE(*(u64 *)gva);
+	GUEST_DONE();
+}
+
+static void run_until(struct kvm_vcpu *vcpu, u64 cmd)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), cmd);
+}
+
+/*
+ * Another VM has the file in an ordinary memslot.  A fault of its vCPU must not wait for the
+ * page to be split off, as it holds the lock of the VMA: KVM has a worker do it.
+ */
+TEST_F(reshape, faults_that_must_not_wait)
+{
+	const u64 page = self->unit_pages / 2 + 3;
+	struct rusage before, after;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+
+	allocate(self, 0, self->unit_pages);
+	vm = vm_create_with_one_vcpu(&vcpu, guest_reads);
+	vm_set_user_memory_region(vm, PLAIN_SLOT, 0, TEST_GPA, self->unit, self->mem);
+	virt_map(vm, TEST_GPA, gpa_of(page), 1);
+	vcpu_args_set(vcpu, 1, TEST_GPA);
+	run_until(vcpu, UCALL_SYNC);
+	run_until(vcpu, UCALL_SYNC);
+
+	TEST_ASSERT(!getrusage(RUSAGE_THREAD, &before), "getrusage() should succeed");
+	run_until(vcpu, UCALL_DONE);
+	TEST_ASSERT(!getrusage(RUSAGE_THREAD, &after), "getrusage() should succeed");
+	guestmem_model_touch(&self->model, page);
+	assert_model();
+	TEST_ASSERT(after.ru_minflt == before.ru_minflt,
+		    "The vCPU should leave its fault to a worker, has %ld itself",
+		    after.ru_minflt - before.ru_minflt);
+	kvm_vm_free(vm);
 }
 
 int main(int argc, char *argv[])

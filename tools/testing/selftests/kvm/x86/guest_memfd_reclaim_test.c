@@ -19,12 +19,14 @@
 #define FAIL_FUNCTION	"/sys/kernel/debug/fail_function/"
 #define CANNOT_FAIL	"needs root, CONFIG_FAIL_FUNCTION and a kernel with SEV"
 #define RECLAIM		"kvm_arch_gmem_reclaim"
+#define IS_BUGGED	"kvm_gmem_is_bugged"
 
 #define A_PAGE		77
 
 static bool can_fail(void)
 {
-	/* Another test may have asked for it before. */
+	/* Another test may have asked for it before, and one that failed for the other. */
+	write_text_file(FAIL_FUNCTION "inject", "!" IS_BUGGED);
 	if (access(FAIL_FUNCTION RECLAIM, F_OK) &&
 	    !write_text_file(FAIL_FUNCTION "inject", RECLAIM))
 		return false;
@@ -34,10 +36,28 @@ static bool can_fail(void)
 	       write_text_file(FAIL_FUNCTION "probability", "100");
 }
 
-static void reclaim_fails(bool fails)
+static void let_it_fail(bool fails)
 {
 	TEST_ASSERT(write_text_file(FAIL_FUNCTION "times", fails ? "-1" : "0"),
 		    "Fault injection should be there");
+}
+
+static void reclaim_fails(bool fails)
+{
+	let_it_fail(fails);
+}
+
+/*
+ * Have KVM take all VMs for bugged, or none.  What fails is the same for all functions, i.e.
+ * only one of them can be in the list.
+ */
+static void vm_is_bugged(bool bugged)
+{
+	TEST_ASSERT(write_text_file(FAIL_FUNCTION "inject",
+				    bugged ? "!" RECLAIM : "!" IS_BUGGED) &&
+		    write_text_file(FAIL_FUNCTION "inject", bugged ? IS_BUGGED : RECLAIM),
+		    "kvm_gmem_is_bugged() should be one that may fail");
+	let_it_fail(bugged);
 }
 
 FIXTURE_SETUP(reshape)
@@ -132,6 +152,48 @@ TEST_F(reshape, not_freed)
 	self->pool.free--;
 	self->pool.node_free[0]--;
 	open_reshape_file(self, 0, variant->size_log2);
+}
+
+static void assert_no_hole(struct reshape_fixture *self, u64 first, u64 nr)
+{
+	TEST_ASSERT(fallocate(self->fd, PUNCH, first * PAGE_SIZE, nr * PAGE_SIZE) == -1 &&
+		    errno == EIO, "A hole of %lu + %lu pages should fail with EIO, errno %d",
+		    first, nr, errno);
+}
+
+/*
+ * A VM that is bugged may have kept its memory: what is private doesn't become shared, nor do
+ * parts of a huge page become zeroes.  A hole of whole huge pages gives them back to the pool,
+ * and memory may become private.
+ */
+TEST_F(reshape, bugged)
+{
+	u64 nr = self->unit_pages;
+
+	guest_write(self, 0, self->nr_pages);
+	set_shared(3, 2);
+	host_fill(self, 3);
+
+	vm_is_bugged(true);
+	assert_no_hole(self, A_PAGE, 2);
+	assert_no_hole(self, 0, nr - 1);
+	assert_no_hole(self, nr - 1, nr + 1);
+	assert_no_hole(self, nr - 1, 2);
+	assert_not_shared(self, A_PAGE, 1);
+	host_check_filled(self, 3);
+	guest_check_all();
+	assert_model();
+
+	set_private(3, 2);
+	punch(self, nr, nr);
+	assert_model();
+
+	vm_is_bugged(false);
+	guest_check_all();
+	punch(self, A_PAGE, 2);
+	set_shared(A_PAGE, 1);
+	host_check(self, A_PAGE);
+	guest_check_all();
 }
 
 /* Convert a file of 4K pages. */
