@@ -281,11 +281,19 @@ static void busy_workfn(struct work_struct *work)
 /* Remove a unit while the worker of another file is busy, and has units of its own. */
 static void test_late_busy(struct kunit *test)
 {
-	struct guestmem_late *other = guestmem_late_alloc();
 	struct guestmem_test *t = test->priv;
+	struct guestmem_late *other;
 	unsigned long nr_free;
 	struct folio *folio;
 
+	guestmem_test_get_unit(test, 0);
+	guestmem_test_convert(test, 5, 6, true);
+	nr_free = t->h->free_huge_pages;
+	folio = filemap_get_folio(t->mapping, 5);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
+
+	/* What may end the test early is done: the worker waits until it's told to go on. */
+	other = guestmem_late_alloc();
 	KUNIT_ASSERT_NOT_NULL(test, other);
 	reinit_completion(&busy_begun);
 	reinit_completion(&busy_done);
@@ -294,10 +302,6 @@ static void test_late_busy(struct kunit *test)
 	queue_work(system_dfl_wq, &other->work);
 	wait_for_completion(&busy_begun);
 
-	guestmem_test_get_unit(test, 0);
-	guestmem_test_convert(test, 5, 6, true);
-	nr_free = t->h->free_huge_pages;
-	folio = filemap_get_folio(t->mapping, 5);
 	guestmem_test_remove_unit(test, 0);
 	folio_put(folio);
 	guestmem_hugetlb_sync(t->gh);
@@ -310,11 +314,13 @@ static void test_late_busy(struct kunit *test)
 	guestmem_test_check(test, "late, busy");
 }
 
+static DECLARE_COMPLETION(sync_begun);
 static DECLARE_COMPLETION(sync_done);
 
 static int sync_fn(void *data)
 {
 	allow_signal(SIGKILL);
+	complete(&sync_begun);
 	guestmem_late_sync(data);
 	complete(&sync_done);
 	while (!kthread_should_stop())
@@ -330,10 +336,12 @@ static void test_late_killed(struct kunit *test)
 	struct task_struct *task;
 
 	KUNIT_ASSERT_NOT_NULL(test, late);
+	reinit_completion(&sync_begun);
 	reinit_completion(&sync_done);
 	atomic_long_inc(&late->nr_back);
 	task = kthread_run(sync_fn, late, "guestmem_sync");
 	if (!IS_ERR(task)) {
+		wait_for_completion(&sync_begun);
 		KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&sync_done, HZ / 10), 0);
 		send_sig(SIGKILL, task, 1);
 		KUNIT_EXPECT_NE(test, wait_for_completion_timeout(&sync_done, 10 * HZ), 0);

@@ -53,11 +53,13 @@ static void reclaim_fails(bool fails)
  */
 static void vm_is_bugged(bool bugged)
 {
+	let_it_fail(false);
 	TEST_ASSERT(write_text_file(FAIL_FUNCTION "inject",
 				    bugged ? "!" RECLAIM : "!" IS_BUGGED) &&
 		    write_text_file(FAIL_FUNCTION "inject", bugged ? IS_BUGGED : RECLAIM),
 		    "kvm_gmem_is_bugged() should be one that may fail");
-	let_it_fail(bugged);
+	if (bugged)
+		let_it_fail(true);
 }
 
 FIXTURE_SETUP(reshape)
@@ -120,13 +122,19 @@ TEST_F(reshape, not_converted)
 	guest_check_all();
 }
 
+static void assert_no_hole(struct reshape_fixture *self, u64 first, u64 nr)
+{
+	TEST_ASSERT(fallocate(self->fd, PUNCH, first * PAGE_SIZE, nr * PAGE_SIZE) == -1 &&
+		    errno == EIO, "A hole of %lu + %lu pages should fail with EIO, errno %d",
+		    first, nr, errno);
+}
+
 /* Punch a part of a huge page: this fails, as pages that don't come back can't be zeroed. */
 TEST_F(reshape, not_zeroed)
 {
 	guest_write(self, 0, self->nr_pages);
 	reclaim_fails(true);
-	TEST_ASSERT(fallocate(self->fd, PUNCH, A_PAGE * PAGE_SIZE, 2 * PAGE_SIZE) == -1 &&
-		    errno == EIO, "A hole should fail with EIO, errno %d", errno);
+	assert_no_hole(self, A_PAGE, 2);
 	guest_check_all();
 
 	reclaim_fails(false);
@@ -152,13 +160,6 @@ TEST_F(reshape, not_freed)
 	self->pool.free--;
 	self->pool.node_free[0]--;
 	open_reshape_file(self, 0, variant->size_log2);
-}
-
-static void assert_no_hole(struct reshape_fixture *self, u64 first, u64 nr)
-{
-	TEST_ASSERT(fallocate(self->fd, PUNCH, first * PAGE_SIZE, nr * PAGE_SIZE) == -1 &&
-		    errno == EIO, "A hole of %lu + %lu pages should fail with EIO, errno %d",
-		    first, nr, errno);
 }
 
 /*
@@ -241,6 +242,7 @@ int main(int argc, char *argv[])
 	ret = test_harness_run(argc, argv);
 	write_text_file(FAIL_FUNCTION "probability", "0");
 	write_text_file(FAIL_FUNCTION "inject", "!" RECLAIM);
+	write_text_file(FAIL_FUNCTION "inject", "!" IS_BUGGED);
 
 	return ret;
 }
