@@ -18,12 +18,15 @@
 
 #include <linux/debugfs.h>
 #include <linux/fs.h>
+#include <linux/hugetlb.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 #include <linux/seq_file.h>
 
-#include "guestmem_internal.h"
 #include "internal.h"
+
+#include "guestmem_origin.h"
+#include "guestmem_debug.h"
 
 struct guestmem_check {
 	struct seq_file *m;

@@ -15,31 +15,39 @@
 #include "guestmem_layout_user.h"
 #endif
 
-/**
- * typedef guestmem_order_fn - a layout
- * @arg: the data that the layout needs
- * @index: the index of any page of the file
- *
- * Return: the order of the block that contains @index.
- */
-typedef unsigned int (*guestmem_order_fn)(void *arg, pgoff_t index);
+/* A folio is split at no more than two cuts at a time, the ends of a range. */
+#define GUESTMEM_NR_CUTS	2
 
 /**
- * struct guestmem_extent - a range in which two layouts differ
- * @index: first page, aligned to @order
+ * struct guestmem_cuts - a block of pages, and where it is cut
+ * @index: the first page of the block, aligned to its size
  * @order: log2 of the number of pages
- * @merge: true if one block is wanted instead of several, false if it's the opposite
+ * @at: the cuts, i.e. indexes where a smaller block has to start.  A cut that isn't
+ *	inside of the block has no effect, and both cuts may be the same.
  */
-struct guestmem_extent {
+struct guestmem_cuts {
 	pgoff_t index;
 	unsigned int order;
-	bool merge;
+	pgoff_t at[GUESTMEM_NR_CUTS];
+};
+
+/**
+ * struct guestmem_stage - an entry of the page cache that is split to make room for pieces
+ * @index: the first page of the entry
+ * @order: log2 of the number of pages of the entry
+ * @lower_order: log2 of the number of pages of each entry that takes its place
+ */
+struct guestmem_stage {
+	pgoff_t index;
+	unsigned int order;
+	unsigned int lower_order;
 };
 
 unsigned int guestmem_block_order(pgoff_t index, pgoff_t start, pgoff_t end,
 				  unsigned int max_order);
-bool guestmem_next_extent(pgoff_t *index, pgoff_t end, void *arg,
-			  guestmem_order_fn present, guestmem_order_fn wanted,
-			  struct guestmem_extent *ext);
+unsigned int guestmem_cut_order(const struct guestmem_cuts *cuts, pgoff_t index);
+unsigned int guestmem_lower_order(unsigned int order, unsigned int node_shift);
+unsigned int guestmem_plan_stages(const struct guestmem_cuts *cuts, unsigned int node_shift,
+				  struct guestmem_stage *stages, unsigned int max_stages);
 
 #endif /* _MM_GUESTMEM_LAYOUT_H */

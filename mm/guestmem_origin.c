@@ -2,31 +2,23 @@
 /**
  * DOC: Origins
  *
- * A hugetlb folio that is split leaves an *origin* behind.  The origin has all that
- * is needed to turn the pages of the folio, the *pieces*, into a hugetlb folio again.
- *
- * A merge does so while all pieces are in the page cache.  Otherwise a worker does so
- * when the last piece is freed.  A piece that leaves the page cache may be in use for
- * as long as a user has a reference to it, e.g. for DMA.  The final folio_put() may
- * come in any context, and when the file, the VM and KVM are gone.  The page type of
- * the piece, PGTY_guestmem, tells it to call guestmem_free_folio() instead of giving
- * the piece to the buddy allocator.  The piece keeps its type and its contents, and
- * waits with a reference count of 0 until all pages of the unit are back.
+ * A hugetlb folio that is split leaves an *origin* behind.  The origin has all that is
+ * needed to turn the pages of the folio, the *pieces*, into a hugetlb folio again: the
+ * origin *takes* the metadata of the folio, and *gives* it back.  All origins are in a table,
+ * where any pfn of the unit finds them.
  */
-#define pr_fmt(fmt) "guestmem: " fmt
-
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
-#include <linux/kvm_types.h>
-#include <linux/sched/signal.h>
-#include <linux/set_memory.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
+#include <linux/xarray.h>
 
-#include "guestmem_internal.h"
+#include "guestmem.h"
 #include "hugetlb_internal.h"
-#include "hugetlb_vmemmap.h"
 #include "internal.h"
-#include "page_alloc.h"
+
+#include "guestmem_origin.h"
 
 /* All origins by pfn, each as one entry of the unit's order.  Read under RCU. */
 static DEFINE_XARRAY(guestmem_origins);
@@ -34,6 +26,7 @@ static DEFINE_XARRAY(guestmem_origins);
 /* The origins of all units that are split, under hugetlb_lock. */
 static LIST_HEAD(guestmem_origin_list);
 
+/* Store @entry for all pages of a unit.  Returns 0 or -ENOMEM, NULL takes no memory. */
 static int guestmem_origin_store(struct guestmem_origin *origin, void *entry)
 {
 	XA_STATE_ORDER(xas, &guestmem_origins, origin->pfn, huge_page_order(origin->h));
@@ -85,7 +78,6 @@ void guestmem_origin_free(struct guestmem_origin *origin)
 {
 	VM_WARN_ON_ONCE(!list_empty(&origin->list));
 
-	/* Storing NULL takes no memory. */
 	guestmem_origin_store(origin, NULL);
 	kfree_rcu(origin, rcu);
 }
@@ -193,7 +185,7 @@ void guestmem_origin_mark_poison(struct guestmem_origin *origin, unsigned long p
 /**
  * guestmem_origin_take - move the metadata of a hugetlb folio to its origin
  * @origin: the origin
- * @folio: the folio, with a reference count of 0 and struct pages of its own
+ * @folio: the folio, frozen and with struct pages of its own
  *
  * Afterwards the folio isn't a hugetlb folio anymore.
  *
@@ -201,6 +193,8 @@ void guestmem_origin_mark_poison(struct guestmem_origin *origin, unsigned long p
  */
 void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio)
 {
+	VM_WARN_ON_ONCE_FOLIO(folio_ref_count(folio), folio);
+
 	spin_lock_irq(&hugetlb_lock);
 
 	origin->hpg_flags = (unsigned long)folio->private;
@@ -227,6 +221,7 @@ void guestmem_origin_take(struct guestmem_origin *origin, struct folio *folio)
 static void __guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
 {
 	lockdep_assert_held(&hugetlb_lock);
+	VM_WARN_ON_ONCE_FOLIO(folio_ref_count(folio), folio);
 
 	__folio_set_hugetlb(folio);
 	folio->private = (void *)origin->hpg_flags;
@@ -244,7 +239,7 @@ static void __guestmem_origin_give(struct guestmem_origin *origin, struct folio 
 /**
  * guestmem_origin_give - turn a folio into the hugetlb folio that it was before
  * @origin: the origin, which the caller has to free
- * @folio: a folio as large as the unit, with a reference count of 0 and without poison
+ * @folio: a folio as large as the unit, frozen and without poison
  *
  * Context: any in which interrupts can be enabled.
  */
@@ -257,27 +252,32 @@ void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
 }
 
 /**
- * guestmem_optimize_folio - free the struct pages that a hugetlb folio doesn't need
- * @h: the hstate that the folio comes from
- * @folio: the folio, with a reference count of 0
+ * guestmem_origin_give_back - turn a folio that has left its file into a hugetlb folio
+ * @origin: the origin, which the caller has to free
+ * @folio: a folio as large as the unit, frozen
  *
- * The folio's first struct page is copied, and must not change meanwhile.  The folio is
- * taken off the list because a task that adds or removes its neighbour in the list would
- * write to that struct page.
+ * The hugetlb folio isn't a unit anymore.  If it has failed pages then it stays a unit,
+ * without a subpool, until the pool loses it.
  *
- * Context: may sleep.
+ * Context: any in which interrupts can be enabled.
+ * Return: true if the folio has failed pages.
  */
-void guestmem_optimize_folio(struct hstate *h, struct folio *folio)
+bool guestmem_origin_give_back(struct guestmem_origin *origin, struct folio *folio)
 {
-	spin_lock_irq(&hugetlb_lock);
-	list_del_init(&folio->lru);
-	spin_unlock_irq(&hugetlb_lock);
+	guard(spinlock_irq)(&hugetlb_lock);
 
-	hugetlb_vmemmap_optimize_folio(h, folio);
+	/* Once the folio is a hugetlb folio, memory_failure() looks again at what the page is. */
+	__guestmem_origin_give(origin, folio);
 
-	spin_lock_irq(&hugetlb_lock);
-	list_add(&folio->lru, &h->hugepage_activelist);
-	spin_unlock_irq(&hugetlb_lock);
+	if (!guestmem_origin_is_poisoned(origin, origin->pfn, pages_per_huge_page(origin->h))) {
+		folio_clear_hugetlb_guestmem(folio);
+		return false;
+	}
+
+	raw_hwp_list_head(folio)->first = __llist_del_all(&origin->poison);
+	folio_set_hwpoison(folio);
+	hugetlb_set_folio_subpool(folio, NULL);
+	return true;
 }
 
 #ifdef CONFIG_CGROUP_HUGETLB
@@ -303,363 +303,3 @@ void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
 	}
 }
 #endif
-
-#ifdef CONFIG_MEMORY_FAILURE
-/**
- * struct guestmem_lost - a huge page with failed pages that the pool is going to lose
- * @list: entry of guestmem_lost_list
- * @folio: the huge page, which has a reference until it is freed
- * @pages: the pages that have failed
- * @nr_pages: number of @pages
- * @unmapped: pages were taken out of the direct map, see set_mce_nospec()
- */
-struct guestmem_lost {
-	struct list_head list;
-	struct folio *folio;
-	struct page **pages;
-	unsigned int nr_pages;
-	bool unmapped;
-};
-
-static LIST_HEAD(guestmem_lost_list);
-static DEFINE_SPINLOCK(guestmem_lost_lock);
-static void guestmem_lost_workfn(struct work_struct *work);
-static DECLARE_DELAYED_WORK(guestmem_lost_work, guestmem_lost_workfn);
-
-/*
- * How long the worker waits before it tries to free a huge page, and tries again.  The
- * callers of memory_failure() need the first delay: they take a page out of the direct map
- * when memory_failure() has returned.  Later ones are for memory for the struct pages, and
- * for the last reference.
- */
-#define GUESTMEM_LOST_DELAY	(HZ / 10 + 1)
-
-/*
- * Make a copy of the failed pages of a frozen folio, as hugetlb forgets them.  Returns
- * false if there's no memory.
- */
-static bool guestmem_note_poison(struct guestmem_lost *lost)
-{
-	struct llist_head *poison = raw_hwp_list_head(lost->folio);
-	struct raw_hwp_page *p;
-	unsigned int nr = 0;
-
-	llist_for_each_entry(p, poison->first, node)
-		nr++;
-
-	lost->pages = kmalloc_objs(*lost->pages, nr);
-	if (!lost->pages)
-		return false;
-
-	llist_for_each_entry(p, poison->first, node) {
-		lost->pages[lost->nr_pages++] = p->page;
-		lost->unmapped |= !kernel_page_present(p->page);
-	}
-
-	return true;
-}
-
-/* Map the failed pages again, as the page allocator may write to all pages that are freed. */
-static void guestmem_map_poison(struct guestmem_lost *lost)
-{
-	unsigned int i;
-
-	for (i = 0; lost->unmapped && i < lost->nr_pages; i++)
-		clear_mce_nospec(page_to_pfn(lost->pages[i]));
-}
-
-/*
- * Free a huge page to the buddy lists.  Returns false if there is another reference, or if
- * memory is short: all steps that need memory come first.  free_huge_folio() doesn't return
- * the page to the pool, as it is still marked as a unit.  memory_failure() waits as long as
- * the folio is frozen, and then finds a free page.
- */
-static bool guestmem_free_lost(struct guestmem_lost *lost)
-{
-	struct folio *folio = lost->folio;
-
-	if (!folio_ref_freeze(folio, 1))
-		return false;
-
-	if (hugetlb_vmemmap_restore_folio(folio_hstate(folio), folio) ||
-	    !guestmem_note_poison(lost)) {
-		folio_ref_unfreeze(folio, 1);
-		return false;
-	}
-
-	guestmem_map_poison(lost);
-	free_huge_folio(folio);
-	return true;
-}
-
-/* Take the failed pages off the buddy lists. */
-static void guestmem_take_poison(struct guestmem_lost *lost)
-{
-	struct page *page;
-	unsigned int i;
-
-	for (i = 0; i < lost->nr_pages; i++) {
-		page = lost->pages[i];
-		if (!take_page_off_buddy(page)) {
-			pr_err("%#lx: poisoned page has been allocated again\n",
-			       page_to_pfn(page));
-			continue;
-		}
-
-		page_ref_inc(page);
-		if (lost->unmapped)
-			set_mce_nospec(page_to_pfn(page));
-	}
-}
-
-/*
- * Take a huge page out of the pool, and take its failed pages off the buddy lists.
- * Returns false if that isn't possible yet.
- */
-static bool guestmem_try_lose(struct guestmem_lost *lost)
-{
-	struct zone *zone = folio_zone(lost->folio);
-	bool done;
-
-	if (folio_ref_count(lost->folio) != 1)
-		return false;
-
-	/*
-	 * Have pages freed to the buddy lists right away, and not to the lists of a CPU.
-	 * This comes before the folio is frozen: memory offlining holds the same lock, and
-	 * waits for frozen folios.
-	 */
-	zone_pcp_disable(zone);
-	done = guestmem_free_lost(lost);
-	if (done)
-		guestmem_take_poison(lost);
-	zone_pcp_enable(zone);
-
-	return done;
-}
-
-static void guestmem_lost_workfn(struct work_struct *work)
-{
-	struct guestmem_lost *lost, *next;
-	LIST_HEAD(list);
-	LIST_HEAD(again);
-
-	spin_lock(&guestmem_lost_lock);
-	list_splice_init(&guestmem_lost_list, &list);
-	spin_unlock(&guestmem_lost_lock);
-
-	list_for_each_entry_safe(lost, next, &list, list) {
-		list_del(&lost->list);
-		if (guestmem_try_lose(lost)) {
-			kfree(lost->pages);
-			kfree(lost);
-		} else {
-			list_add(&lost->list, &again);
-		}
-		cond_resched();
-	}
-
-	if (list_empty(&again))
-		return;
-
-	spin_lock(&guestmem_lost_lock);
-	list_splice(&again, &guestmem_lost_list);
-	spin_unlock(&guestmem_lost_lock);
-	queue_delayed_work(system_dfl_wq, &guestmem_lost_work, GUESTMEM_LOST_DELAY);
-}
-
-/**
- * guestmem_lose_folio - take a huge page with failed pages out of the pool
- * @folio: the hugetlb folio, not part of a file, without a subpool, and still marked as
- *	a unit, i.e. memory_failure() has a reference while it adds a failed page
- *
- * Consumes the caller's reference.  A worker frees the huge page to the buddy lists and
- * takes the failed pages off these lists, i.e. the number of huge pages falls by one.
- * The huge page stays in use for ever if it isn't known which pages have failed, or if it
- * is a gigantic page that can't be freed at run time.
- *
- * Context: may sleep.
- */
-void guestmem_lose_folio(struct folio *folio)
-{
-	struct guestmem_lost *lost;
-
-	if (folio_test_hugetlb_raw_hwp_unreliable(folio) ||
-	    hstate_is_gigantic_no_runtime(folio_hstate(folio))) {
-		pr_err("%#lx: huge page with a poisoned page is lost\n", folio_pfn(folio));
-		return;
-	}
-
-	lost = kzalloc_obj(*lost, GFP_KERNEL | __GFP_NOFAIL);
-	lost->folio = folio;
-
-	spin_lock(&guestmem_lost_lock);
-	list_add(&lost->list, &guestmem_lost_list);
-	spin_unlock(&guestmem_lost_lock);
-	queue_delayed_work(system_dfl_wq, &guestmem_lost_work, GUESTMEM_LOST_DELAY);
-}
-#else
-void guestmem_lose_folio(struct folio *folio)
-{
-}
-#endif
-
-/*
- * Free the huge page of a unit whose pages are all back, without references.  The huge
- * page has more struct pages than it needs, which does no harm to its next user.
- */
-static void guestmem_free_unit(struct guestmem_origin *origin)
-{
-	struct folio *folio = pfn_folio(origin->pfn);
-	struct hugepage_subpool *spool = NULL;
-	bool poisoned;
-
-	guestmem_join_pages(&folio->page, huge_page_order(origin->h));
-
-	/* Once the folio is a hugetlb folio, memory_failure() looks again at what the page is. */
-	spin_lock_irq(&hugetlb_lock);
-	__guestmem_origin_give(origin, folio);
-	poisoned = guestmem_origin_is_poisoned(origin, origin->pfn,
-					       pages_per_huge_page(origin->h));
-	if (poisoned) {
-		raw_hwp_list_head(folio)->first = __llist_del_all(&origin->poison);
-		folio_set_hwpoison(folio);
-		spool = origin->spool;
-		hugetlb_set_folio_subpool(folio, NULL);
-	} else {
-		folio_clear_hugetlb_guestmem(folio);
-	}
-	spin_unlock_irq(&hugetlb_lock);
-
-	if (!poisoned) {
-		guestmem_trim_later(origin->h, folio);
-		guestmem_origin_free(origin);
-		free_huge_folio(folio);
-		return;
-	}
-
-	guestmem_origin_free(origin);
-	/* If there is no subpool, this was done when the unit left the file. */
-	if (spool)
-		guestmem_replace_unit(spool);
-	folio_ref_unfreeze(folio, 1);
-	guestmem_lose_folio(folio);
-}
-
-static void guestmem_late_workfn(struct work_struct *work)
-{
-	struct guestmem_late *late = container_of(work, struct guestmem_late, work);
-	struct llist_node *list = llist_del_all(&late->list);
-	struct guestmem_origin *origin, *next;
-
-	llist_for_each_entry_safe(origin, next, list, free_node) {
-		guestmem_free_unit(origin);
-		if (atomic_long_dec_and_test(&late->nr_back))
-			wake_up_all(&late->wait);
-		guestmem_late_put(late);
-		cond_resched();
-	}
-
-	guestmem_late_put(late);
-}
-
-/**
- * guestmem_late_alloc - allocate a struct guestmem_late for a file
- *
- * Context: may sleep.
- * Return: the struct, which the caller releases with guestmem_late_put(), or NULL.
- */
-struct guestmem_late *guestmem_late_alloc(void)
-{
-	struct guestmem_late *late = kzalloc_obj(*late, GFP_KERNEL_ACCOUNT);
-
-	if (!late)
-		return NULL;
-
-	refcount_set(&late->refs, 1);
-	init_llist_head(&late->list);
-	INIT_WORK(&late->work, guestmem_late_workfn);
-	init_waitqueue_head(&late->wait);
-	return late;
-}
-
-/**
- * guestmem_late_put - drop a reference to the late units of a file
- * @late: the late units
- *
- * Context: any but NMI.
- */
-void guestmem_late_put(struct guestmem_late *late)
-{
-	if (refcount_dec_and_test(&late->refs))
-		kfree(late);
-}
-
-/**
- * guestmem_late_add - add a unit that is about to leave its file in pieces
- * @late: the file's late units
- * @origin: the origin of the unit, which has all of its pieces in the page cache
- * @held: count the unit in @late->nr_held until all pieces are back
- *
- * Context: any.
- */
-void guestmem_late_add(struct guestmem_late *late, struct guestmem_origin *origin,
-		       bool held)
-{
-	refcount_inc(&late->refs);
-	origin->late = late;
-	origin->held = held;
-	if (held)
-		atomic_long_inc(&late->nr_held);
-}
-
-/**
- * guestmem_late_sync - wait until units whose pieces are all back are in the pool
- * @late: the late units of one file
- *
- * Returns early if the task is killed, unless it is exiting.  Doesn't wait for a unit
- * as long as a piece of it has a reference, nor for units of other files.
- *
- * Context: may sleep.
- */
-void guestmem_late_sync(struct guestmem_late *late)
-{
-	if (current->flags & PF_EXITING)
-		wait_event(late->wait, !atomic_long_read(&late->nr_back));
-	else
-		wait_event_killable(late->wait, !atomic_long_read(&late->nr_back));
-}
-
-/**
- * guestmem_free_folio - take back a piece that isn't in the page cache
- * @folio: the piece, of type PGTY_guestmem and with a reference count of 0
- *
- * Context: any but NMI.
- */
-void guestmem_free_folio(struct folio *folio)
-{
-	unsigned long nr_pages = folio_nr_pages(folio);
-	struct guestmem_origin *origin;
-	struct guestmem_late *late;
-
-	/* The origin can't go away before this piece is back. */
-	origin = xa_load(&guestmem_origins, folio_pfn(folio));
-	if (WARN_ON_ONCE(!origin))
-		return;
-
-	/* The last caller sees what all others have done to their pages. */
-	if (!atomic_long_sub_and_test(nr_pages, &origin->nr_out))
-		return;
-
-	/* From here on guestmem_late_sync() waits for the unit. */
-	late = origin->late;
-	atomic_long_inc(&late->nr_back);
-	if (origin->held)
-		atomic_long_dec(&late->nr_held);
-
-	/* The worker may free the origin, and put late, before the work is queued. */
-	refcount_inc(&late->refs);
-	llist_add(&origin->free_node, &late->list);
-	if (!queue_work(system_dfl_wq, &late->work))
-		guestmem_late_put(late);
-}

@@ -14,16 +14,20 @@
  * folio lock, i.e. neither list nor flag change in a folio that is frozen.  So it waits
  * until a reshape is finished, and no reshape waits for it in turn.  memory_failure()
  * keeps no reference, as a failed page isn't used again: a folio with poison isn't mapped
- * before guestmem_isolate_poison() has split it around the failed pages, and a merge
- * leaves these alone.  The unit leaves the pool when it leaves the file.
+ * before it has been split around the failed pages, and a merge leaves these alone.  The
+ * unit leaves the pool when it leaves the file.
  */
 #include <linux/err.h>
+#include <linux/guestmem.h>
 #include <linux/hugetlb.h>
 #include <linux/kvm_types.h>
 #include <linux/pagemap.h>
 
-#include "guestmem_internal.h"
+#include "guestmem.h"
 #include "internal.h"
+
+#include "guestmem_origin.h"
+#include "guestmem_poison.h"
 
 /**
  * guestmem_is_unit - tell whether a page is part of a unit of guest memory
@@ -86,6 +90,20 @@ static struct llist_head *guestmem_poison_list(struct folio *folio)
 }
 
 /**
+ * guestmem_folio_poison - find any failed page of a folio
+ * @folio: the folio, which has PG_hwpoison set
+ *
+ * Context: any.  The caller holds invalidate_lock for write, i.e. the folio isn't split or
+ *	merged.
+ * Return: the page, or NULL if it isn't known which pages have failed.
+ */
+struct page *guestmem_folio_poison(struct folio *folio)
+{
+	return guestmem_find_poison(guestmem_poison_list(folio), folio_pfn(folio),
+				    folio_nr_pages(folio));
+}
+
+/**
  * guestmem_next_poison - find the next failed page of a folio
  * @folio: the folio
  * @index: where to begin, an index in the file
@@ -118,56 +136,6 @@ pgoff_t guestmem_next_poison(struct folio *folio, pgoff_t index)
 	return next == ULONG_MAX ? next : index + (next - first);
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_next_poison);
-
-/**
- * guestmem_isolate_poison - split a folio around its poisoned pages
- * @mapping: the file
- * @index: any page of the folio
- * @err_index: if it fails, set to the first page of the folio that it failed at
- *
- * Afterwards, the folio at @index is the largest piece that contains @index and has no
- * failed page.  Other pieces may yet have to be split.
- *
- * Context: may sleep.  The caller holds invalidate_lock for write.
- * Return: 0, or an error, see guestmem_reshape_prepare().
- *	-EHWPOISON: the page itself is poisoned.
- */
-int guestmem_isolate_poison(struct address_space *mapping, pgoff_t index,
-			    pgoff_t *err_index)
-{
-	struct guestmem_reshape reshape;
-	struct folio *folio;
-	struct page *page;
-	pgoff_t poisoned;
-	int r;
-
-	lockdep_assert_held_write(&mapping->invalidate_lock);
-
-	for (;;) {
-		folio = xa_load(&mapping->i_pages, index);
-		if (!folio || !folio_test_hwpoison(folio))
-			return 0;
-
-		*err_index = folio->index;
-		if (!folio_test_large(folio))
-			return -EHWPOISON;
-
-		page = guestmem_find_poison(guestmem_poison_list(folio), folio_pfn(folio),
-					    folio_nr_pages(folio));
-		/* The list of failed pages has been lost. */
-		if (!page)
-			return -EHWPOISON;
-
-		poisoned = folio->index + (page_to_pfn(page) - folio_pfn(folio));
-		r = guestmem_reshape_prepare(&reshape, mapping, poisoned, poisoned + 1,
-					     err_index);
-		if (r)
-			return r;
-
-		guestmem_reshape_commit(&reshape);
-	}
-}
-EXPORT_SYMBOL_FOR_KVM(guestmem_isolate_poison);
 
 #ifdef CONFIG_MEMORY_FAILURE
 /**

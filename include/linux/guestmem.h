@@ -21,9 +21,6 @@ struct address_space;
 struct folio;
 struct guestmem_hugetlb;
 struct guestmem_origin;
-struct hstate;
-struct hugetlb_cgroup;
-struct raw_hwp_page;
 struct shared_policy;
 
 /**
@@ -39,12 +36,10 @@ typedef unsigned int (*guestmem_wanted_fn)(struct address_space *mapping,
 					   pgoff_t index);
 
 /**
- * struct guestmem_split - a folio that is about to be split
- * @folio: the folio, frozen and not in the page cache
- * @origin: takes the metadata of a hugetlb folio, NULL for any other folio
- * @cuts: the indexes where to split, both are the same if there is only one
+ * struct guestmem_split - a folio that is about to be split, see struct guestmem_reshape
  */
 struct guestmem_split {
+	/* private: for mm/guestmem_reshape.c, which says what the fields mean */
 	struct folio *folio;
 	struct guestmem_origin *origin;
 	pgoff_t cuts[2];
@@ -52,11 +47,12 @@ struct guestmem_split {
 
 /**
  * struct guestmem_reshape - folios that are about to be split
- * @mapping: the file
- * @splits: the folios, at most one at either end of a range
- * @nr_splits: the number of entries of @splits that are in use
+ *
+ * The caller of guestmem_reshape_prepare() provides the struct, e.g. on its stack, until
+ * it has called either guestmem_reshape_commit() or guestmem_reshape_abort().
  */
 struct guestmem_reshape {
+	/* private: for mm/guestmem_reshape.c, which says what the fields mean */
 	struct address_space *mapping;
 	struct guestmem_split splits[2];
 	int nr_splits;
@@ -100,14 +96,6 @@ bool guestmem_reshape_barrier(const bool *cancelled);
 void guestmem_reshape_cancel(bool *cancelled);
 bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *mapping,
 			   pgoff_t start, pgoff_t end);
-
-/* For mm only. */
-void guestmem_free_folio(struct folio *folio);
-void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg);
-bool guestmem_is_unit(struct page *page);
-int guestmem_test_set_hwpoison(struct page *page);
-struct folio *guestmem_get_folio(struct page *page, struct raw_hwp_page *raw_hwp);
-int guestmem_poison_page(struct folio *folio, struct raw_hwp_page *raw_hwp);
 #else
 static inline struct guestmem_hugetlb *guestmem_hugetlb_create(loff_t size,
 							       unsigned int size_log2)
@@ -228,38 +216,6 @@ static inline bool guestmem_reshape_trim(struct guestmem_hugetlb *gh,
 {
 	return true;
 }
-
-static inline void guestmem_free_folio(struct folio *folio)
-{
-}
-
-static inline void guestmem_move_cgroup(struct hstate *h, struct hugetlb_cgroup *h_cg)
-{
-}
-
-static inline bool guestmem_is_unit(struct page *page)
-{
-	return false;
-}
-
-#ifdef CONFIG_MEMORY_FAILURE
-static inline int guestmem_test_set_hwpoison(struct page *page)
-{
-	return TestSetPageHWPoison(page);
-}
-
-static inline struct folio *guestmem_get_folio(struct page *page,
-					       struct raw_hwp_page *raw_hwp)
-{
-	return ERR_PTR(-ENOENT);
-}
-
-static inline int guestmem_poison_page(struct folio *folio,
-				       struct raw_hwp_page *raw_hwp)
-{
-	return -ENOENT;
-}
-#endif
 #endif /* CONFIG_GUESTMEM_HUGETLB */
 
 #endif /* _LINUX_GUESTMEM_H */

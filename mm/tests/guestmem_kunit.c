@@ -15,7 +15,7 @@
 #include <linux/random.h>
 #include <linux/vmalloc.h>
 
-#include "../guestmem_internal.h"
+#include "../guestmem_debug.h"
 #include "../internal.h"
 #include "guestmem_kunit.h"
 
@@ -311,10 +311,27 @@ int guestmem_test_init(struct kunit *test)
 	return 0;
 }
 
+/*
+ * Take invalidate_lock.  A failed assertion may have left the lock held, and its thread is
+ * gone: make the lock anew.  Readers of debugfs, who don't wait for the lock, drop it.
+ */
+static void test_take_lock(struct address_space *mapping)
+{
+	int i;
+
+	for (i = 0; i < 100; i++) {
+		if (down_write_trylock(&mapping->invalidate_lock))
+			return;
+		msleep(20);
+	}
+
+	init_rwsem(&mapping->invalidate_lock);
+	filemap_invalidate_lock(mapping);
+}
+
 void guestmem_test_exit(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;
-	bool locked = false;
 	int i;
 
 	if (!t)
@@ -329,18 +346,9 @@ void guestmem_test_exit(struct kunit *test)
 			kthread_stop(t->readers[i]);
 	}
 
-	/*
-	 * A failed assertion may have left the lock held, and its thread is gone.  But
-	 * readers of debugfs drop the lock.
-	 */
-	for (i = 0; i < 100 && !locked; i++) {
-		locked = down_write_trylock(&t->mapping->invalidate_lock);
-		if (!locked)
-			msleep(20);
-	}
+	test_take_lock(t->mapping);
 	guestmem_hugetlb_remove(t->gh, t->mapping, 0, ULONG_MAX);
-	if (locked)
-		filemap_invalidate_unlock(t->mapping);
+	filemap_invalidate_unlock(t->mapping);
 	guestmem_hugetlb_sync(t->gh);
 	guestmem_hugetlb_destroy(t->gh);
 

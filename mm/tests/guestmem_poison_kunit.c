@@ -15,7 +15,7 @@
 #include <linux/prandom.h>
 #include <linux/random.h>
 
-#include "../guestmem_internal.h"
+#include "../guestmem.h"
 #include "../internal.h"
 #include "guestmem_kunit.h"
 

@@ -18,7 +18,7 @@
 #include <linux/sched/signal.h>
 #include <linux/workqueue.h>
 
-#include "../guestmem_internal.h"
+#include "../guestmem_late.h"
 #include "guestmem_kunit.h"
 
 #define NR_TRIMS	40

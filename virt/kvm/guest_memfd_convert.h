@@ -7,38 +7,65 @@
 
 struct gmem_chunk;
 
-/* A range that is being converted. */
+/*
+ * A range that is being converted.  Only the task that converts the range has access
+ * to the struct.
+ */
 struct gmem_conversion {
+	/* Constant. */
 	struct inode *inode;
+	bool to_private;
+	/* The conversion may give up for its caller to drain per-CPU batches. */
+	bool may_drain;
+
+	/*
+	 * The range.  kvm_gmem_trim_range() trims it; after that it is constant.  It's
+	 * true that both ends have to change as long as invalidate_lock is held.
+	 */
 	pgoff_t start;
 	pgoff_t end;
+
+	/* Valid with invalidate_lock held for write. */
+
 	/* The range in whole huge pages.  Faults must not map any of it meanwhile. */
 	pgoff_t inv_start;
 	pgoff_t inv_end;
-	bool to_private;
 	/* All pages of the range have to change, i.e. no need to look at each of them. */
-	bool solid;
+	bool all_change;
 	/* The chunk with the bits of all of the range, or NULL if there is none. */
 	struct gmem_chunk *chunk;
 	/* Number of extra tries because a vCPU may have a reference. */
 	int vcpu_tries;
-	/* Whether the conversion may give up for its caller to drain per-CPU batches. */
-	bool may_drain;
+
+	/* Results, valid with or without a lock. */
+
 	/* The folio, with a reference, that the conversion has given up for, or NULL. */
 	struct folio *undrained;
 	/* The page at which the conversion failed, or ULONG_MAX if that isn't known. */
 	pgoff_t err_index;
 };
 
-/* guest_memfd_state.c */
-pgoff_t kvm_gmem_find_prev_end(struct inode *inode, pgoff_t start, pgoff_t index,
-			       bool private);
-pgoff_t kvm_gmem_find_next_start(struct inode *inode, pgoff_t index, pgoff_t end,
-				 bool private);
-bool kvm_gmem_next_range(struct gmem_conversion *c, pgoff_t *first, pgoff_t *last);
+/* The ranges of a conversion that have to change, from @index on. */
+struct gmem_ranges {
+	struct gmem_conversion *c;
+	pgoff_t index;
+};
+
+static inline struct gmem_ranges kvm_gmem_ranges(struct gmem_conversion *c)
+{
+	return (struct gmem_ranges) { .c = c, .index = c->start };
+}
+
+/* For each range [@first, @last) of pages of the conversion that have to change. */
+#define kvm_gmem_for_each_range(c, first, last)				\
+	for (struct gmem_ranges __ranges = kvm_gmem_ranges(c);		\
+	     kvm_gmem_next_range(&__ranges, &(first), &(last));)
+
+/* guest_memfd_change.c */
+bool kvm_gmem_next_range(struct gmem_ranges *ranges, pgoff_t *first, pgoff_t *last);
 void kvm_gmem_trim_range(struct gmem_conversion *c);
 int kvm_gmem_prepare_state(struct gmem_conversion *c);
-void kvm_gmem_flip(struct gmem_conversion *c);
-void kvm_gmem_collapse_range(struct gmem_conversion *c);
+void kvm_gmem_flip_state(struct gmem_conversion *c);
+void kvm_gmem_collapse_state(struct gmem_conversion *c);
 
 #endif /* __KVM_GUEST_MEMFD_CONVERT_H__ */

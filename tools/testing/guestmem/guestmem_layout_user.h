@@ -11,6 +11,13 @@
 #define min(a, b) ({ __auto_type _a = (a); __auto_type _b = (b); _a < _b ? _a : _b; })
 #define max(a, b) ({ __auto_type _a = (a); __auto_type _b = (b); _a > _b ? _a : _b; })
 
+#define round_down(x, y)	((x) & ~((y) - 1))
+
+static inline unsigned int rounddown(unsigned int x, unsigned int y)
+{
+	return x / y * y;
+}
+
 /* For 0, which has no such bit, the sanitizer of undefined behavior complains. */
 static inline unsigned long __fls(unsigned long word)
 {

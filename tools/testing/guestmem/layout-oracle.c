@@ -156,6 +156,16 @@ void oracle_layout(const struct window *win, const unsigned long *labels,
 	}
 }
 
+/* Labels each page with the number of cuts up to it: no block may have two labels. */
+void label_cuts(const struct window *win, unsigned long *labels,
+		const struct guestmem_cuts *cuts)
+{
+	pgoff_t i;
+
+	for (i = win->start; i < win->end; i++)
+		labels[i - win->start] = (cuts->at[0] <= i) + (cuts->at[1] <= i);
+}
+
 unsigned long count_blocks(const struct window *win, const struct block *blocks)
 {
 	unsigned long nr = 0;

@@ -1,22 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of both functions of mm/guestmem_layout.c together: layouts that change step
- * by step.  Private pages are always in the largest possible block.  Shared blocks are
- * split at the edges of a conversion and where the host uses a page, and aren't merged.
+ * Tests of the functions of mm/guestmem_layout.c together: layouts that change step by
+ * step, as a file's folios do.  Private pages are always in the largest possible block.
+ * Shared blocks are split at the edges of a conversion and where the host uses a page, and
+ * aren't merged.
  */
 #include "layout-test.h"
 
 struct file {
 	struct window win;
 	bool *private, *used;
-	/* The blocks of the oracle, those of the functions, and these after the next step. */
-	struct block *oracle, *blocks, *next;
+	/* The blocks of the oracle, and those of the functions. */
+	struct block *oracle, *blocks;
 	unsigned long *labels;
-	/* Where to cut blocks, and whether to cut those that are private or the others. */
-	pgoff_t cuts[2];
-	bool cut_private;
-	/* How many blocks the last reshape() split or made. */
-	unsigned int nr_extents;
 };
 
 static bool *private_at(const struct file *file, pgoff_t index)
@@ -38,7 +34,6 @@ static void file_init(struct file *file, struct window win, bool private)
 	file->used = alloc(nr, sizeof(*file->used));
 	file->oracle = alloc(nr, sizeof(*file->oracle));
 	file->blocks = alloc(nr, sizeof(*file->blocks));
-	file->next = alloc(nr, sizeof(*file->next));
 	file->labels = alloc(nr, sizeof(*file->labels));
 	memset(file->private, private, nr * sizeof(*file->private));
 	oracle_layout(&win, file->labels, file->oracle);
@@ -51,7 +46,6 @@ static void file_destroy(struct file *file)
 	free(file->used);
 	free(file->oracle);
 	free(file->blocks);
-	free(file->next);
 	free(file->labels);
 }
 
@@ -85,70 +79,70 @@ static void oracle_step(struct file *file, pgoff_t start, pgoff_t end, const boo
 	oracle_layout(&file->win, file->labels, file->oracle);
 }
 
-static unsigned int file_present(void *arg, pgoff_t index)
+/* Splits a block at two cuts, as a commit does. */
+static bool cut_block(struct file *file, struct block block, const pgoff_t at[2])
 {
-	return block_at(arg, index)->order;
+	struct guestmem_cuts cuts = { block.start, block.order, { at[0], at[1] } };
+	pgoff_t i, end = block.start + (1UL << block.order);
+
+	for (i = block.start; i < end;) {
+		unsigned int order = guestmem_cut_order(&cuts, i);
+
+		if (order > block.order || i % (1UL << order))
+			return failed("no block of order %u at %#lx", order, i);
+		fill_block(&file->win, file->blocks, i, order);
+		i += 1UL << order;
+	}
+	return true;
 }
 
-static unsigned int file_cut(void *arg, pgoff_t index)
+/*
+ * Splits blocks that cross the ends of a range, as guestmem_reshape_prepare() and a commit
+ * do: only private ones, or only shared ones.  Counts the blocks that are split.
+ */
+static bool split(struct file *file, pgoff_t start, pgoff_t end, bool private,
+		  unsigned int *nr_split)
 {
-	struct file *file = arg;
-	struct block block = *block_at(file, index);
-	pgoff_t start = block.start, end = block.start + (1UL << block.order);
+	const pgoff_t at[2] = { start, end };
 	unsigned int i;
 
-	for (i = 0; i < 2 && *private_at(file, index) == file->cut_private; i++) {
-		if (file->cuts[i] <= index)
-			start = max(start, file->cuts[i]);
-		else
-			end = min(end, file->cuts[i]);
+	*nr_split = 0;
+	for (i = 0; i < 2; i++) {
+		struct block block;
+
+		if (at[i] == file->win.end || *private_at(file, at[i]) != private)
+			continue;
+		block = *block_at(file, at[i]);
+		if (block.start == at[i])
+			continue;
+		if (!cut_block(file, block, at))
+			return false;
+		++*nr_split;
 	}
-	return guestmem_block_order(index, start, end, block.order);
+	return true;
 }
 
-static unsigned int file_merged(void *arg, pgoff_t index)
+/* Merges private blocks, of a range and next to it, as guestmem_reshape_merge() does. */
+static bool merge(struct file *file, pgoff_t start, pgoff_t end)
 {
-	struct file *file = arg;
-	pgoff_t start = index, end = index + 1;
+	pgoff_t lo = start, hi = end, index;
+	unsigned int order;
 
-	if (!*private_at(file, index))
-		return block_at(file, index)->order;
-	while (start > file->win.start && *private_at(file, start - 1))
-		start--;
-	while (end < file->win.end && *private_at(file, end))
-		end++;
-	return guestmem_block_order(index, start, end, file->win.unit_order);
-}
+	while (lo > file->win.start && *private_at(file, lo - 1))
+		lo--;
+	while (hi < file->win.end && *private_at(file, hi))
+		hi++;
 
-static bool reshape(struct file *file, guestmem_order_fn wanted, bool merge)
-{
-	pgoff_t index = file->win.start;
-	struct guestmem_extent ext;
-
-	file->nr_extents = 0;
-	memcpy(file->next, file->blocks, window_size(&file->win) * sizeof(*file->next));
-	while (guestmem_next_extent(&index, file->win.end, file, file_present, wanted, &ext)) {
-		pgoff_t i, end = ext.index + (1UL << ext.order);
-
-		if (ext.merge != merge)
-			return failed("%s at %#lx, order %u", ext.merge ? "merge" : "split",
-				      ext.index, ext.order);
-		if (end > file->win.end)
-			return failed("extent at %#lx, order %u", ext.index, ext.order);
-		if (index != end)
-			return failed("extent at %#lx, order %u, but continued at %#lx",
-				      ext.index, ext.order, index);
-		file->nr_extents++;
-		for (i = ext.index; i < end;) {
-			unsigned int order = wanted(file, i);
-
-			if (order > ext.order || i % (1UL << order))
-				return failed("no block of order %u at %#lx", order, i);
-			fill_block(&file->win, file->next, i, order);
-			i += 1UL << order;
-		}
+	for (index = start; index < end; index += 1UL << order) {
+		order = guestmem_block_order(index, lo, hi, file->win.unit_order);
+		index = index >> order << order;
+		if (index < lo || index + (1UL << order) > hi)
+			return failed("merges what is shared at %#lx, order %u", index, order);
+		if (block_at(file, index)->order > order)
+			return failed("splits the block at %#lx, order %u", index, order);
+		if (block_at(file, index)->order < order)
+			fill_block(&file->win, file->blocks, index, order);
 	}
-	memcpy(file->blocks, file->next, window_size(&file->win) * sizeof(*file->next));
 	return true;
 }
 
@@ -175,33 +169,27 @@ static bool check_file(const struct file *file)
 
 static bool convert(struct file *file, pgoff_t start, pgoff_t end, bool private)
 {
-	file->cuts[0] = start;
-	file->cuts[1] = end;
-	file->cut_private = !private;
-	if (!reshape(file, file_cut, false))
+	unsigned int nr_split;
+
+	if (!split(file, start, end, !private, &nr_split))
 		return false;
-	if (file->nr_extents > 2)
-		return failed("%u blocks to be cut", file->nr_extents);
 	oracle_step(file, start, end, &private);
-	if (!reshape(file, file_merged, true))
+	if (private && !merge(file, start, end))
 		return false;
-	if (file->nr_extents && !private)
-		return failed("merges what is shared");
 	return check_file(file);
 }
 
 /* Has the host use a page, unless the page is private. */
 static bool isolate(struct file *file, pgoff_t index)
 {
+	unsigned int nr_split;
+
 	if (*private_at(file, index))
 		return true;
-	file->cuts[0] = index;
-	file->cuts[1] = index + 1;
-	file->cut_private = false;
-	if (!reshape(file, file_cut, false))
+	if (!split(file, index, index + 1, false, &nr_split))
 		return false;
-	if (file->nr_extents > 1)
-		return failed("%u blocks to be cut", file->nr_extents);
+	if (nr_split > 1)
+		return failed("%u blocks to be cut", nr_split);
 	oracle_step(file, index, index + 1, NULL);
 	return check_file(file);
 }
@@ -227,7 +215,7 @@ static bool random_step(struct file *file)
 	return failed("making [%#lx, %#lx) %s", start, end, private ? "private" : "shared");
 }
 
-bool test_steps(unsigned int order)
+static bool test_steps(unsigned int order)
 {
 	unsigned long nr_units = 3, round, nr_files, nr_steps, step;
 	bool good = true;
@@ -307,13 +295,24 @@ static bool test_counts(unsigned int order)
 	return true;
 }
 
-bool test_counts_1g(unsigned int order)
+static bool test_counts_1g(unsigned int order)
 {
 	return check_count(order, 12345, 12345, 19) && check_count(order, 12345, 234567, 36) &&
 	       test_counts(order);
 }
 
-bool test_counts_2m(unsigned int order)
+static bool test_counts_2m(unsigned int order)
 {
 	return check_count(order, 123, 123, 10) && test_counts(order);
 }
+
+static const struct test tests[] = {
+	{ "counts_2m", test_counts_2m, 9, 9 },
+	{ "counts_1g", test_counts_1g, 18, 18 },
+	{ "steps_small", test_steps, 0, 7 },
+	{ "steps_2m", test_steps, 9, 9 },
+	{ "steps_32m", test_steps, 13, 13 },
+	{ "steps_1g", test_steps, 18, 18 },
+};
+
+ADD_TESTS

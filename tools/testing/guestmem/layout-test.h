@@ -49,11 +49,34 @@ void fill_block(const struct window *win, struct block *blocks, pgoff_t start,
 		unsigned int order);
 void oracle_layout(const struct window *win, const unsigned long *labels,
 		   struct block *blocks);
+void label_cuts(const struct window *win, unsigned long *labels,
+		const struct guestmem_cuts *cuts);
 unsigned long count_blocks(const struct window *win, const struct block *blocks);
 
-/* layout-steps.c */
-bool test_steps(unsigned int order);
-bool test_counts_2m(unsigned int order);
-bool test_counts_1g(unsigned int order);
+/* layout-test.c */
+struct test {
+	const char *name;
+	bool (*run)(unsigned int order);
+	unsigned int first_order, last_order;
+};
+
+struct test_list {
+	const struct test *tests;
+	unsigned long nr;
+	struct test_list *next;
+};
+
+void add_tests(struct test_list *list);
+
+/* Has the array "tests" of a file run, each test once for each of its orders. */
+#define ADD_TESTS							\
+	static struct test_list test_list = {				\
+		.tests = tests, .nr = sizeof(tests) / sizeof(*tests),	\
+	};								\
+									\
+	static void __attribute__((constructor)) add_tests_of_file(void)	\
+	{								\
+		add_tests(&test_list);					\
+	}
 
 #endif /* _GUESTMEM_LAYOUT_TEST_H */

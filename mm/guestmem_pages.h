@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _MM_GUESTMEM_PAGES_H
+#define _MM_GUESTMEM_PAGES_H
+
+#include <linux/guestmem.h>
+
+#include "guestmem_layout.h"
+
+struct hstate;
+
+/**
+ * struct guestmem_pieces - the layout of a folio that becomes pieces
+ * @mapping: the file
+ * @wanted: tells how large each piece may be, or NULL if @cuts says where to cut
+ * @cuts: the folio, and where to cut it unless @wanted tells
+ */
+struct guestmem_pieces {
+	struct address_space *mapping;
+	guestmem_wanted_fn wanted;
+	struct guestmem_cuts cuts;
+};
+
+unsigned int guestmem_piece_order(const struct guestmem_pieces *p, pgoff_t index);
+void guestmem_break_pages(struct page *page, const struct guestmem_pieces *p);
+void guestmem_join_pages(struct page *page, unsigned int order);
+void guestmem_optimize_folio(struct hstate *h, struct folio *folio);
+
+#endif /* _MM_GUESTMEM_PAGES_H */
