@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034,SC2154
+# shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 # Tests are small files, harness/tests/NAME.test and harness/selftest/NAME.test, that set
 # variables:
@@ -18,6 +18,8 @@
 #   plan          required, or checked if there is one (optional), or none
 #   pools         yes: the huge page counters must come back (no: they need not)
 #   expect_splat=() require_splat=() expect_taint   what the console may, must show
+
+use kernel selftests timeouts tree
 
 test_dirs=("$GMEM_TOP/harness/tests" "$GMEM_TOP/harness/selftest")
 
