@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Checks of a change that need no build.
 
-use packages series
+use calls packages series
 
 # our_files PATHSPEC...: print files of this repository, one a line.
 our_files() {
@@ -112,6 +112,10 @@ style_libs() {
 	[[ ! $found ]]
 }
 
+style_calls() {
+	calls_check
+}
+
 # style_c DIRS IGNORE: run checkpatch on whole files.
 style_c() {
 	local files
@@ -187,4 +191,4 @@ style_codespell() {
 	(cd "$GMEM_TOP" && our_files | grep -v '^COPYING' | PATH=/usr/bin:$PATH xargs -d '\n' codespell -q 7 -L damon,filp,iput)
 }
 
-style_tests=(shellcheck variables libs checkpatch kernel_doc leftovers words whitespace size codespell)
+style_tests=(shellcheck variables libs calls checkpatch kernel_doc leftovers words whitespace size codespell)
