@@ -3,7 +3,7 @@
 # ./gmem check runs a list of items, cheapest first; those that boot machines run several at a time.
 # All that is known of an item's run is in $check_dir/NAME.*.
 
-use items kernel ktap resume series-check style test
+use items kernel ktap mutants resume series-check style test
 
 restarts=0	# machines that hung before init
 
@@ -52,6 +52,28 @@ unit_guestmem() {
 	make -s -C "$GMEM_TOP/tools/testing/guestmem" OUTPUT="$GMEM_OUT/unit" check
 }
 
+# A mutant is found by a test that the same kernel passes without it.
+items_mutants() {
+	local name killer
+	[[ $1 && (! $only_arch || $only_arch == x86_64) && (! $only_variant || $only_variant == default) ]] ||
+		return 0
+	for name in $(mutants_by unit); do
+		add_mutant "$name" mutant_unit "$name"
+	done
+	add_item mutants.build mutants_build
+	for killer in $(mutants_killers); do
+		add_mutant "none.$killer" mutants_control "$killer"
+	done
+	for name in $(mutants_by machine); do
+		add_mutant "$name" mutant_kernel "$name"
+	done
+}
+
+add_mutant() {
+	add_item "mutants.$1" "$2" "" "$3"
+	item_depends[mutants.$1]=mutants_depend
+}
+
 items_selftest() {
 	items_tests "$1" selftest "$GMEM_TOP/harness/tests"
 }
@@ -93,7 +115,7 @@ wanted_variants() {
 list_items() {
 	items=()
 	items_style "$1"; items_series "$1"; items_build "$1"
-	items_harness "$1"; items_unit "$1"; items_selftest "$1"
+	items_harness "$1"; items_unit "$1"; items_selftest "$1"; items_mutants "$1"
 }
 
 # mark_items NAME ITEM...: mark the items that a user calls NAME: a level, an item, or a test. False
@@ -226,7 +248,7 @@ print_item() {
 # may_overlap NAME: true if an item boots machines. Such items may share the time, all others have
 # it alone.
 may_overlap() {
-	[[ ${item_function[$1]} == run_test ]]
+	[[ ${item_function[$1]} =~ ^(run_test|mutants_control|mutant_kernel)$ ]]
 }
 
 # run_items JOBS: start all items in order, and print them in order.

@@ -8,6 +8,8 @@ declare -gA item_function	# by name
 declare -gA item_again		# the arguments of ./gmem check that repeat it
 declare -gA item_subject	# what the function is about: a test, a mutant, ...
 declare -gA item_arch item_variant	# the machine, if the item is about one
+# A function that prints what the verdict depends on, if resume.sh doesn't know that by itself.
+declare -gA item_depends
 
 # add_item NAME FUNCTION [AGAIN [SUBJECT [ARCH VARIANT]]]: add an item to the end.
 add_item() {

@@ -100,6 +100,10 @@ item_deps() {
 	local name=$1 linux_content our_content
 	local arch=${item_arch[$name]} variant=${item_variant[$name]}
 	linux_content=$(content_of "$tree") && our_content=$(content_of "$GMEM_TOP") || return
+	if [[ ${item_depends[$name]-} ]]; then
+		"${item_depends[$name]}" "${item_subject[$name]}"
+		return
+	fi
 	case ${item_function[$name]} in
 	run_test) dep_test "${item_subject[$name]}" "$arch" "$variant" ;;
 	build_one)

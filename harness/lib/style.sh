@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Checks of a change that need no build.
 
-use calls packages series
+use calls mutants packages series
 
 # our_files PATHSPEC...: print files of this repository, one a line.
 our_files() {
@@ -72,7 +72,7 @@ style_libs() {
 			defined[substr($0, 1, index($0, "(") - 1)] = file
 		}
 		# The patterns of a case are no calls.
-		/^[ \t]*[a-z_0-9]+( \| [a-z_0-9]+)*\)/ { sub(/^[^)]*\)/, "") }
+		/^[ \t]*[a-z_0-9*]+( \| [a-z_0-9*]+)*\)/ { sub(/^[^)]*\)/, "") }
 		{ line[++nr] = $0; where[nr] = file; number[nr] = FNR }
 		function calls(text,    rest) {
 			# Commands that are given a function to call.
@@ -110,6 +110,10 @@ style_libs() {
 		}' lib/*.sh cmd/* | sort -u)
 	echo "$found"
 	[[ ! $found ]]
+}
+
+style_mutants() {
+	mutants_check
 }
 
 style_calls() {
@@ -191,4 +195,4 @@ style_codespell() {
 	(cd "$GMEM_TOP" && our_files | grep -v '^COPYING' | PATH=/usr/bin:$PATH xargs -d '\n' codespell -q 7 -L damon,filp,iput)
 }
 
-style_tests=(shellcheck variables libs calls checkpatch kernel_doc leftovers words whitespace size codespell)
+style_tests=(shellcheck variables libs calls mutants checkpatch kernel_doc leftovers words whitespace size codespell)
