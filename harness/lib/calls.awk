@@ -195,7 +195,7 @@ function sort_files(    i, k, f, ready, progress)
 				ready = files[k] in place || !((f, files[k]) in via)
 			progress = ready
 		}
-		# Those that are left are in a circle, or call one that is.
+		# All files that are left are in a circle, or call one that is.
 		for (i = 1; i <= nr_files && !progress; i++) {
 			f = files[i]
 			progress = !(f in place)

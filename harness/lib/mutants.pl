@@ -104,7 +104,7 @@ sub check_tables {
 # Returns a text in which comments are blank, and all else is where it was.
 sub without_comments {
 	my ($text) = @_;
-	$text =~ s{(/\*.*?\*/|//[^\n]*)}{(my $t = $1) =~ s/[^\n]/ /g; $t}ges;
+	$text =~ s{(/\*.*?\*/|//[^\n]*)}{(my $t = $1) =~ s/[^\n]/ /g; $t}gse;
 	return $text;
 }
 
@@ -161,7 +161,7 @@ sub check_overlap {
 	my $last;
 	my @left;
 	for my $e (sort { $a->{start} <=> $b->{start} } @{$edits{$file}}) {
-		# Those are put in one at a time.
+		# Mutants of user space are put in one at a time.
 		if (($e->{m}{by} // '') eq 'unit') {
 			push @left, $e if $only;
 			next;

@@ -22,7 +22,7 @@ shell_files() {
 
 # The shell files of the harness, whose variables belong to all of them.
 program_files() {
-	shell_files | grep -E '^(gmem|base\.conf|bench/.*\.bench|harness/(lib|cmd|arch|tests|selftest)/.*|vmm/test/run\.sh)$'
+	shell_files | grep -E '^(gmem|base\.conf|bench/.*\.bench|harness/(lib|cmd|arch|tests|selftest|mutants)/.*|vmm/test/run\.sh)$'
 }
 
 style_shellcheck() {
@@ -166,11 +166,28 @@ style_leftovers() {
 	[[ ! $found ]]
 }
 
-# Find words that hide the actor of a sentence. (This pattern does not find itself either.)
+# prose: print all that we wrote, "PLACE:LINE:TEXT" a line: files, and of patches the messages and
+# the lines that they add.
+prose() {
+	text_files | xargs -d '\n' grep -n '' /dev/null
+	[[ ! -f $patches/cover ]] || grep -Hn '' "$patches/cover"
+	awk '
+		FNR == 1 { diff = !/^From: / }
+		/^diff --git / { diff = 1 }
+		!diff || /^#/ || (/^\+/ && !/^\+\+\+ /) { print FILENAME ":" FNR ":" $0 }
+	' "$patches"/series "$patches"/[0-9]*.patch 2>/dev/null
+}
+
+# Find words that hide the actor of a sentence, and sentences that begin with one that makes the
+# reader wait for it, unless they are questions. (The patterns do not find themselves.)
 style_words() {
-	local pattern='\b((some|no|any|every)''body|who''ever|in gen''eral|late''ly|in ques''tion|never''theless|that.s fi''ne)\b' found
-	found=$(text_files | xargs -d '\n' grep -nwiE "$pattern" /dev/null)
-	echo "$found"
+	local words='\b((some|no|any|every)''body|who''ever|in gen''eral|late''ly|in ques''tion|never''theless|that.s fi''ne)\b'
+	local found first="(Tho""se|That""'s|It""'s|Wh""at|Wh""o)\b[^?]*\$"
+	found=$(
+		prose | grep -iE "^[^:]*:[0-9]+:.*$words"
+		prose | grep -E "^[^:]*:[0-9]+:[[:space:]+]*(.*[#*.!] +)?$first" | sed 's/$/  (begin with the actor)/'
+	)
+	echo "${found//"$GMEM_TOP/"/}"
 	[[ ! $found ]]
 }
 
