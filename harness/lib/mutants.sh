@@ -23,7 +23,7 @@ mutants_pl() {
 # mutants_sources DIR: print the files of a kernel tree that have mutants.
 mutants_sources() {
 	local file
-	for file in "$1"/mm/guestmem*.c "$1"/virt/kvm/guest_memfd*.c \
+	for file in "$1"/mm/guestmem*.[ch] "$1"/virt/kvm/guest_memfd*.[ch] \
 		"$1"/arch/x86/kvm/mmu/{mmu,tdp_mmu}.c; do
 		[[ ! -f $file ]] || echo "$file"
 	done
