@@ -21,9 +21,9 @@ cat <<END
 
 An ordinary Linux in units of 1G: its kernel, its page tables, everything
 
-Nothing is private here. The VMM has the file mapped, and loads the kernel through that; what
-it has used it might have pinned, so these pages are pieces of their own. What it has not
-used stays huge for the guest.
+Nothing is private here. The VMM has the file mapped, and loads the kernel through that. Pages
+that it has used may be pinned, so these are pieces of their own. All others stay huge for the
+guest.
 
 END
 /gmem-vmm show --kernel /bzImage --initrd /shared --append quiet --shared 2G --hugepage 1G

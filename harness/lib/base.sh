@@ -4,6 +4,8 @@
 # (linux-<version>.git, branch base). Author and date are fixed, so that the commit's id is the same
 # everywhere. The source comes from, in this order: GMEM_LINUX, the cache, Debian, kernel.org.
 
+use packages
+
 # apt_sources: print the URIs of all archives with a component main, from this machine's apt setup.
 apt_sources() {
 	local file

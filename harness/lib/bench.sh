@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034,SC2154
+# shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 # Benchmarks: bench/NAME.bench sets
 #
@@ -6,8 +6,9 @@
 #   program                bench/PROGRAM.c, the same everywhere
 #   sides=(base ours)      the machines it runs in: base is the unpatched kernel, all others
 #                          are our kernel
-#   append=()              for the boot line of our kernel; append_SIDE=() for one of them
-#   how_SIDE               the way that the program must find there ("how", in its first line)
+#   append=()              for the boot line of our kernel
+#   append_for[SIDE]       one more for the boot line of this side
+#   how[SIDE]              the way that the program must find there ("how", in its first line)
 #   hugepages, mem         of the machine (as ./gmem run)
 #   timeout                seconds without -icount, on an idle host
 #   quoted                 owner of the figures in bench/NAME.quoted, which stand next to ours
@@ -15,6 +16,8 @@
 # The program counts instructions (-icount, one processor): no time, no cache, no TLB, but the
 # same number every time. It prints tab-separated lines: "how WAY", "section TITLE",
 # "row TITLE MEDIAN LOWEST HIGHEST", and at its end "complete".
+
+use kernel packages selftests timeouts tree
 
 bench_out=$GMEM_OUT/bench
 
@@ -25,8 +28,8 @@ bench_names() {
 load_bench() {
 	[[ -f $GMEM_TOP/bench/$1.bench ]] ||
 		usage_error "no benchmark '$1' (bench has: $(bench_names | tr '\n' ' '))"
-	# shellcheck disable=SC2086 # a list of words
-	unset ${!append_@} ${!how_@}
+	unset append_for how
+	declare -gA append_for=() how=()
 	DESCRIPTION="" INTRO="" program=$1 sides=(base ours) append=() hugepages="" mem=""
 	timeout=600 quoted=""
 	# shellcheck source=/dev/null
@@ -47,7 +50,6 @@ bench_build() {
 # bench_side NAME SIDE ARG...: run one machine, with its output in out/bench/NAME.SIDE.
 bench_side() {
 	local name=$1 side=$2 entry args
-	local -n append_side=append_$2
 	local opt_arch=x86_64 opt_variant=default opt_icount=1
 	args=(--icount --id "bench-$1-$2" --timeout "$(scaled "$timeout")"
 		--file "$bench_out/bin/$program:/")
@@ -57,7 +59,7 @@ bench_side() {
 	if [[ $side == base ]]; then
 		args+=(--vanilla)
 	else
-		for entry in ${append[@]+"${append[@]}"} ${append_side[@]+"${append_side[@]}"}; do
+		for entry in ${append[@]+"${append[@]}"} ${append_for[$side]-}; do
 			args+=(--append "$entry")
 		done
 	fi
@@ -78,15 +80,14 @@ bench_side() {
 
 # bench_complete NAME: true if all sides ran to their end, in the way that was to be measured.
 bench_complete() {
-	local side how want file
+	local side found file
 	for side in "${sides[@]}"; do
 		file=$bench_out/$1.$side
-		want=how_$side
 		[[ $(tail -qn 1 "$file" 2>/dev/null) == complete ]] ||
 			{ note "$1, $side: did not run to its end"; return "$EXIT_FAIL"; }
-		how=$(sed -n 's/^how\t//p' "$file")
-		[[ $how == "${!want-}" ]] ||
-			{ note "$1, $side: is '$how', not '${!want-}'"; return "$EXIT_FAIL"; }
+		found=$(sed -n 's/^how\t//p' "$file")
+		[[ $found == "${how[$side]-}" ]] ||
+			{ note "$1, $side: is '$found', not '${how[$side]-}'"; return "$EXIT_FAIL"; }
 	done
 }
 

@@ -1,27 +1,24 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# ./gmem check runs a list of items, each with a name, the command that repeats it and a function.
-# Items run cheapest first; those that boot machines run several at a time.
+# ./gmem check runs a list of items, cheapest first; those that boot machines run several at a time.
+# All that is known of an item's run is in $check_dir/NAME.*.
+
+use items kernel ktap mutants resume series-check style test
 
 restarts=0	# machines that hung before init
-items=()	# "level name again function args..."
-
-add_item() {
-	items+=("$*")
-}
 
 # Every level has a function that adds its items; $1 is "all" for the long ones as well.
 items_style() {
 	local t
 	for t in "${style_tests[@]}"; do
-		add_item "style style.$t style.$t style_$t"
+		add_item "style.$t" "style_$t"
 	done
 }
 
 items_series() {
 	# The names differ: a series that applies has not been built for that.
-	[[ $1 == all ]] || add_item "series series series series_check"
-	[[ ! $1 ]] || add_item "series series.build series.build series_check 1"
+	[[ $1 == all ]] || add_item series series_check
+	[[ ! $1 ]] || add_item series.build series_check "" 1
 }
 
 items_build() {
@@ -33,7 +30,7 @@ items_build() {
 		[[ -f $GMEM_TOP/harness/variants/${b#*:}.config ]] || continue
 		[[ ! $only_arch || $only_arch == "${b%:*}" ]] || continue
 		[[ ! $only_variant || $only_variant == "${b#*:}" ]] || continue
-		add_item "build build.${b%:*}.${b#*:} build.${b%:*}.${b#*:} build_one ${b%:*} ${b#*:}"
+		add_item "build.${b%:*}.${b#*:}" build_one "" "" "${b%:*}" "${b#*:}"
 	done
 }
 
@@ -47,12 +44,34 @@ items_harness() {
 
 items_unit() {
 	[[ ! -f $GMEM_TOP/tools/testing/guestmem/Makefile ]] ||
-		add_item "unit unit.guestmem unit.guestmem unit_guestmem"
+		add_item unit.guestmem unit_guestmem
 }
 
 unit_guestmem() {
 	mkdir -p "$GMEM_OUT/unit"
 	make -s -C "$GMEM_TOP/tools/testing/guestmem" OUTPUT="$GMEM_OUT/unit" check
+}
+
+# A mutant is found by a test that the same kernel passes without it.
+items_mutants() {
+	local name killer
+	[[ $1 && (! $only_arch || $only_arch == x86_64) && (! $only_variant || $only_variant == default) ]] ||
+		return 0
+	for name in $(mutants_by unit); do
+		add_mutant "$name" mutant_unit "$name"
+	done
+	add_item mutants.build mutants_build
+	for killer in $(mutants_killers); do
+		add_mutant "none.$killer" mutants_control "$killer"
+	done
+	for name in $(mutants_by machine); do
+		add_mutant "$name" mutant_kernel "$name"
+	done
+}
+
+add_mutant() {
+	add_item "mutants.$1" "$2" "" "$3"
+	item_depends[mutants.$1]=mutants_depend
 }
 
 items_selftest() {
@@ -71,8 +90,8 @@ items_tests() {
 		for a in $archs; do
 			[[ ! $only_arch || $only_arch == "$a" ]] || continue
 			for v in $(wanted_variants "$how"); do
-				add_item "$lvl $lvl.$name.$a.$v $name:--arch:$a:--variant:$v" \
-					"run_test $name $a $v"
+				add_item "$lvl.$name.$a.$v" run_test \
+					"$name --arch $a --variant $v" "$name" "$a" "$v"
 			done
 		done
 	done
@@ -96,20 +115,19 @@ wanted_variants() {
 list_items() {
 	items=()
 	items_style "$1"; items_series "$1"; items_build "$1"
-	items_harness "$1"; items_unit "$1"; items_selftest "$1"
+	items_harness "$1"; items_unit "$1"; items_selftest "$1"; items_mutants "$1"
 }
 
 # mark_items NAME ITEM...: mark the items that a user calls NAME: a level, an item, or a test. False
 # if there is none.
 mark_items() {
-	local wanted=$1 item words name found=1
+	local wanted=$1 item test found=1
 	shift
 	for item; do
-		read -ra words <<<"$item"
-		name=${words[1]#*.}
+		test=${item#*.}
 		case $wanted in
-		"${words[0]}" | "${words[1]}" | "${words[1]%.*.*}" | "${name%.*.*}")
-			marked[${words[1]}]=1 found=0 ;;
+		"$(item_level "$item")" | "$item" | "${item%.*.*}" | "${test%.*.*}")
+			marked[$item]=1 found=0 ;;
 		esac
 	done
 	return "$found"
@@ -119,7 +137,7 @@ mark_items() {
 # items are found by their own names. If a name isn't found at all, return false with $unknown set
 # to the first such name.
 select_items() {
-	local name item words short=() all=()
+	local name short=() all=()
 	local -A marked=()
 	unknown=""
 	list_items ""
@@ -132,33 +150,31 @@ select_items() {
 			mark_items "$name" ${all[@]+"${all[@]}"} ||
 			{ unknown=$name; return 1; }
 	done
-	for item in ${all[@]+"${all[@]}"}; do
-		read -ra words <<<"$item"
-		[[ ! ${marked[${words[1]}]-} ]] || items+=("$item")
+	for name in ${all[@]+"${all[@]}"}; do
+		[[ ! ${marked[$name]-} ]] || items+=("$name")
 	done
 }
 
-# run_item NR: run an item in a process of its own, with everything that it says and its status in
-# $check_dir/NR.*.
+# run_item NAME: run an item in a process of its own, with everything that it says and its status in
+# $check_dir/NAME.*.
 run_item() {
-	local nr=$1 words status=0 start=$SECONDS base=$check_dir/$1 deps
-	read -ra words <<<"${items[nr]}"
-	deps=$(item_deps "$nr" 2>/dev/null) || deps=""
-	if [[ $resume ]] && kept_find "$nr" "$deps" 2>/dev/null; then
+	local name=$1 status=0 start=$SECONDS base=$check_dir/$1 deps
+	deps=$(item_deps "$name" 2>/dev/null) || deps=""
+	if [[ $resume ]] && kept_find "$name" "$deps" 2>/dev/null; then
 		echo 0 >"$base.status"
 		return
 	fi
 	: >"$base.restarts"
 	# Use a shell of its own, so that an item that exits, or gives up by die, has a status, too.
-	(export GMEM_RESTARTS=$base.restarts; "${words[@]:3}") >"$base.out" 2>"$base.err" </dev/null ||
+	(export GMEM_RESTARTS=$base.restarts; call_item "$name") >"$base.out" 2>"$base.err" </dev/null ||
 		status=$?
 	times >"$base.times"
 	echo "$((SECONDS - start)) $(cpu_seconds "$base.times")" >"$base.time"
-	item_text "$nr" "$status" >"$base.text"
+	item_text "$name" "$status" >"$base.text"
 	if ((status)); then
-		kept_drop "$nr"
+		kept_drop "$name"
 	else
-		kept_save "$nr" "$deps" 2>/dev/null
+		kept_save "$name" "$deps" 2>/dev/null
 	fi
 	echo "$status" >"$base.status"
 }
@@ -173,13 +189,12 @@ cpu_seconds() {
 # slowest_items N: print the N items that took the most of a processor, with the time that passed as
 # well.
 slowest_items() {
-	local nr words seconds cpu
-	for ((nr = 0; nr < ${#items[@]}; nr++)); do
-		read -ra words <<<"${items[nr]}"
-		read -r seconds cpu <"$check_dir/$nr.time"
-		echo "$cpu $seconds ${words[1]}"
+	local name seconds cpu
+	for name in "${items[@]}"; do
+		read -r seconds cpu <"$check_dir/$name.time"
+		echo "$cpu $seconds $name"
 	done | sort -rn | head -n "$1" |
-		while read -r cpu seconds nr; do echo "# $nr: $seconds s, $cpu s of a processor"; done
+		while read -r cpu seconds name; do echo "# $name: $seconds s, $cpu s of a processor"; done
 }
 
 # nested FILE: print the output of an item as KTAP allows it inside: results as they are, the rest
@@ -188,21 +203,21 @@ nested() {
 	sed -E '/^ *(KTAP version|TAP version|1\.\.[0-9]|(not )?ok |#)/!s/^/# /;s/^/    /' "$1"
 }
 
-# item_text NR STATUS: print all that is to be said about an item, except for the outer line.
+# item_text NAME STATUS: print all that is to be said about an item, except for the outer line.
 item_text() {
-	local base=$check_dir/$1 status=$2 words run_dir seconds cpu
-	read -ra words <<<"${items[$1]}"
+	local name=$1 base=$check_dir/$1 status=$2 run_dir="" seconds cpu
 	if grep -qsE '^(KTAP|TAP) version' "$base.out"; then
 		nested "$base.out"
 	elif ((status != 0 && status != EXIT_SKIP)); then
 		tail -n 40 "$base.out" | sed 's/^/# /'
 	fi
-	run_dir=$GMEM_OUT/runs/check-${words[4]-}-${words[5]-}-${words[6]-}
+	[[ ${item_function[$name]} != run_test ]] ||
+		run_dir=$GMEM_OUT/runs/check-${item_subject[$name]}-${item_arch[$name]}-${item_variant[$name]}
 	if ((status != 0 && status != EXIT_SKIP)); then
 		tail -n 40 "$base.err" | sed 's/^/# /'
-		[[ ${words[3]} != run_test || ! -f $run_dir/console ]] || echo "# console: $run_dir/console"
-		echo "# again: ./gmem check ${words[2]//:/ }"
-	elif ((!status)) && [[ ${words[3]} == run_test && -f $run_dir/summary ]]; then
+		[[ ! $run_dir || ! -f $run_dir/console ]] || echo "# console: $run_dir/console"
+		echo "# again: ./gmem check ${item_again[$name]}"
+	elif ((!status)) && [[ $run_dir && -f $run_dir/summary ]]; then
 		sed 's/^/# /' "$run_dir/summary"
 	fi
 	sed 's/^/# hung before init, and started once more: /' "$base.restarts"
@@ -210,10 +225,9 @@ item_text() {
 	echo "# seconds: $seconds, of a processor: $cpu"
 }
 
-# print_item NR: print an item's text and the outer line, which is the verdict.
+# print_item NAME: print an item's text and the outer line, which is the verdict.
 print_item() {
-	local base=$check_dir/$1 words status reason="" word
-	read -ra words <<<"${items[$1]}"
+	local name=$1 base=$check_dir/$1 status reason="" word
 	status=$(cat "$base.status")
 	cat "$base.text"
 	[[ ! -f $base.when ]] || echo "# passed on $(cat "$base.when"); nothing it depends on has changed"
@@ -221,40 +235,40 @@ print_item() {
 		reason=$(cat "$base.err" "$base.out" | grep -m1 -ioE '(SKIP|skipping).*' || tail -n 1 "$base.out")
 	fi
 	restarts=$((restarts + $(wc -l <"$base.restarts")))
-	ktap_result "$status" "${words[1]}" "$reason"
+	ktap_result "$status" "$name" "$reason"
 	case $status in
 	0) word=passed ;;
 	"$EXIT_SKIP") word=skipped ;;
 	*) word=FAILED ;;
 	esac
 	[[ ! -f $base.when ]] || word="has passed"
-	note "$word ${words[1]} ($(cut -d' ' -f1 "$base.time") s)"
+	note "$word $name ($(cut -d' ' -f1 "$base.time") s)"
 }
 
-# may_overlap NR: true if an item boots machines. Such items may share the time, all others have it
-# alone.
+# may_overlap NAME: true if an item boots machines. Such items may share the time, all others have
+# it alone.
 may_overlap() {
-	[[ ${items[$1]} == *" run_test "* ]]
+	[[ ${item_function[$1]} =~ ^(run_test|mutants_control|mutant_kernel)$ ]]
 }
 
 # run_items JOBS: start all items in order, and print them in order.
 run_items() {
-	local jobs=$1 nr printed=0 running=0
-	for ((nr = 0; nr < ${#items[@]}; nr++)); do
-		while ((running >= jobs)) || { ((running)) && ! may_overlap "$nr"; }; do
+	local jobs=$1 name printed=0 running=0
+	for name in ${items[@]+"${items[@]}"}; do
+		while ((running >= jobs)) || { ((running)) && ! may_overlap "$name"; }; do
 			wait -n || :
 			running=$((running - 1))
 			print_ready
 		done
-		run_item "$nr" &
+		run_item "$name" &
 		running=$((running + 1))
-		may_overlap "$nr" || { wait || :; running=0; }
+		may_overlap "$name" || { wait || :; running=0; }
 		print_ready
 	done
 	wait || :
 	# An item that ended without leaving a status, e.g. because it was killed, has failed.
-	for ((nr = 0; nr < ${#items[@]}; nr++)); do
-		[[ -f $check_dir/$nr.status ]] || item_lost "$nr"
+	for name in ${items[@]+"${items[@]}"}; do
+		[[ -f $check_dir/$name.status ]] || item_lost "$name"
 	done
 	print_ready
 }
@@ -290,21 +304,21 @@ add_descendants() {
 
 # Fail if everything of a level was skipped: such a level has tested nothing.
 every_level_tested() {
-	local nr words
+	local name level
 	declare -A tested=()
-	for ((nr = 0; nr < ${#items[@]}; nr++)); do
-		read -ra words <<<"${items[nr]}"
-		: "${tested[${words[0]}]:=}"
-		[[ $(cat "$check_dir/$nr.status") == "$EXIT_SKIP" ]] || tested[${words[0]}]=yes
+	for name in "${items[@]}"; do
+		level=$(item_level "$name")
+		: "${tested[$level]:=}"
+		[[ $(cat "$check_dir/$name.status") == "$EXIT_SKIP" ]] || tested[$level]=yes
 	done
-	for nr in "${!tested[@]}"; do
-		[[ ${tested[$nr]} ]] || { echo "level $nr: everything was skipped"; return 1; }
+	for level in "${!tested[@]}"; do
+		[[ ${tested[$level]} ]] || { echo "level $level: everything was skipped"; return 1; }
 	done
 }
 
 print_ready() {
-	while ((printed < ${#items[@]})) && [[ -f $check_dir/$printed.status ]]; do
-		print_item "$printed"
+	while ((printed < ${#items[@]})) && [[ -f $check_dir/${items[printed]}.status ]]; do
+		print_item "${items[printed]}"
 		printed=$((printed + 1))
 	done
 }

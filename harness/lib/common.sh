@@ -15,16 +15,27 @@ GMEM_VERBOSE=${GMEM_VERBOSE:-}
 export GMEM_TOP GMEM_OUT GMEM_CACHE GMEM_DRY GMEM_VERBOSE
 
 # Exit codes, the same for every command (kselftest's, and timeout(1)'s).
-# shellcheck disable=SC2034
-{
 EXIT_FAIL=1
 EXIT_SKIP=4
 EXIT_USAGE=64
 EXIT_TIMEOUT=124
-}
 
 # shellcheck source=../../base.conf
 . "$GMEM_TOP/base.conf"
+
+# use LIB...: source libraries of harness/lib, unless they have been sourced already. A library
+# begins with a `use` of those whose functions and variables it uses. It is sourced by a function:
+# declare needs -g there.
+declare -gA used=()
+use() {
+	local lib
+	for lib; do
+		[[ ! ${used[$lib]-} ]] || continue
+		used[$lib]=1
+		# shellcheck source=/dev/null
+		. "$GMEM_TOP/harness/lib/$lib.sh"
+	done
+}
 
 note() {
 	printf 'gmem: %s\n' "$*" >&2

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034,SC2154
+# shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 # Make the reference VMM and its guest, ready to be copied into a machine: for ./gmem demo and
 # for the test of the VMM. This needs packages, base, series, tree, kernel, guest, selftests.
@@ -10,6 +10,8 @@
 #   out/vmm/guest/demo        initramfs: init, fill, stress-ng with its libraries
 #   out/vmm/guest/test        initramfs: init and fill
 #   out/vmm/guest/shared      the same, for a guest whose memory is all shared
+
+use guest kernel packages selftests tree
 
 packages[demo]="stress-ng"
 

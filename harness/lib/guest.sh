@@ -3,6 +3,8 @@
 # Make the machine's user space: an initramfs of busybox and our init, and one more archive per run
 # with the command and its files (the kernel unpacks them one after the other).
 
+use base packages
+
 # guest_base ARCH: make the archive that every run shares. Prints the archive's path.
 guest_base() {
 	local dir=$GMEM_OUT/guest/$1

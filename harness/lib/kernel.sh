@@ -4,6 +4,8 @@
 # variants/<variant>. A build directory is a subdirectory of the source tree, so that paths
 # in the objects are relative and the compiler cache serves every clone.
 
+use packages
+
 # kernel_env ARCH: set the variables of harness/arch/<arch>.conf, and make's command line.
 kernel_env() {
 	local conf=$GMEM_TOP/harness/arch/$1.conf

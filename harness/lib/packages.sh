@@ -3,7 +3,7 @@
 # All packages that have to be installed, grouped by what needs them. Names are those of Debian 12
 # and 13.
 
-declare -A packages=(
+declare -gA packages=(
 	[fetch]="dpkg xz-utils debian-archive-keyring"
 	[kernelorg]="ca-certificates curl"
 	[build]="gcc make libc6-dev flex bison bc libelf-dev libssl-dev perl python3 rsync

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Start a machine, and follow it to its end.
 
+use guest timeouts verdict
+
 now_ms() {
 	echo $((${EPOCHREALTIME/[.,]/} / 1000))
 }

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 # Keep verdicts for later checks. out/check/kept/ITEM has the last pass of an item, and the content
 # of all it depends on. ./gmem check --resume takes that verdict instead of running the item again,
@@ -11,6 +11,8 @@
 #
 # item_deps() is on the safe side: it names a whole directory rather than forget a file. Left out on
 # purpose are files that cannot change a verdict: documents, and the other tests of a directory.
+
+use clone items kernel test tree
 
 kept_dir=$GMEM_OUT/check/kept
 resume=""	# whether to use them
@@ -93,15 +95,19 @@ dep_test() {
 	}
 }
 
-# item_deps NR: print one line for each thing that the item depends on.
+# item_deps NAME: print one line for each thing that the item depends on.
 item_deps() {
-	local words linux_content our_content
-	read -ra words <<<"${items[$1]}"
+	local name=$1 linux_content our_content
+	local arch=${item_arch[$name]} variant=${item_variant[$name]}
 	linux_content=$(content_of "$tree") && our_content=$(content_of "$GMEM_TOP") || return
-	case ${words[3]} in
-	run_test) dep_test "${words[@]:4}" ;;
+	if [[ ${item_depends[$name]-} ]]; then
+		"${item_depends[$name]}" "${item_subject[$name]}"
+		return
+	fi
+	case ${item_function[$name]} in
+	run_test) dep_test "${item_subject[$name]}" "$arch" "$variant" ;;
 	build_one)
-		dep_kernel "${words[@]:4}"
+		dep_kernel "$arch" "$variant"
 		echo "harness $(ours base.conf harness/lib)"
 		;;
 	unit_guestmem) echo "sources $(ours tools mm include virt harness/lib)" ;;
@@ -112,23 +118,19 @@ item_deps() {
 	esac
 }
 
-# kept_find NR DEPS: true if the item has passed with these. That verdict is then the one of this
+# kept_find NAME DEPS: true if the item has passed with these. That verdict is then the one of this
 # check, too.
 kept_find() {
-	local words kept file
-	read -ra words <<<"${items[$1]}"
-	kept=$kept_dir/${words[1]}
+	local kept=$kept_dir/$1 file
 	[[ $2 && $2 == "$(cat "$kept/deps" 2>/dev/null)" ]] || return
 	for file in text time restarts when; do
 		cp "$kept/$file" "$check_dir/$1.$file" || return
 	done
 }
 
-# kept_save NR DEPS: keep the verdict of an item that has passed. DEPS is from when it began.
+# kept_save NAME DEPS: keep the verdict of an item that has passed. DEPS is from when it began.
 kept_save() {
-	local words kept file
-	read -ra words <<<"${items[$1]}"
-	kept=$kept_dir/${words[1]}
+	local kept=$kept_dir/$1 file
 	rm -rf "${kept:?}"
 	[[ $2 && $2 == "$(item_deps "$1")" ]] || return 0
 	mkdir -p "$kept.new" || return 0
@@ -140,12 +142,10 @@ kept_save() {
 	mv -T "$kept.new" "$kept"
 }
 
-# kept_drop NR: drop the verdict of an item that has not passed now: an earlier pass is worth
+# kept_drop NAME: drop the verdict of an item that has not passed now: an earlier pass is worth
 # nothing.
 kept_drop() {
-	local words
-	read -ra words <<<"${items[$1]}"
-	rm -rf "${kept_dir:?}/${words[1]}"
+	rm -rf "${kept_dir:?}/$1"
 }
 
 # all_content: print the content of both trees.

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # One run from options to verdict; see harness/cmd/run for what the options mean.
 
+use guest kernel packages qemu timeouts tree verdict
+
 run_defaults() {
 	opt_arch=x86_64 opt_variant=default opt_vanilla="" opt_icount="" opt_smp=2 opt_mem=""
 	opt_numa=1 opt_hugepages="" opt_timeout=600 opt_taint="" opt_pools="" opt_plan=""

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Build the kernel's selftests, from the patched tree, as static programs for the machine.
 
+use kernel packages tree
+
 # selftest_build ARCH DIR/NAME...: build these. Prints nothing; selftest_path says where one is.
 selftest_build() {
 	local arch=$1

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Prove that patches/ and the overlay are a series that others can take.
 
+use clone kernel ktap packages resume series tree
+
 # MAINTAINERS has a patch of its own; the submitter signs.
 checkpatch_options=(--strict --no-signoff --ignore FILE_PATH_CHANGES --show-types -q --summary-file)
 

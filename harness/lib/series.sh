@@ -5,6 +5,8 @@
 # their kernel path, in this repository. The diff of a patch holds edits to existing files only. So
 # there is no second copy of anything.
 
+use clone
+
 patches=$GMEM_TOP/patches
 
 series_entries() {
@@ -134,7 +136,7 @@ cover_letter() {
 }
 
 # The comment above each entry of patches/series, by the entry's name without its number.
-declare -A section
+declare -gA section
 
 load_sections() {
 	local line text=""

@@ -1,7 +1,7 @@
-# shellcheck shell=bash disable=SC2034,SC2154
+# shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# Tests are small files, harness/tests/NAME.test and harness/selftest/NAME.test, that set
-# variables:
+# Tests are small files, harness/tests/NAME.test and harness/selftest/NAME.test, that set variables.
+# (Those in harness/mutants only find mutants, see mutants.sh.)
 #
 #   DESCRIPTION   "This test will ..."
 #   level         short (every check) or long (check all, or by name)
@@ -19,7 +19,9 @@
 #   pools         yes: the huge page counters must come back (no: they need not)
 #   expect_splat=() require_splat=() expect_taint   what the console may, must show
 
-test_dirs=("$GMEM_TOP/harness/tests" "$GMEM_TOP/harness/selftest")
+use kernel selftests timeouts tree
+
+test_dirs=("$GMEM_TOP/harness/tests" "$GMEM_TOP/harness/selftest" "$GMEM_TOP/harness/mutants")
 
 test_file() {
 	local dir

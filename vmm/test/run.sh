@@ -4,10 +4,7 @@
 # ./gmem check (the tests vmm*) calls this, and names the kernel to be tested in GMEM_VARIANT.
 
 . "$(dirname "$0")/../../harness/lib/common.sh"
-for lib in packages base series tree kernel guest selftests timeouts demo; do
-	# shellcheck source=/dev/null
-	. "$GMEM_TOP/harness/lib/$lib.sh"
-done
+use demo timeouts
 
 opt_arch=x86_64 opt_variant=${GMEM_VARIANT:-default} opt_icount=""
 what=${1:?linux, shared, payload, flip or refused}
