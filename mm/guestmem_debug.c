@@ -156,6 +156,8 @@ static void guestmem_check_unit(struct guestmem_check *c, struct guestmem_origin
 	pgoff_t index = page_folio(page)->index;
 	struct folio *folio;
 
+	lockdep_assert_held_write(&mapping->invalidate_lock);
+
 	for (i = 0; i < nr_pages; i += folio_nr_pages(folio)) {
 		folio = (struct folio *)(page + i);
 		nr_folios++;

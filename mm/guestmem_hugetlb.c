@@ -50,8 +50,9 @@
  *   A unit with poison is lost to the pool when it leaves its file.  Its page is *dropped*
  *   from the reservation, and *replaced* if the pool has another one.
  * trim
- *   To free the struct pages of a whole unit that only pieces need.  A *ticket* tells for
- *   which units a grace period is over, and a *mark* which units have to be trimmed.
+ *   To free the struct pages of a whole unit that only pieces need, i.e. to *optimize* its
+ *   vmemmap.  A *ticket* tells for which units a grace period is over, a *barrier* waits
+ *   for that, and a *mark* tells which units of a file have to be trimmed.
  * busy
  *   A unit is busy while a task allocates it.
  */

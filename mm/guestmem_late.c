@@ -109,7 +109,7 @@ void guestmem_late_put(struct guestmem_late *late)
  * @origin: the origin of the unit, which has all of its pieces in the page cache
  * @held: count the unit in @late->nr_held until all pieces are back
  *
- * Context: any.
+ * Context: any.  The caller holds the file's invalidate_lock for write.
  */
 void guestmem_late_add(struct guestmem_late *late, struct guestmem_origin *origin,
 		       bool held)

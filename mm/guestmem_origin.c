@@ -86,7 +86,7 @@ void guestmem_origin_free(struct guestmem_origin *origin)
  * guestmem_origin_find - look up the origin of a piece
  * @pfn: any pfn of a unit that is split
  *
- * Context: any.  The caller makes sure that the piece doesn't come back meanwhile, e.g.
+ * Context: any.  The caller makes sure that the piece doesn't come back, e.g.
  *	because it is part of the page cache, or still in use.
  * Return: the origin, or NULL if the page isn't part of a piece.
  */

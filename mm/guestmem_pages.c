@@ -3,7 +3,7 @@
  * DOC: Pages
  *
  * A folio is *broken* into pieces, and pieces are *joined*, by rewriting struct pages.  No
- * other task may use the folios meanwhile: they are *frozen*, i.e. their reference count
+ * other task may use the folios at that time: they are *frozen*, i.e. their reference count
  * is 0, and they aren't in the page cache.  All of their struct pages are writable.
  *
  * To *scrub* a folio is to leave nothing of it but what struct pages have in common, i.e.
@@ -179,7 +179,7 @@ void guestmem_join_pages(struct page *page, unsigned int order)
  * @h: the hstate that the folio comes from
  * @folio: the folio, frozen
  *
- * The folio's first struct page is copied, and must not change meanwhile.  The folio is
+ * The folio's first struct page is copied, and must not change at that time.  The folio is
  * taken off the list because a task that adds or removes its neighbour in the list would
  * write to that struct page.
  *

@@ -99,6 +99,8 @@ static struct llist_head *guestmem_poison_list(struct folio *folio)
  */
 struct page *guestmem_folio_poison(struct folio *folio)
 {
+	lockdep_assert_held_write(&folio->mapping->invalidate_lock);
+
 	return guestmem_find_poison(guestmem_poison_list(folio), folio_pfn(folio),
 				    folio_nr_pages(folio));
 }

@@ -92,7 +92,7 @@ static unsigned long guestmem_count_pinnable(struct hstate *h, int nid, unsigned
  * hugetlbfs may still take the pages later, which can't be prevented here.
  * The lists are as long as the pool is large, so don't look at them without reason,
  * no further than necessary, and at a few pages at a time.  The number is an estimate
- * if pages come and go meanwhile.
+ * if pages come and go at the same time.
  */
 static bool guestmem_pool_is_pinnable(struct hstate *h)
 {

@@ -247,7 +247,7 @@ static void test_poison_unreliable(struct kunit *test)
 	t->nr_lost = 1;
 }
 
-/* Split and merge around memory that fails meanwhile.  No failure may be lost. */
+/* Split and merge around memory while it fails.  No failure may be lost. */
 static void test_poison(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;

@@ -292,9 +292,10 @@ static void test_late_busy(struct kunit *test)
 	folio = filemap_get_folio(t->mapping, 5);
 	KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
 
-	/* What may end the test early is done: the worker waits until it's told to go on. */
 	other = guestmem_late_alloc();
 	KUNIT_ASSERT_NOT_NULL(test, other);
+
+	/* The worker waits until it's told to go on, so no assertion may end the test early. */
 	reinit_completion(&busy_begun);
 	reinit_completion(&busy_done);
 	INIT_WORK(&other->work, busy_workfn);

@@ -19,8 +19,8 @@ struct gmem_conversion {
 	bool may_drain;
 
 	/*
-	 * The range.  kvm_gmem_trim_range() trims it; after that it is constant.  It's
-	 * true that both ends have to change as long as invalidate_lock is held.
+	 * The range.  Constant after kvm_gmem_trim_range(), which leaves pages out at
+	 * both ends that already are as they should be.
 	 */
 	pgoff_t start;
 	pgoff_t end;
