@@ -61,8 +61,8 @@
  * DOC: Files
  *
  * A file may call those above it in this list, and none below.  Its #include lines are in
- * the same order, and there is one header for each, so that a call in the wrong direction
- * doesn't compile.
+ * the same order, and there is one header for each.  A script draws which file calls which
+ * from the code, and fails if there is a circle.
  *
  * ==================== ===============================================================
  * guestmem_layout.c    arithmetic of layouts, which knows nothing of the kernel

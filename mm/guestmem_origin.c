@@ -256,8 +256,8 @@ void guestmem_origin_give(struct guestmem_origin *origin, struct folio *folio)
  * @origin: the origin, which the caller has to free
  * @folio: a folio as large as the unit, frozen
  *
- * The hugetlb folio isn't a unit anymore.  If it has failed pages then it stays a unit,
- * without a subpool, until the pool loses it.
+ * Without failed pages, the hugetlb folio isn't a unit anymore.  With failed pages, it stays
+ * a unit, without a subpool, until the pool loses it.
  *
  * Context: any in which interrupts can be enabled.
  * Return: true if the folio has failed pages.

@@ -7,7 +7,7 @@
  * is 0, and they aren't in the page cache.  All of their struct pages are writable.
  *
  * To *scrub* a folio is to leave nothing of it but what struct pages have in common, i.e.
- * zone and node.  To *prepare* one is to make a folio of struct pages that were scrubbed.
+ * zone and node.  To *prep* one is to make a folio of struct pages that were scrubbed.
  */
 #include <linux/hugetlb.h>
 #include <linux/mm.h>

@@ -313,19 +313,20 @@ int guestmem_test_init(struct kunit *test)
 
 /*
  * Take invalidate_lock.  A failed assertion may have left the lock held, and its thread is
- * gone: make the lock anew.  Readers of debugfs, who don't wait for the lock, drop it.
+ * gone: make the lock anew then.
  */
-static void test_take_lock(struct address_space *mapping)
+static void test_take_lock(struct kunit *test, struct address_space *mapping)
 {
 	int i;
 
-	for (i = 0; i < 100; i++) {
+	for (i = 0; i < 100 && test->status == KUNIT_FAILURE; i++) {
 		if (down_write_trylock(&mapping->invalidate_lock))
 			return;
 		msleep(20);
 	}
 
-	init_rwsem(&mapping->invalidate_lock);
+	if (test->status == KUNIT_FAILURE)
+		init_rwsem(&mapping->invalidate_lock);
 	filemap_invalidate_lock(mapping);
 }
 
@@ -346,7 +347,7 @@ void guestmem_test_exit(struct kunit *test)
 			kthread_stop(t->readers[i]);
 	}
 
-	test_take_lock(t->mapping);
+	test_take_lock(test, t->mapping);
 	guestmem_hugetlb_remove(t->gh, t->mapping, 0, ULONG_MAX);
 	filemap_invalidate_unlock(t->mapping);
 	guestmem_hugetlb_sync(t->gh);

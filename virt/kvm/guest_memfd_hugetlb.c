@@ -2,8 +2,8 @@
 /*
  * guest_memfd files that are made of hugetlb pages.
  *
- * mm/guestmem_hugetlb.c allocates and frees huge pages, and mm/guestmem_reshape.c
- * splits them.  This file tells mm how large folios may be, and decides what happens
+ * mm/guestmem_units.c allocates and frees huge pages, and mm/guestmem_reshape.c splits
+ * them.  This file tells mm how large folios may be, and decides what happens
  * to the parts of a huge page: which of them are isolated, for user space or because
  * memory has failed, and which are freed, or zeroed, when a hole is punched.
  *

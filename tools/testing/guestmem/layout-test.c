@@ -71,7 +71,7 @@ int main(int argc, char **argv)
 
 	for (list = lists; list; list = list->next) {
 		for (i = 0; i < list->nr; i++) {
-			bool good = run_test(&list->tests[i], seed);
+			bool good = run_test(&list->tests[i], seed + i * 1000);
 
 			printf("%sok %lu %s\n", good ? "" : "not ", ++nr_run,
 			       list->tests[i].name);
