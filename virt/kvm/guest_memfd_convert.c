@@ -25,7 +25,7 @@
  * Finally, memory that has become private is merged with private memory next to it,
  * as far as possible.
  *
- * This file calls all others of guest_memfd but guest_memfd.c.
+ * Only guest_memfd.c calls this file.
  */
 #include <linux/fs.h>
 #include <linux/guestmem.h>
