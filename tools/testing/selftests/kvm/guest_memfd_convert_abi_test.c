@@ -6,25 +6,10 @@
  * Where in-place conversion can be off, testing everything takes two boots.  The
  * capability tells which of the two this is.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <string.h>
-#include <sys/uio.h>
-#include <unistd.h>
-
-#include <linux/bitmap.h>
-#include <linux/falloc.h>
-#include <linux/sizes.h>
-
-#include "kselftest_harness.h"
-#include "kvm_syscalls.h"
-#include "kvm_util.h"
-#include "test_util.h"
+#include "guest_memfd_fixture.h"
 
 #define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
 #define NR_PAGES	8
-#define PUNCH		(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
 
 /* The layout is ABI. */
 kvm_static_assert(sizeof(struct kvm_memory_attributes2) == 128);
@@ -37,8 +22,6 @@ kvm_static_assert(offsetof(struct kvm_memory_attributes2, error_offset) == 32);
 kvm_static_assert(offsetof(struct kvm_memory_attributes2, reserved) == 40);
 kvm_static_assert(KVM_SET_MEMORY_ATTRIBUTES2 ==
 		  _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0xd2, 128));
-
-static size_t page_size;
 
 /* Return the VM type with private memory, or VM_TYPE_DEFAULT if there is none. */
 static unsigned long private_type(void)
@@ -60,26 +43,20 @@ static bool conversion_is_on(void)
 #endif
 }
 
-struct file {
-	struct kvm_vm *vm;
-	size_t size;
-	char *mem;
-	int fd;
-};
-
-static void create_file(struct file *f, unsigned long vm_type, u64 flags)
+static void create_file(struct gmem *self, unsigned long vm_type, u64 flags)
 {
-	f->vm = vm_create_barebones_type(vm_type);
-	f->size = NR_PAGES * page_size;
-	f->fd = vm_create_guest_memfd(f->vm, f->size, flags | GUEST_MEMFD_FLAG_MMAP);
-	f->mem = kvm_mmap(f->size, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd);
+	kvm_pipe(self->pipe);
+	self->vm = vm_create_barebones_type(vm_type);
+	self->unit = page_size;
+	self->nr = NR_PAGES;
+	self->size = NR_PAGES * page_size;
+	gmem_open(self, flags);
 }
 
-static void free_file(struct file *f)
+static void free_file(struct gmem *self)
 {
-	kvm_munmap(f->mem, f->size);
-	close(f->fd);
-	kvm_vm_free(f->vm);
+	gmem_close(self);
+	kvm_vm_free(self->vm);
 }
 
 /* Return the arguments of a valid call, for tests that make one of them invalid. */
@@ -114,75 +91,53 @@ static void __assert_fails(int fd, struct kvm_memory_attributes2 *args, int erro
 #define assert_fails(fd, args, error, what)	__assert_fails(fd, args, error, what, __LINE__)
 
 /* Return a mask of the pages that the host can read, bit i for page i. */
-static u64 shared_pages(struct file *f)
+static u64 shared_pages(struct gmem *self)
 {
 	u64 mask = 0;
-	int fd[2], i;
-	char c;
+	int i;
 
-	TEST_ASSERT(!pipe(fd), "pipe() should succeed");
 	for (i = 0; i < NR_PAGES; i++) {
-		if (write(fd[1], f->mem + i * page_size, 1) == 1) {
+		if (host_can_read(self, i))
 			mask |= BIT_ULL(i);
-			TEST_ASSERT(read(fd[0], &c, 1) == 1, "read() should succeed");
-		} else {
-			TEST_ASSERT(errno == EFAULT, "write() should fail with EFAULT");
-			TEST_EXPECT_SIGBUS((void)READ_ONCE(f->mem[i * page_size]));
-		}
+		else
+			TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, i)));
 	}
-	close(fd[0]);
-	close(fd[1]);
 	return mask;
 }
 
+static struct holder h;
+
 #define ALL_PAGES	GENMASK_ULL(NR_PAGES - 1, 0)
-
-static void hold_page(struct file *f, int page, int pipe_fd[2])
-{
-	struct iovec iov = { .iov_base = f->mem + page * page_size, .iov_len = 1 };
-
-	TEST_ASSERT(!pipe(pipe_fd), "pipe() should succeed");
-	TEST_ASSERT(vmsplice(pipe_fd[1], &iov, 1, 0) == 1, "vmsplice() should succeed");
-}
-
-static void release_page(int pipe_fd[2])
-{
-	close(pipe_fd[0]);
-	close(pipe_fd[1]);
-}
 
 /*
  * In-place conversion is on, and the VM type has private memory.  Page 1 is shared and
  * has something in it, all other pages are private.
  */
-FIXTURE(on)
-{
-	struct file f;
-};
+#define _test_data_on gmem
+#define _fixture_variant_on gmem_variant
+
+FIXTURE(on);
+FIXTURE_VARIANT(on);
 
 FIXTURE_SETUP(on)
 {
-	struct file *f = &self->f;
-
 	if (!conversion_is_on())
 		SKIP(return, "in-place conversion is off");
 	if (private_type() == VM_TYPE_DEFAULT)
 		SKIP(return, "no VM type has private memory");
 
-	create_file(f, private_type(), 0);
-	gmem_set_shared(f->fd, page_size, page_size);
-	f->mem[page_size] = 42;
-	TEST_ASSERT_EQ(shared_pages(f), BIT(1));
+	create_file(self, private_type(), 0);
+	set_shared(1, 1);
+	self->mem[page_size] = 42;
+	TEST_ASSERT_EQ(shared_pages(self), BIT(1));
 }
 
 /* Every test must leave the file as the setup has made it. */
 FIXTURE_TEARDOWN(on)
 {
-	struct file *f = &self->f;
-
-	TEST_ASSERT_EQ(shared_pages(f), BIT(1));
-	TEST_ASSERT_EQ(f->mem[page_size], 42);
-	free_file(f);
+	TEST_ASSERT_EQ(shared_pages(self), BIT(1));
+	TEST_ASSERT_EQ(self->mem[page_size], 42);
+	free_file(self);
 }
 
 TEST_F(on, capabilities)
@@ -190,11 +145,11 @@ TEST_F(on, capabilities)
 	struct kvm_vm *vm = vm_create_barebones();
 
 	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), PRIVATE);
-	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), PRIVATE);
+	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), PRIVATE);
 	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
 
 	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_MEMORY_ATTRIBUTES), 0);
-	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_MEMORY_ATTRIBUTES), 0);
+	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_MEMORY_ATTRIBUTES), 0);
 	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_MEMORY_ATTRIBUTES), 0);
 	kvm_vm_free(vm);
 }
@@ -206,13 +161,13 @@ TEST_F(on, creation_flags)
 
 	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & flags, flags);
 	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS) & flags, flags);
-	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_GUEST_MEMFD_FLAGS) & flags, flags);
+	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_FLAGS) & flags, flags);
 	kvm_vm_free(vm);
 }
 
 TEST_F(on, init_shared)
 {
-	struct file f;
+	struct gmem f = {};
 
 	create_file(&f, private_type(), GUEST_MEMFD_FLAG_INIT_SHARED);
 	TEST_ASSERT_EQ(shared_pages(&f), ALL_PAGES);
@@ -229,32 +184,30 @@ TEST_F(on, success_leaves_argument_alone)
 
 	args.error_offset = 1;
 	was = args;
-	TEST_ASSERT(!ioctl(self->f.fd, KVM_SET_MEMORY_ATTRIBUTES2, &args), "It should succeed");
+	TEST_ASSERT(!ioctl(self->fd, KVM_SET_MEMORY_ATTRIBUTES2, &args), "It should succeed");
 	TEST_ASSERT(!memcmp(&was, &args, sizeof(was)), "The argument should not change");
 
 	args.attributes = 0;
 	was = args;
-	TEST_ASSERT(!ioctl(self->f.fd, KVM_SET_MEMORY_ATTRIBUTES2, &args), "It should succeed");
+	TEST_ASSERT(!ioctl(self->fd, KVM_SET_MEMORY_ATTRIBUTES2, &args), "It should succeed");
 	TEST_ASSERT(!memcmp(&was, &args, sizeof(was)), "The argument should not change");
 }
 
 TEST_F(on, other_files)
 {
 	struct kvm_memory_attributes2 args = valid_args(PRIVATE);
-	int memfd = kvm_memfd_alloc(self->f.size, false);
+	int memfd = kvm_memfd_alloc(self->size, false);
 	struct kvm_memory_attributes old = {
 		.size = page_size,
 		.attributes = PRIVATE,
 	};
 
-	assert_fails(self->f.vm->fd, &args, ENOTTY, "On a VM");
+	assert_fails(self->vm->fd, &args, ENOTTY, "On a VM");
 	assert_fails(memfd, &args, ENOTTY, "On a memfd");
 	close(memfd);
 
-	TEST_ASSERT(ioctl(self->f.fd, KVM_SET_MEMORY_ATTRIBUTES, &old) == -1 && errno == ENOTTY,
-		    "KVM_SET_MEMORY_ATTRIBUTES on a guest_memfd should fail with ENOTTY");
-	TEST_ASSERT(ioctl(self->f.fd, KVM_CREATE_VM, 0) == -1 && errno == ENOTTY,
-		    "Any other ioctl on a guest_memfd should fail with ENOTTY");
+	assert_error(ioctl(self->fd, KVM_SET_MEMORY_ATTRIBUTES, &old), ENOTTY);
+	assert_error(ioctl(self->fd, KVM_CREATE_VM, 0), ENOTTY);
 }
 
 /*
@@ -271,7 +224,7 @@ TEST_F(on, flags_must_be_zero)
 		args = valid_args(attributes[a]);
 		for (i = 0; i < 64; i++) {
 			args.flags = BIT_ULL(i);
-			assert_fails(self->f.fd, &args, EINVAL, "A flag");
+			assert_fails(self->fd, &args, EINVAL, "A flag");
 		}
 	}
 }
@@ -285,9 +238,9 @@ TEST_F(on, reserved_must_be_zero)
 		args = valid_args(attributes[a]);
 		for (i = 0; i < ARRAY_SIZE(args.reserved); i++) {
 			args.reserved[i] = 1;
-			assert_fails(self->f.fd, &args, EINVAL, "reserved[]");
+			assert_fails(self->fd, &args, EINVAL, "reserved[]");
 			args.reserved[i] = BIT_ULL(63);
-			assert_fails(self->f.fd, &args, EINVAL, "reserved[]");
+			assert_fails(self->fd, &args, EINVAL, "reserved[]");
 			args.reserved[i] = 0;
 		}
 	}
@@ -305,14 +258,14 @@ TEST_F(on, unknown_attributes)
 			if (bit == PRIVATE)
 				continue;
 			args.attributes = attributes[a] | bit;
-			assert_fails(self->f.fd, &args, EINVAL, "An unknown attribute");
+			assert_fails(self->fd, &args, EINVAL, "An unknown attribute");
 		}
 	}
 }
 
 TEST_F(on, ranges)
 {
-	const u64 size = self->f.size, page = page_size, max = ~(page - 1);
+	const u64 size = self->size, page = page_size, max = ~(page - 1);
 	const struct {
 		u64 offset, size;
 	} ranges[] = {
@@ -341,7 +294,7 @@ TEST_F(on, ranges)
 		for (i = 0; i < ARRAY_SIZE(ranges); i++) {
 			args.offset = ranges[i].offset;
 			args.size = ranges[i].size;
-			assert_fails(self->f.fd, &args, EINVAL, "A bad range");
+			assert_fails(self->fd, &args, EINVAL, "A bad range");
 		}
 	}
 }
@@ -355,18 +308,14 @@ TEST_F(on, unreadable_argument)
 	void *pointers[] = {
 		NULL, (void *)1, (void *)-1UL, (void *)(1UL << 63), mem + page_size, split,
 		/* The host cannot read a private page. */
-		self->f.mem + 2 * page_size,
+		self->mem + 2 * page_size,
 	};
-	int i, ret;
+	int i;
 
 	memcpy(split, &args, sizeof(args) / 2);
 	TEST_ASSERT(!mprotect(mem + page_size, page_size, PROT_NONE), "mprotect() should succeed");
-	for (i = 0; i < ARRAY_SIZE(pointers); i++) {
-		ret = ioctl(self->f.fd, KVM_SET_MEMORY_ATTRIBUTES2, pointers[i]);
-		TEST_ASSERT(ret == -1 && errno == EFAULT,
-			    "An argument at %p should fail with EFAULT, got %d, errno %d",
-			    pointers[i], ret, errno);
-	}
+	for (i = 0; i < ARRAY_SIZE(pointers); i++)
+		assert_error(ioctl(self->fd, KVM_SET_MEMORY_ATTRIBUTES2, pointers[i]), EFAULT);
 	kvm_munmap(mem, 2 * page_size);
 }
 
@@ -374,81 +323,67 @@ TEST_F(on, unreadable_argument)
 TEST_F(on, read_only_argument)
 {
 	struct kvm_memory_attributes2 *args;
-	int pipe_fd[2], fd = self->f.fd, ret;
+	int fd = self->fd;
 
 	args = kvm_mmap(page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	*args = valid_args(PRIVATE);
 	TEST_ASSERT(!mprotect(args, page_size, PROT_READ), "mprotect() should succeed");
 	TEST_ASSERT(!ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args), "It should succeed");
-	TEST_ASSERT_EQ(shared_pages(&self->f), 0);
+	TEST_ASSERT_EQ(shared_pages(self), 0);
 
 	gmem_set_shared(fd, page_size, page_size);
-	hold_page(&self->f, 1, pipe_fd);
-	ret = ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args);
-	TEST_ASSERT(ret == -1 && errno == EFAULT,
-		    "An offset that cannot be written should fail with EFAULT, got %d, errno %d",
-		    ret, errno);
-	TEST_ASSERT_EQ(shared_pages(&self->f), BIT(1));
-	release_page(pipe_fd);
+	vmsplice_open_and_hold(&h, addr_of(self, 1));
+	assert_error(ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args), EFAULT);
+	TEST_ASSERT_EQ(shared_pages(self), BIT(1));
+	vmsplice_release(&h);
 
 	TEST_ASSERT(!mprotect(args, page_size, PROT_READ | PROT_WRITE),
 		    "mprotect() should succeed");
 	args->flags = 1;
 	TEST_ASSERT(!mprotect(args, page_size, PROT_READ), "mprotect() should succeed");
-	ret = ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args);
-	TEST_ASSERT(ret == -1 && errno == EINVAL,
-		    "An error without an offset should fail with EINVAL, got %d, errno %d",
-		    ret, errno);
+	assert_error(ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args), EINVAL);
 	kvm_munmap(args, page_size);
 }
 
 /* The argument is in the same file, even in the range that the call converts. */
 TEST_F(on, argument_in_the_file)
 {
-	struct kvm_memory_attributes2 *args = (void *)self->f.mem + 2 * page_size;
-	int pipe_fd[2], fd = self->f.fd, ret;
+	struct kvm_memory_attributes2 *args = (void *)self->mem + 2 * page_size;
+	int fd = self->fd, ret;
 
 	gmem_set_shared(fd, 2 * page_size, 2 * page_size);
-	self->f.mem[3 * page_size] = 1;
-	hold_page(&self->f, 3, pipe_fd);
+	self->mem[3 * page_size] = 1;
+	vmsplice_open_and_hold(&h, addr_of(self, 3));
 
 	*args = valid_args(PRIVATE);
 	args->offset = 2 * page_size;
 	args->size = 2 * page_size;
-	ret = ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args);
-	TEST_ASSERT(ret == -1 && errno == EAGAIN, "It should fail with EAGAIN, got %d, errno %d",
-		    ret, errno);
+	assert_error(ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args), EAGAIN);
 	TEST_ASSERT_EQ(args->error_offset, 3 * page_size);
-	release_page(pipe_fd);
+	vmsplice_release(&h);
 
 	ret = ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, args);
 	TEST_ASSERT(!ret, "It should succeed, got %d, errno %d", ret, errno);
-	TEST_ASSERT_EQ(shared_pages(&self->f), BIT(1));
+	TEST_ASSERT_EQ(shared_pages(self), BIT(1));
 }
 
 TEST_F(on, busy_page)
 {
-	const size_t size = self->f.size;
-	int pipe_fd[2], fd = self->f.fd, page, first, i;
-	u64 error_offset;
+	const size_t size = self->size;
+	int fd = self->fd, page, first, i;
 
 	for (page = 0; page < NR_PAGES; page++) {
 		gmem_set_shared(fd, 0, size);
-		hold_page(&self->f, page, pipe_fd);
+		vmsplice_open_and_hold(&h, addr_of(self, page));
 		for (first = 0; first <= page; first++) {
 			for (i = 0; i < 2; i++) {
-				TEST_ASSERT(__gmem_set_private(fd, first * page_size,
-							       size - first * page_size,
-							       &error_offset) == -1 &&
-					    errno == EAGAIN,
-					    "It should fail with EAGAIN, errno %d", errno);
-				TEST_ASSERT_EQ(error_offset, page * page_size);
-				TEST_ASSERT_EQ(shared_pages(&self->f), ALL_PAGES);
+				assert_busy(self, first, NR_PAGES - first, page);
+				TEST_ASSERT_EQ(shared_pages(self), ALL_PAGES);
 			}
 		}
-		release_page(pipe_fd);
+		vmsplice_release(&h);
 		gmem_set_private(fd, 0, size);
-		TEST_ASSERT_EQ(shared_pages(&self->f), 0);
+		TEST_ASSERT_EQ(shared_pages(self), 0);
 	}
 	gmem_set_shared(fd, page_size, page_size);
 }
@@ -457,15 +392,14 @@ TEST_F(on, busy_page)
 TEST_F(on, invalid_before_busy)
 {
 	struct kvm_memory_attributes2 args = valid_args(PRIVATE);
-	int pipe_fd[2];
 
-	hold_page(&self->f, 1, pipe_fd);
+	vmsplice_open_and_hold(&h, addr_of(self, 1));
 	args.reserved[10] = 1;
-	assert_fails(self->f.fd, &args, EINVAL, "reserved[10]");
+	assert_fails(self->fd, &args, EINVAL, "reserved[10]");
 	args = valid_args(PRIVATE);
-	args.size = self->f.size;
-	assert_fails(self->f.fd, &args, EINVAL, "Past the end of the file");
-	release_page(pipe_fd);
+	args.size = self->size;
+	assert_fails(self->fd, &args, EINVAL, "Past the end of the file");
+	vmsplice_release(&h);
 }
 
 TEST_F(on, vm_wide_attributes_are_refused)
@@ -475,7 +409,7 @@ TEST_F(on, vm_wide_attributes_are_refused)
 		.size = page_size,
 		.attributes = PRIVATE,
 	};
-	int ret = __vm_ioctl(self->f.vm, KVM_SET_MEMORY_ATTRIBUTES, &args);
+	int ret = __vm_ioctl(self->vm, KVM_SET_MEMORY_ATTRIBUTES, &args);
 
 	TEST_ASSERT(ret == -1 && errno == EINVAL,
 		    "KVM_SET_MEMORY_ATTRIBUTES should fail with EINVAL, got %d, errno %d",
@@ -485,46 +419,35 @@ TEST_F(on, vm_wide_attributes_are_refused)
 /* Another file descriptor of the file, or another process, can convert it as well. */
 TEST_F(on, any_descriptor)
 {
-	int fd = kvm_dup(self->f.fd);
+	int fd = kvm_dup(self->fd);
 
-	gmem_set_shared(fd, 0, self->f.size);
+	gmem_set_shared(fd, 0, self->size);
 	close(fd);
-	TEST_ASSERT_EQ(shared_pages(&self->f), ALL_PAGES);
-	gmem_set_private(self->f.fd, 0, page_size);
-	gmem_set_private(self->f.fd, 2 * page_size, self->f.size - 2 * page_size);
+	TEST_ASSERT_EQ(shared_pages(self), ALL_PAGES);
+	gmem_set_private(self->fd, 0, page_size);
+	gmem_set_private(self->fd, 2 * page_size, self->size - 2 * page_size);
 }
 
 /* In-place conversion is on, but VMs without private memory have nothing to convert. */
-FIXTURE(no_private_memory)
-{
-	struct file f;
-};
+#define _test_data_no_private_memory gmem
+#define _fixture_variant_no_private_memory gmem_variant
 
-FIXTURE_VARIANT(no_private_memory)
-{
-	u64 flags;
-};
+FIXTURE(no_private_memory);
+FIXTURE_VARIANT(no_private_memory);
 
-FIXTURE_VARIANT_ADD(no_private_memory, init_shared)
-{
-	.flags = GUEST_MEMFD_FLAG_INIT_SHARED,
-};
-
-FIXTURE_VARIANT_ADD(no_private_memory, no_flags)
-{
-	.flags = 0,
-};
+GMEM_VARIANT(no_private_memory, init_shared, .flags = GUEST_MEMFD_FLAG_INIT_SHARED);
+GMEM_VARIANT(no_private_memory, no_flags, .flags = 0);
 
 FIXTURE_SETUP(no_private_memory)
 {
 	if (!conversion_is_on())
 		SKIP(return, "in-place conversion is off");
-	create_file(&self->f, VM_TYPE_DEFAULT, variant->flags);
+	create_file(self, VM_TYPE_DEFAULT, variant->flags);
 }
 
 FIXTURE_TEARDOWN(no_private_memory)
 {
-	free_file(&self->f);
+	free_file(self);
 }
 
 TEST_F(no_private_memory, nothing_converts)
@@ -533,21 +456,21 @@ TEST_F(no_private_memory, nothing_converts)
 	struct kvm_memory_attributes2 args;
 	int a;
 
-	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
-	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_MEMORY_ATTRIBUTES), 0);
+	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
+	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_MEMORY_ATTRIBUTES), 0);
 	if (private_type() == VM_TYPE_DEFAULT)
 		TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
 
-	TEST_ASSERT_EQ(shared_pages(&self->f), shared);
+	TEST_ASSERT_EQ(shared_pages(self), shared);
 	for (a = 0; a < ARRAY_SIZE(attributes); a++) {
 		args = valid_args(attributes[a]);
-		assert_fails(self->f.fd, &args, EINVAL, "Any attribute");
+		assert_fails(self->fd, &args, EINVAL, "Any attribute");
 		args.offset = 0;
-		args.size = self->f.size;
-		assert_fails(self->f.fd, &args, EINVAL, "Any attribute");
+		args.size = self->size;
+		assert_fails(self->fd, &args, EINVAL, "Any attribute");
 	}
-	assert_fails(self->f.vm->fd, &args, ENOTTY, "On a VM");
-	TEST_ASSERT_EQ(shared_pages(&self->f), shared);
+	assert_fails(self->vm->fd, &args, ENOTTY, "On a VM");
+	TEST_ASSERT_EQ(shared_pages(self), shared);
 }
 
 TEST_F(no_private_memory, host_uses_shared_memory)
@@ -557,34 +480,35 @@ TEST_F(no_private_memory, host_uses_shared_memory)
 	if (!(variant->flags & GUEST_MEMFD_FLAG_INIT_SHARED))
 		SKIP(return, "nothing is shared");
 
-	for (i = 0; i < self->f.size; i++)
-		TEST_ASSERT_EQ(self->f.mem[i], 0);
-	memset(self->f.mem, 0xa5, self->f.size);
-	kvm_madvise(self->f.mem, self->f.size, MADV_DONTNEED);
-	for (i = 0; i < self->f.size; i++)
-		TEST_ASSERT_EQ((u8)self->f.mem[i], 0xa5);
-	kvm_fallocate(self->f.fd, PUNCH, page_size, page_size);
+	for (i = 0; i < self->size; i++)
+		TEST_ASSERT_EQ(self->mem[i], 0);
+	memset(self->mem, 0xa5, self->size);
+	kvm_madvise(self->mem, self->size, MADV_DONTNEED);
+	for (i = 0; i < self->size; i++)
+		TEST_ASSERT_EQ((u8)self->mem[i], 0xa5);
+	punch_fd(self->fd, page_size, page_size);
 	for (i = 0; i < page_size; i++)
-		TEST_ASSERT_EQ(self->f.mem[page_size + i], 0);
-	TEST_ASSERT_EQ(shared_pages(&self->f), ALL_PAGES);
+		TEST_ASSERT_EQ(self->mem[page_size + i], 0);
+	TEST_ASSERT_EQ(shared_pages(self), ALL_PAGES);
 }
 
 /* In-place conversion is off: KVM behaves as if it did not exist. */
-FIXTURE(off)
-{
-	struct file f;
-};
+#define _test_data_off gmem
+#define _fixture_variant_off gmem_variant
+
+FIXTURE(off);
+FIXTURE_VARIANT(off);
 
 FIXTURE_SETUP(off)
 {
 	if (conversion_is_on())
 		SKIP(return, "in-place conversion is on");
-	create_file(&self->f, private_type(), 0);
+	create_file(self, private_type(), 0);
 }
 
 FIXTURE_TEARDOWN(off)
 {
-	free_file(&self->f);
+	free_file(self);
 }
 
 TEST_F(off, capabilities)
@@ -594,16 +518,16 @@ TEST_F(off, capabilities)
 	u64 flags;
 
 	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
-	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
+	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
 	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
-	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_MEMORY_ATTRIBUTES),
+	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_MEMORY_ATTRIBUTES),
 		       has_private ? PRIVATE : 0);
 	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_MEMORY_ATTRIBUTES), 0);
 
 	flags = GUEST_MEMFD_FLAG_MMAP;
 	if (!has_private)
 		flags |= GUEST_MEMFD_FLAG_INIT_SHARED;
-	TEST_ASSERT_EQ(vm_check_cap(self->f.vm, KVM_CAP_GUEST_MEMFD_FLAGS), flags);
+	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_FLAGS), flags);
 	flags |= GUEST_MEMFD_FLAG_INIT_SHARED;
 	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS), flags);
 	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS), flags);
@@ -613,22 +537,21 @@ TEST_F(off, capabilities)
 TEST_F(off, ioctl_does_not_exist)
 {
 	struct kvm_memory_attributes2 args;
-	struct file shared;
+	struct gmem shared = {};
 	int a;
 
 	create_file(&shared, VM_TYPE_DEFAULT, GUEST_MEMFD_FLAG_INIT_SHARED);
 	for (a = 0; a < ARRAY_SIZE(attributes); a++) {
 		args = valid_args(attributes[a]);
-		assert_fails(self->f.fd, &args, ENOTTY, "On a guest_memfd");
-		assert_fails(self->f.vm->fd, &args, ENOTTY, "On a VM");
+		assert_fails(self->fd, &args, ENOTTY, "On a guest_memfd");
+		assert_fails(self->vm->fd, &args, ENOTTY, "On a VM");
 		assert_fails(shared.fd, &args, ENOTTY, "On a shared guest_memfd");
 		/* The ioctl does not exist, i.e. KVM does not look at the argument. */
 		args.flags = ~0ULL;
-		assert_fails(self->f.fd, &args, ENOTTY, "On a guest_memfd");
+		assert_fails(self->fd, &args, ENOTTY, "On a guest_memfd");
 	}
-	TEST_ASSERT(ioctl(self->f.fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL) == -1 && errno == ENOTTY,
-		    "Without an argument it should fail with ENOTTY");
-	TEST_ASSERT_EQ(shared_pages(&self->f), 0);
+	assert_error(ioctl(self->fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL), ENOTTY);
+	TEST_ASSERT_EQ(shared_pages(self), 0);
 	TEST_ASSERT_EQ(shared_pages(&shared), ALL_PAGES);
 	free_file(&shared);
 }
@@ -638,10 +561,10 @@ TEST_F(off, vm_wide_attributes_work)
 	if (private_type() == VM_TYPE_DEFAULT)
 		SKIP(return, "no VM type has private memory");
 
-	vm_mem_set_private(self->f.vm, 0, page_size);
-	vm_mem_set_shared(self->f.vm, 0, page_size);
+	vm_mem_set_private(self->vm, 0, page_size);
+	vm_mem_set_shared(self->vm, 0, page_size);
 	/* VM-wide attributes say nothing about the file. */
-	TEST_ASSERT_EQ(shared_pages(&self->f), 0);
+	TEST_ASSERT_EQ(shared_pages(self), 0);
 }
 
 /* Assert that KVM accepts the flags of the capability and no others, conversion on or off. */
@@ -695,10 +618,4 @@ TEST(parameter)
 	TEST_ASSERT(fd < 0 || write(fd, "Y", 1) < 0, "The parameter should not be writable");
 }
 
-int main(int argc, char *argv[])
-{
-	TEST_REQUIRE(kvm_has_cap(KVM_CAP_GUEST_MEMFD));
-
-	page_size = getpagesize();
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(0)

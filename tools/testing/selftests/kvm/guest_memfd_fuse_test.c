@@ -7,33 +7,18 @@
  * a guest_memfd file that was punched meanwhile looks like such a page, but it is a
  * piece of a HugeTLB page and has to go back there.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/uio.h>
 
-#include <linux/bitmap.h>
 #include <linux/fuse.h>
-#include <linux/sizes.h>
 
-#include "guest_memfd_hugetlb.h"
-#include "guest_memfd_left_behind.h"
-#include "page_info.h"
-#include "page_tags.h"
+#include "guest_memfd_fixture.h"
 
 /* The name and the node of a file tell its number of pages, and whether they come from the pipe. */
 #define MAX_PAGES	8
 #define COPIED(nr)	"c" #nr
 
-#define TAG(file, page)	(((u64)(file) + 0x7a67) << 40 | (u32)(page) << 12)
+#define STAMP(file, page)	(((u64)(file) + 0x7a67) << 40 | (u32)(page) << 12)
 #define TAG_COPIED	0xff
 
 /*
@@ -165,7 +150,7 @@ static void answer_read(struct server *s, struct fuse_in_header *in)
 	}
 
 	for (i = 0; i < arg->size / page_size; i++)
-		fill(buf + i * page_size, TAG(TAG_COPIED, i));
+		fill(buf + i * page_size, STAMP(TAG_COPIED, i));
 	answer(s, in, 0, buf, arg->size);
 }
 
@@ -238,43 +223,14 @@ static int mount_fuse(int dev)
 	return mnt;
 }
 
-/* For functions with the fixture as an argument. */
-#define fuse_fixture	_test_data_fuse
+#define _test_data_fuse		gmem
+#define _fixture_variant_fuse	gmem_variant
 
-FIXTURE(fuse)
-{
-	struct hugetlb_pool pool;
-	struct kernel_counters counters;
-	struct kvm_vm *vm;
-	size_t unit, size;
-	void *mem;
-	int nr;
-	int fd;
-	int mnt;
-	/* Takes the pages of the next file that is read. */
-	int contents;
-};
-
-FIXTURE_VARIANT(fuse)
-{
-	u8 size_log2;
-	int nr_units;
-};
-
-FIXTURE_VARIANT_ADD(fuse, 2m)
-{
-	.size_log2 = 21,
-	.nr_units = 4,
-};
-
-FIXTURE_VARIANT_ADD(fuse, 1g)
-{
-	.size_log2 = 30,
-	.nr_units = 2,
-};
+/* The mount, and the pipe that takes the pages of the next file that is read. */
+static int mnt, contents;
 
 /* Returns false without CONFIG_FUSE_FS. */
-static bool start_server(struct fuse_fixture *self)
+static bool start_server(void)
 {
 	struct server s = { .dev = open("/dev/fuse", O_RDWR) };
 	pid_t pid;
@@ -283,18 +239,18 @@ static bool start_server(struct fuse_fixture *self)
 		return false;
 
 	/* The kernel has no request for the server before the mount. */
-	self->mnt = mount_fuse(s.dev);
-	TEST_ASSERT(!pipe(s.contents) && !pipe(s.answer), "pipe() should succeed");
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	mnt = mount_fuse(s.dev);
+	kvm_pipe(s.contents);
+	kvm_pipe(s.answer);
+	pid = kvm_fork();
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(self->mnt);
+		close(mnt);
 		close(s.contents[1]);
 		serve(&s);
 	}
 
-	self->contents = s.contents[1];
+	contents = s.contents[1];
 	close(s.contents[0]);
 	close(s.answer[0]);
 	close(s.answer[1]);
@@ -302,44 +258,28 @@ static bool start_server(struct fuse_fixture *self)
 	return true;
 }
 
-FIXTURE_SETUP(fuse)
+static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 {
-	const char *missing = setup_units();
+	const char *missing = gmem_setup_counted(self, variant);
 
-	if (missing)
-		SKIP(return, "%s", missing);
-	if (!guestmem_has_units())
-		SKIP(return, "needs root, debugfs and CONFIG_DEBUG_GUESTMEM");
-
-	read_kernel_counters(&self->counters);
-	if (!start_server(self))
-		SKIP(return, "needs CONFIG_FUSE_FS");
-
-	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
-	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, GUEST_MEMFD_FLAG_MMAP |
-						 GUEST_MEMFD_FLAG_INIT_SHARED,
-						 variant->size_log2);
-	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
+	if (!missing && !start_server())
+		missing = "needs CONFIG_FUSE_FS";
+	if (!missing)
+		gmem_open_with_vm(self, GMEM_SHARED);
+	return missing;
 }
 
-FIXTURE_TEARDOWN_PARENT(fuse)
+GMEM_FIXTURE(fuse, setup(self, variant));
+GMEM_VARIANTS(fuse, 4, 2);
+
+static void *page_of(struct gmem *self, int unit, long page)
 {
-	EXPECT_NOTHING_LEFT(0);
+	return addr_of(self, unit * self->unit_pages + page);
 }
 
-static void *page_of(struct fuse_fixture *self, int unit, long page)
+static int open_file(const char *name)
 {
-	return self->mem + unit * self->unit + page * page_size;
-}
-
-static void punch_unit(struct fuse_fixture *self, int unit)
-{
-	kvm_fallocate(self->fd, PUNCH, unit * self->unit, self->unit);
-}
-
-static int open_file(struct fuse_fixture *self, const char *name)
-{
-	int fd = openat(self->mnt, name, O_RDONLY);
+	int fd = openat(mnt, name, O_RDONLY);
 
 	TEST_ASSERT(fd >= 0, "Opening %s should succeed, errno %d", name, errno);
 	return fd;
@@ -357,7 +297,7 @@ struct gift {
 	bool moves;
 };
 
-static struct gift give(struct fuse_fixture *self, void *mem, u64 tag, bool moves)
+static struct gift give(void *mem, u64 tag, bool moves)
 {
 	struct iovec iov = { .iov_base = mem, .iov_len = page_size };
 	struct gift gift = { .tag = tag, .moves = moves };
@@ -367,7 +307,7 @@ static struct gift give(struct fuse_fixture *self, void *mem, u64 tag, bool move
 	/* FUSE doesn't move a dirty page either. */
 	TEST_ASSERT(gift.pfn && !(read_kpageflags(gift.pfn) & BIT_ULL(KPF_DIRTY)),
 		    "The page should not be dirty");
-	TEST_ASSERT(vmsplice(self->contents, &iov, 1, SPLICE_F_GIFT) == page_size,
+	TEST_ASSERT(vmsplice(contents, &iov, 1, SPLICE_F_GIFT) == page_size,
 		    "vmsplice() should succeed, errno %d", errno);
 	return gift;
 }
@@ -377,22 +317,22 @@ static struct gift give(struct fuse_fixture *self, void *mem, u64 tag, bool move
  * as splitting the huge page once more makes its pages clean.  Call this before any of
  * the pages is given away.
  */
-static void fill_pages(struct fuse_fixture *self, int unit, long first, int nr)
+static void fill_pages(struct gmem *self, int unit, long first, int nr)
 {
 	int i;
 
 	for (i = first; i < first + nr; i++)
-		fill(page_of(self, unit, i), TAG(unit, i));
+		fill(page_of(self, unit, i), STAMP(unit, i));
 	gmem_set_private(self->fd, unit * self->unit, self->unit);
 	gmem_set_shared(self->fd, unit * self->unit, self->unit);
 }
 
-static struct gift give_filled_page(struct fuse_fixture *self, int unit, long page)
+static struct gift give_filled_page(struct gmem *self, int unit, long page)
 {
-	return give(self, page_of(self, unit, page), TAG(unit, page), false);
+	return give(page_of(self, unit, page), STAMP(unit, page), false);
 }
 
-static struct gift give_guest_page(struct fuse_fixture *self, int unit, long page)
+static struct gift give_guest_page(struct gmem *self, int unit, long page)
 {
 	fill_pages(self, unit, page, 1);
 	return give_filled_page(self, unit, page);
@@ -403,24 +343,24 @@ static struct gift give_guest_page(struct fuse_fixture *self, int unit, long pag
  * pages at all.  The page is one of FUSE itself: FUSE refuses pages that were
  * anonymous, and those of tmpfs.
  */
-static struct gift give_ordinary_page(struct fuse_fixture *self)
+static struct gift give_ordinary_page(void)
 {
 	struct kernel_counters counters;
-	int fd = open_file(self, COPIED(1));
+	int fd = open_file(COPIED(1));
 	struct gift gift;
 	void *mem;
 	char c;
 
 	TEST_ASSERT(read(fd, &c, 1) == 1, "read() should succeed, errno %d", errno);
 	mem = map_file(fd, 1);
-	gift = give(self, mem, TAG(TAG_COPIED, 0), true);
+	gift = give(mem, STAMP(TAG_COPIED, 0), true);
 	kvm_munmap(mem, page_size);
 	close(fd);
 
 	/* This also drains per-CPU batches, which hold references. */
 	read_kernel_counters(&counters);
 	/* Opening the file once more removes all its pages from the page cache. */
-	close(open_file(self, COPIED(1)));
+	close(open_file(COPIED(1)));
 	return gift;
 }
 
@@ -428,7 +368,7 @@ static struct gift give_ordinary_page(struct fuse_fixture *self)
  * Read a file made of @gifts, and assert that each page was moved or copied as
  * expected.  Returns a mapping of the file.
  */
-static void *read_gifts(struct fuse_fixture *self, const struct gift *gifts, int nr)
+static void *read_gifts(const struct gift *gifts, int nr)
 {
 	char name[8], buf[nr * page_size];
 	void *mem;
@@ -436,7 +376,7 @@ static void *read_gifts(struct fuse_fixture *self, const struct gift *gifts, int
 	int fd, i;
 
 	snprintf(name, sizeof(name), "s%d", nr);
-	fd = open_file(self, name);
+	fd = open_file(name);
 	TEST_ASSERT(read(fd, buf, nr * page_size) == nr * page_size,
 		    "read() should succeed, errno %d", errno);
 	mem = map_file(fd, nr);
@@ -457,18 +397,18 @@ static void *read_gifts(struct fuse_fixture *self, const struct gift *gifts, int
  * Assert that new guest memory doesn't change the file that is mapped at @mem, unmap
  * @mem, and give the guest memory back.
  */
-static void assert_independent(struct fuse_fixture *self, void *mem,
+static void assert_independent(struct gmem *self, void *mem,
 			       const struct gift *gifts, int nr)
 {
 	int i;
 
-	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	allocate_fd(self->fd, 0, self->size);
 	for (i = 0; i < self->nr; i++)
 		TEST_ASSERT_EQ(*(u64 *)page_of(self, i, 0), 0);
 	for (i = 0; i < nr; i++)
 		assert_filled(mem + i * page_size, gifts[i].tag);
 	kvm_munmap(mem, nr * page_size);
-	kvm_fallocate(self->fd, PUNCH, 0, self->size);
+	punch_fd(self->fd, 0, self->size);
 	assert_nr_allocated_settles(0);
 }
 
@@ -476,12 +416,12 @@ TEST_F(fuse, ordinary_page_is_moved)
 {
 	struct gift gifts[2];
 
-	gifts[0] = give_ordinary_page(self);
-	kvm_munmap(read_gifts(self, gifts, 1), page_size);
+	gifts[0] = give_ordinary_page();
+	kvm_munmap(read_gifts(gifts, 1), page_size);
 
-	gifts[0] = give_ordinary_page(self);
-	gifts[1] = give_ordinary_page(self);
-	kvm_munmap(read_gifts(self, gifts, 2), 2 * page_size);
+	gifts[0] = give_ordinary_page();
+	gifts[1] = give_ordinary_page();
+	kvm_munmap(read_gifts(gifts, 2), 2 * page_size);
 }
 
 TEST_F(fuse, punched)
@@ -498,7 +438,7 @@ TEST_F(fuse, punched)
 		assert_nr_late(1);
 
 		/* The pipe had the last reference. */
-		mem = read_gifts(self, &gift, 1);
+		mem = read_gifts(&gift, 1);
 		assert_nr_allocated_settles(0);
 		assert_nr_late(0);
 		assert_independent(self, mem, &gift, 1);
@@ -515,7 +455,7 @@ TEST_F(fuse, still_in_the_file)
 	gifts[0] = give_filled_page(self, 0, 5);
 	gifts[1] = give_filled_page(self, 0, 6);
 	kvm_munmap(page + page_size, page_size);
-	mem = read_gifts(self, gifts, 2);
+	mem = read_gifts(gifts, 2);
 	assert_nr_allocated(1);
 	assert_nr_late(0);
 
@@ -547,16 +487,16 @@ TEST_F(fuse, part_of_an_answer)
 	fill_pages(self, 0, 0, 1);
 	fill_pages(self, 0, 300, 2);
 	gifts[0] = give_filled_page(self, 0, 0);
-	gifts[1] = give_ordinary_page(self);
+	gifts[1] = give_ordinary_page();
 	gifts[2] = give_guest_page(self, 1, 1);
 	gifts[3] = give_filled_page(self, 0, 300);
-	gifts[4] = give_ordinary_page(self);
+	gifts[4] = give_ordinary_page();
 	gifts[5] = give_filled_page(self, 0, 301);
 	punch_unit(self, 0);
 	assert_nr_allocated(2);
 	assert_nr_late(1);
 
-	mem = read_gifts(self, gifts, 6);
+	mem = read_gifts(gifts, 6);
 	assert_nr_allocated_settles(1);
 	assert_nr_late(0);
 	assert_filled(page_of(self, 1, 1), gifts[2].tag);
@@ -571,14 +511,13 @@ TEST_F(fuse, closed_and_vm_freed)
 	void *mem;
 
 	gifts[0] = give_guest_page(self, 0, 13);
-	gifts[1] = give_ordinary_page(self);
+	gifts[1] = give_ordinary_page();
 	gifts[2] = give_guest_page(self, 1, 12);
-	kvm_munmap(self->mem, self->size);
-	kvm_close(self->fd);
+	gmem_close(self);
 	kvm_vm_free(self->vm);
 	assert_nr_late(2);
 
-	mem = read_gifts(self, gifts, 3);
+	mem = read_gifts(gifts, 3);
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 	assert_nr_late(0);
 	assert_filled(mem, gifts[0].tag);
@@ -606,7 +545,7 @@ TEST_F(fuse, punched_meanwhile)
 		for (i = 0; i < MAX_PAGES; i++)
 			gifts[i] = give_filled_page(self, 0, first + i);
 		kvm_pthread_create(&thread, NULL, punch_first_unit, self);
-		mem = read_gifts(self, gifts, MAX_PAGES);
+		mem = read_gifts(gifts, MAX_PAGES);
 		kvm_pthread_join(thread, NULL);
 		assert_nr_allocated_settles(0);
 		kvm_munmap(mem, MAX_PAGES * page_size);
@@ -614,11 +553,4 @@ TEST_F(fuse, punched_meanwhile)
 	assert_nr_late(0);
 }
 
-int main(int argc, char *argv[])
-{
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-
-	page_size = getpagesize();
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_HUGETLB)

@@ -3,20 +3,16 @@
  * Create guest_memfd files made of HugeTLB pages, and bind them to memslots: which
  * calls are refused, with which error, and what a pool promises to a file.
  */
-#include <errno.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
+#include "guest_memfd_fixture.h"
 
-#include "guest_memfd_hugetlb_fixture.h"
-#include "page_info.h"
+#define _test_data_hugetlb		gmem
+#define _fixture_variant_hugetlb	gmem_variant
+
+GMEM_FIXTURE(hugetlb, gmem_setup_vm(self, variant));
+GMEM_VARIANTS(hugetlb, 4, 2);
 
 static int __create(struct kvm_vm *vm, struct kvm_create_guest_memfd args)
 {
@@ -49,7 +45,7 @@ TEST_F(hugetlb, create_reserves)
 	struct stat st;
 	int fd;
 
-	fd = create_file(0);
+	fd = gmem_create(self, 0);
 	assert_pool(0, self->nr);
 
 	TEST_ASSERT(!fstat(fd, &st), "fstat() should succeed");
@@ -66,9 +62,9 @@ TEST_F(hugetlb, create_several)
 	int fds[2];
 
 	self->size = self->unit;
-	fds[0] = create_file(0);
+	fds[0] = gmem_create(self, 0);
 	assert_pool(0, 1);
-	fds[1] = create_file(GUEST_MEMFD_FLAG_MMAP);
+	fds[1] = gmem_create(self, GUEST_MEMFD_FLAG_MMAP);
 	assert_pool(0, 2);
 	close(fds[0]);
 	assert_pool(0, 1);
@@ -169,7 +165,7 @@ TEST_F(hugetlb, fields_ignored_without_flag)
 
 	fd = __create(self->vm, args);
 	TEST_ASSERT(fd >= 0, "Without the flag the new fields should be ignored, got %d", fd);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, page_size);
+	allocate_fd(fd, 0, page_size);
 	assert_pool(0, 0);
 	close(fd);
 
@@ -205,7 +201,7 @@ TEST_F(hugetlb, create_init_shared)
 		WRITE_ONCE(mem[self->unit - 1], 1);
 		TEST_ASSERT_EQ(READ_ONCE(mem[self->unit - 1]), 1);
 		TEST_ASSERT_EQ(READ_ONCE(mem[self->unit / 2]), 0);
-		kvm_fallocate(fd, PUNCH, 0, self->unit);
+		punch_fd(fd, 0, self->unit);
 		assert_pool(0, 1);
 		TEST_ASSERT_EQ(READ_ONCE(mem[self->unit - 1]), 0);
 		assert_pool(1, 0);
@@ -295,7 +291,7 @@ TEST_F(hugetlb, memslots)
 	};
 	void *hva = kvm_mmap(self->size, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-	int fd = create_file(0), i;
+	int fd = gmem_create(self, 0), i;
 
 	for (i = 0; i < ARRAY_SIZE(offsets); i++) {
 		u64 rest = self->size - offsets[i];
@@ -329,17 +325,15 @@ TEST(default_size)
 {
 	size_t unit = hugetlb_default_size();
 	struct hugetlb_pool pool;
-	const char *missing = missing_units(unit, 1, &pool);
 	struct kvm_vm *vm;
 	int fd;
 
-	if (missing)
-		SKIP(return, "%s", missing);
+	SKIP_IF(return, missing_units(unit, 1, &pool));
 
 	vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
 	fd = vm_create_guest_memfd_hugetlb(vm, unit, 0, 0);
 	TEST_ASSERT_POOL(&pool, 0, 1);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, page_size);
+	allocate_fd(fd, 0, page_size);
 	TEST_ASSERT_POOL(&pool, -1, 0);
 	close(fd);
 	TEST_ASSERT_POOL(&pool, 0, 0);
@@ -349,21 +343,6 @@ TEST(default_size)
 	kvm_vm_free(vm);
 }
 
-static long read_vmstat(const char *name)
-{
-	char line[128];
-	size_t len = strlen(name);
-	long val = -1;
-	FILE *f = fopen("/proc/vmstat", "r");
-
-	TEST_ASSERT(f, "Cannot open /proc/vmstat");
-	while (val < 0 && fgets(line, sizeof(line), f))
-		if (!strncmp(line, name, len) && line[len] == ' ')
-			val = atol(line + len);
-	fclose(f);
-	return val;
-}
-
 /*
  * CMA lends its memory out and needs it back, but guest_memfd does not give it back.
  * So a pool that has only pages of CMA is as good as an empty one.
@@ -371,12 +350,10 @@ static long read_vmstat(const char *name)
 TEST(unpinnable_pool)
 {
 	struct hugetlb_pool pool = { .size = SZ_1G }, empty;
-	const char *missing = missing_units(SZ_1G, 0, &empty);
 	long free_cma, allocated;
 	struct kvm_vm *vm;
 
-	if (missing)
-		SKIP(return, "%s", missing);
+	SKIP_IF(return, missing_units(SZ_1G, 0, &empty));
 	/* CMA may have lent out some of its memory, so expect half of it to be free. */
 	free_cma = read_vmstat("nr_free_cma");
 	if (empty.total || free_cma < (long)(SZ_512M / page_size))
@@ -432,7 +409,6 @@ static u64 movable_start(void)
 TEST(unpinnable_pages_first)
 {
 	struct hugetlb_pool pool = { .size = SZ_2M, .total = NR_POOL }, empty;
-	const char *missing = missing_units(SZ_2M, 0, &empty);
 	u64 start = movable_start();
 	bool movable[NR_POOL];
 	struct kvm_vm *vm;
@@ -440,8 +416,7 @@ TEST(unpinnable_pages_first)
 	char *mem;
 	int i, fd;
 
-	if (missing)
-		SKIP(return, "%s", missing);
+	SKIP_IF(return, missing_units(SZ_2M, 0, &empty));
 	if (!start || empty.total)
 		SKIP(return, "needs movablecore=1G, and no 2M page yet");
 
@@ -467,7 +442,7 @@ TEST(unpinnable_pages_first)
 	vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
 	assert_create_fails(vm, ENOMEM, (nr_other + 1) * SZ_2M, 0, 21);
 	fd = vm_create_guest_memfd_hugetlb(vm, nr_other * SZ_2M, 0, 21);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, nr_other * SZ_2M);
+	allocate_fd(fd, 0, nr_other * SZ_2M);
 	TEST_ASSERT_POOL(&pool, -nr_other, 0);
 	close(fd);
 	kvm_vm_free(vm);
@@ -487,14 +462,6 @@ static struct {
 	bool stop;
 	u64 max_late;
 } waker;
-
-static u64 now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ULL + t.tv_nsec;
-}
 
 static void *wake_up_in_time(void *arg)
 {
@@ -540,13 +507,11 @@ TEST(search_of_a_large_pool)
 {
 	const struct sched_param param = { .sched_priority = 50 };
 	struct hugetlb_pool empty;
-	const char *missing = missing_units(SZ_2M, 0, &empty);
 	pthread_attr_t attr;
 	struct kvm_vm *vm;
 	u64 small, large;
 
-	if (missing)
-		SKIP(return, "%s", missing);
+	SKIP_IF(return, missing_units(SZ_2M, 0, &empty));
 	if (!movable_start() || empty.total || sysconf(_SC_NPROCESSORS_ONLN) > 1)
 		SKIP(return, "needs movablecore=256M, one CPU, and no 2M page yet");
 
@@ -579,11 +544,9 @@ TEST(vm_types)
 	unsigned long types = kvm_check_cap(KVM_CAP_VM_TYPES) ?: BIT(VM_TYPE_DEFAULT);
 	size_t unit = hugetlb_default_size();
 	struct hugetlb_pool pool;
-	const char *missing = missing_units(unit, 1, &pool);
 	unsigned long type;
 
-	if (missing)
-		SKIP(return, "%s", missing);
+	SKIP_IF(return, missing_units(unit, 1, &pool));
 
 	for_each_set_bit(type, &types, BITS_PER_TYPE(types)) {
 		struct kvm_vm *vm = vm_create_barebones_type(type);
@@ -648,10 +611,4 @@ TEST(in_place_conversion_decides)
 	}
 }
 
-int main(int argc, char *argv[])
-{
-	TEST_REQUIRE(kvm_has_cap(KVM_CAP_GUEST_MEMFD));
-
-	page_size = getpagesize();
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(0)

@@ -7,20 +7,15 @@
  *
  * The tests use 2M pages only, as a 1G page that was given up may not be had again.
  */
-#include <errno.h>
-#include <unistd.h>
+#include "guest_memfd_fixture.h"
 
-#include <linux/sizes.h>
-
-#include "guest_memfd_hugetlb.h"
-
-FIXTURE(surplus)
-{
-	struct hugetlb_pool pool;
-	struct kvm_vm *vm;
-};
+#define _test_data_surplus		gmem
+#define _fixture_variant_surplus	gmem_variant
 
 #define NR_SURPLUS	4
+
+FIXTURE(surplus);
+FIXTURE_VARIANT(surplus);
 
 FIXTURE_SETUP(surplus)
 {
@@ -62,13 +57,13 @@ static void use_surplus(int fd)
 	int i;
 
 	for (i = 0; i < 3; i++) {
-		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
+		allocate_fd(fd, 0, NR_SURPLUS * SZ_2M);
 		assert_all_surplus(NR_SURPLUS, 0);
-		kvm_fallocate(fd, PUNCH, 0, SZ_2M);
+		punch_fd(fd, 0, SZ_2M);
 		assert_all_surplus(NR_SURPLUS, 1);
 		TEST_ASSERT(!__hugetlb_hog(SZ_2M, 1, -1),
 			    "A page that is reserved should not be there for others");
-		kvm_fallocate(fd, PUNCH, 0, NR_SURPLUS * SZ_2M);
+		punch_fd(fd, 0, NR_SURPLUS * SZ_2M);
 		assert_all_surplus(NR_SURPLUS, NR_SURPLUS);
 	}
 	close(fd);
@@ -82,8 +77,7 @@ TEST_F(surplus, overcommit)
 	hugetlb_write_attr(SZ_2M, "nr_hugepages", 0);
 	hugetlb_write_attr(SZ_2M, "nr_overcommit_hugepages", NR_SURPLUS);
 	fd = __vm_create_guest_memfd_hugetlb(self->vm, (NR_SURPLUS + 1) * SZ_2M, 0, 21);
-	TEST_ASSERT(fd < 0 && errno == ENOMEM,
-		    "More than can be overcommitted should fail with ENOMEM");
+	assert_error(fd, ENOMEM);
 	assert_all_surplus(0, 0);
 
 	fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
@@ -97,7 +91,7 @@ TEST_F(surplus, pool_shrinks)
 {
 	int fd = vm_create_guest_memfd_hugetlb(self->vm, NR_SURPLUS * SZ_2M, 0, 21);
 
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
+	allocate_fd(fd, 0, NR_SURPLUS * SZ_2M);
 	hugetlb_write_attr(SZ_2M, "nr_hugepages", 0);
 	use_surplus(fd);
 }
@@ -113,15 +107,10 @@ TEST_F(surplus, pool_shrinks_before_use)
 	TEST_ASSERT(now.free >= NR_SURPLUS && now.rsvd == NR_SURPLUS,
 		    "%d pages should be left and reserved, are %ld and %ld",
 		    NR_SURPLUS, now.free, now.rsvd);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
-	kvm_fallocate(fd, PUNCH, 0, NR_SURPLUS * SZ_2M);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, NR_SURPLUS * SZ_2M);
+	allocate_fd(fd, 0, NR_SURPLUS * SZ_2M);
+	punch_fd(fd, 0, NR_SURPLUS * SZ_2M);
+	allocate_fd(fd, 0, NR_SURPLUS * SZ_2M);
 	close(fd);
 }
 
-int main(int argc, char *argv[])
-{
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_HUGETLB)

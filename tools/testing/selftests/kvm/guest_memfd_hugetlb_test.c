@@ -4,38 +4,32 @@
  * punching holes, lifetime, mmap() and NUMA placement.  The tests assert the state of
  * the pool after every step.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
-
-#include "guest_memfd_hugetlb_fixture.h"
+#include "guest_memfd_fixture.h"
 #include "numaif.h"
+
+#define _test_data_hugetlb		gmem
+#define _fixture_variant_hugetlb	gmem_variant
+
+GMEM_FIXTURE(hugetlb, gmem_setup_vm(self, variant));
+GMEM_VARIANTS(hugetlb, 4, 2);
 
 TEST_F(hugetlb, fallocate_whole_units)
 {
-	int fd = create_file(0);
+	int fd = gmem_create(self, 0);
 	size_t off;
 	int i;
 
 	/* Allocating any page of a unit allocates all of it. */
 	for (i = 0; i < self->nr; i++) {
 		off = i * self->unit + (i & 1 ? self->unit - page_size : 0);
-		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, off, page_size);
+		allocate_fd(fd, off, page_size);
 		assert_pool(i + 1, self->nr - i - 1);
 	}
 
 	/* Allocating a page, a unit or the whole file once more changes nothing. */
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit / 2, page_size);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit, self->unit);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	allocate_fd(fd, self->unit / 2, page_size);
+	allocate_fd(fd, self->unit, self->unit);
+	allocate_fd(fd, 0, self->size);
 	assert_pool(self->nr, 0);
 
 	close(fd);
@@ -44,10 +38,10 @@ TEST_F(hugetlb, fallocate_whole_units)
 
 TEST_F(hugetlb, fallocate_across_units)
 {
-	int fd = create_file(0);
+	int fd = gmem_create(self, 0);
 
 	/* The last page of one unit and the first of the next. */
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit - page_size, 2 * page_size);
+	allocate_fd(fd, self->unit - page_size, 2 * page_size);
 	assert_pool(2, self->nr - 2);
 	close(fd);
 	assert_pool(0, 0);
@@ -70,14 +64,9 @@ static void assert_same_as_4k(int fd, int fd_4k, int mode, off_t offset, off_t l
 TEST_F(hugetlb, fallocate_as_4k_files)
 {
 	const int modes[] = {
-		FALLOC_FL_KEEP_SIZE,
-		PUNCH,
-		0,
-		FALLOC_FL_PUNCH_HOLE,
-		FALLOC_FL_KEEP_SIZE | FALLOC_FL_ZERO_RANGE,
-		FALLOC_FL_COLLAPSE_RANGE,
-		FALLOC_FL_INSERT_RANGE,
-		FALLOC_FL_KEEP_SIZE | FALLOC_FL_UNSHARE_RANGE,
+		FALLOC_FL_KEEP_SIZE, PUNCH, 0, FALLOC_FL_PUNCH_HOLE,
+		FALLOC_FL_KEEP_SIZE | FALLOC_FL_ZERO_RANGE, FALLOC_FL_COLLAPSE_RANGE,
+		FALLOC_FL_INSERT_RANGE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_UNSHARE_RANGE,
 		BIT(20),
 	};
 	const off_t offsets[] = {
@@ -87,7 +76,7 @@ TEST_F(hugetlb, fallocate_as_4k_files)
 	const off_t lens[] = {
 		0, 1, page_size - 1, page_size + 1, -1, -(off_t)page_size,
 	};
-	int fd = create_file(0), fd_4k, i, j, k;
+	int fd = gmem_create(self, 0), fd_4k, i, j, k;
 
 	fd_4k = vm_create_guest_memfd(self->vm, self->size, 0);
 
@@ -123,7 +112,7 @@ TEST_F(hugetlb, fallocate_as_4k_files)
 
 TEST_F(hugetlb, file_is_not_readable)
 {
-	int fd = create_file(0);
+	int fd = gmem_create(self, 0);
 	char buf[64] = "";
 
 	TEST_ASSERT(pread(fd, buf, sizeof(buf), 0) < 0, "pread() should fail");
@@ -135,24 +124,24 @@ TEST_F(hugetlb, file_is_not_readable)
 
 TEST_F(hugetlb, punch_whole_unit)
 {
-	int fd = create_file(0);
+	int fd = gmem_create(self, 0);
 	int i;
 
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	allocate_fd(fd, 0, self->size);
 	assert_pool(self->nr, 0);
 
 	for (i = 0; i < self->nr; i++) {
-		kvm_fallocate(fd, PUNCH, i * self->unit, self->unit);
+		punch_fd(fd, i * self->unit, self->unit);
 		assert_pool(self->nr - i - 1, i + 1);
 		/* Punching a hole once more changes nothing. */
-		kvm_fallocate(fd, PUNCH, i * self->unit, self->unit);
+		punch_fd(fd, i * self->unit, self->unit);
 		assert_pool(self->nr - i - 1, i + 1);
 	}
 
 	/* The file can allocate the punched units again. */
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	allocate_fd(fd, 0, self->size);
 	assert_pool(self->nr, 0);
-	kvm_fallocate(fd, PUNCH, 0, self->size);
+	punch_fd(fd, 0, self->size);
 	assert_pool(0, self->nr);
 
 	close(fd);
@@ -173,23 +162,23 @@ TEST_F(hugetlb, punch_part_keeps_unit)
 		{ self->unit - page_size, 2 * page_size },
 		{ page_size, 2 * self->unit - 2 * page_size },
 	};
-	int fd = create_file(0);
+	int fd = gmem_create(self, 0);
 	int i;
 
 	/* Punching an empty file allocates nothing. */
 	for (i = 0; i < ARRAY_SIZE(parts); i++)
-		kvm_fallocate(fd, PUNCH, parts[i].off, parts[i].len);
+		punch_fd(fd, parts[i].off, parts[i].len);
 	assert_pool(0, self->nr);
 
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 2 * self->unit);
+	allocate_fd(fd, 0, 2 * self->unit);
 	for (i = 0; i < ARRAY_SIZE(parts); i++) {
-		kvm_fallocate(fd, PUNCH, parts[i].off, parts[i].len);
+		punch_fd(fd, parts[i].off, parts[i].len);
 		assert_pool(2, self->nr - 2);
 	}
 
 	/* Punching a unit in two halves does not free it. */
-	kvm_fallocate(fd, PUNCH, 0, self->unit / 2);
-	kvm_fallocate(fd, PUNCH, self->unit / 2, self->unit / 2);
+	punch_fd(fd, 0, self->unit / 2);
+	punch_fd(fd, self->unit / 2, self->unit / 2);
 	assert_pool(2, self->nr - 2);
 
 	close(fd);
@@ -202,22 +191,22 @@ TEST_F(hugetlb, punch_units_and_edges)
 
 	/* The hole covers a part of a unit, whole units, and a part of a unit. */
 	if (self->nr > 2) {
-		fd = create_file(0);
-		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
-		kvm_fallocate(fd, PUNCH, self->unit - page_size,
-			      self->size - 2 * self->unit + 2 * page_size);
+		fd = gmem_create(self, 0);
+		allocate_fd(fd, 0, self->size);
+		punch_fd(fd, self->unit - page_size,
+			 self->size - 2 * self->unit + 2 * page_size);
 		assert_pool(2, self->nr - 2);
 		close(fd);
 	}
 
 	/* The hole covers a part of a unit and a whole unit, in both orders. */
-	fd = create_file(0);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 2 * self->unit);
-	kvm_fallocate(fd, PUNCH, page_size, 2 * self->unit - page_size);
+	fd = gmem_create(self, 0);
+	allocate_fd(fd, 0, 2 * self->unit);
+	punch_fd(fd, page_size, 2 * self->unit - page_size);
 	assert_pool(1, self->nr - 1);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit, page_size);
+	allocate_fd(fd, self->unit, page_size);
 	assert_pool(2, self->nr - 2);
-	kvm_fallocate(fd, PUNCH, 0, 2 * self->unit - page_size);
+	punch_fd(fd, 0, 2 * self->unit - page_size);
 	assert_pool(1, self->nr - 1);
 	close(fd);
 	assert_pool(0, 0);
@@ -225,20 +214,20 @@ TEST_F(hugetlb, punch_units_and_edges)
 
 TEST_F(hugetlb, punch_past_eof)
 {
-	int fd = create_file(0);
+	int fd = gmem_create(self, 0);
 
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
-	kvm_fallocate(fd, PUNCH, self->size, page_size);
-	kvm_fallocate(fd, PUNCH, self->size, self->unit);
-	kvm_fallocate(fd, PUNCH, 2 * self->size, TOO_MUCH);
+	allocate_fd(fd, 0, self->size);
+	punch_fd(fd, self->size, page_size);
+	punch_fd(fd, self->size, self->unit);
+	punch_fd(fd, 2 * self->size, TOO_MUCH);
 	assert_pool(self->nr, 0);
 
 	/* A hole that begins within the last unit covers a part of it, however long the hole is. */
-	kvm_fallocate(fd, PUNCH, self->size - page_size, TOO_MUCH);
+	punch_fd(fd, self->size - page_size, TOO_MUCH);
 	assert_pool(self->nr, 0);
-	kvm_fallocate(fd, PUNCH, self->size - self->unit, TOO_MUCH);
+	punch_fd(fd, self->size - self->unit, TOO_MUCH);
 	assert_pool(self->nr - 1, 1);
-	kvm_fallocate(fd, PUNCH, 0, INT64_MAX & ~(page_size - 1));
+	punch_fd(fd, 0, INT64_MAX & ~(page_size - 1));
 	assert_pool(0, self->nr);
 
 	close(fd);
@@ -248,15 +237,15 @@ TEST_F(hugetlb, punch_past_eof)
 /* A reserved page is there for the file, even if another user has taken all other pages. */
 TEST_F(hugetlb, reservation_holds)
 {
-	int fd = create_file(0), i;
+	int fd = gmem_create(self, 0), i;
 	long rest = hugetlb_available(&self->pool) - self->nr;
 	void *hog = rest ? hugetlb_hog(self->unit, rest, -1) : NULL;
 
 	assert_pool(rest, self->nr);
 	for (i = 0; i < 3; i++) {
-		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+		allocate_fd(fd, 0, self->size);
 		assert_pool(rest + self->nr, 0);
-		kvm_fallocate(fd, PUNCH, 0, self->size);
+		punch_fd(fd, 0, self->size);
 		assert_pool(rest, self->nr);
 		TEST_ASSERT(!__hugetlb_hog(self->unit, 1, -1),
 			    "What was punched should be reserved again");
@@ -272,9 +261,9 @@ TEST_F(hugetlb, close_while_slot_exists)
 {
 	void *hva = kvm_mmap(self->size, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-	int fd = create_file(0);
+	int fd = gmem_create(self, 0);
 
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	allocate_fd(fd, 0, self->unit);
 	vm_set_user_memory_region2(self->vm, 1, KVM_MEM_GUEST_MEMFD, SZ_4G,
 				   self->size, hva, fd, 0);
 	close(fd);
@@ -288,15 +277,15 @@ TEST_F(hugetlb, close_while_slot_exists)
 
 TEST_F(hugetlb, file_outlives_vm)
 {
-	int fd = create_file(0);
+	int fd = gmem_create(self, 0);
 
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	allocate_fd(fd, 0, self->unit);
 	kvm_vm_free(self->vm);
 	assert_pool(1, self->nr - 1);
 
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	allocate_fd(fd, 0, self->size);
 	assert_pool(self->nr, 0);
-	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	punch_fd(fd, 0, self->unit);
 	assert_pool(self->nr - 1, 1);
 
 	close(fd);
@@ -305,25 +294,23 @@ TEST_F(hugetlb, file_outlives_vm)
 
 TEST_F(hugetlb, references_keep_file)
 {
-	int fd = create_file(GUEST_MEMFD_FLAG_MMAP), fd2, status;
+	int fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP), fd2;
 	void *mem;
 	pid_t pid;
 	int to_child[2];
-	char c = 0;
 
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	allocate_fd(fd, 0, self->unit);
 
 	fd2 = kvm_dup(fd);
 	close(fd);
 	assert_pool(1, self->nr - 1);
 
 	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd2);
-	TEST_ASSERT(!pipe(to_child), "pipe() should succeed");
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	kvm_pipe(to_child);
+	pid = kvm_fork();
 	if (!pid) {
 		close(to_child[1]);
-		_exit(read(to_child[0], &c, 1));
+		_exit(wait_for(to_child[0]));
 	}
 	close(to_child[0]);
 
@@ -332,14 +319,13 @@ TEST_F(hugetlb, references_keep_file)
 	assert_pool(1, self->nr - 1);
 
 	close(to_child[1]);
-	TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status,
-		    "Child should exit with 0, got %#x", status);
+	assert_child_succeeds(pid);
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 
 	/* A mapping alone keeps the file, too. */
-	fd = create_file(GUEST_MEMFD_FLAG_MMAP);
-	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP);
+	mem = gmem_map(self, fd);
+	allocate_fd(fd, 0, self->unit);
 	close(fd);
 	assert_pool(1, self->nr - 1);
 	kvm_munmap(mem, self->size);
@@ -368,21 +354,18 @@ static size_t nr_present(void *mem, size_t size)
 
 TEST_F(hugetlb, mmap_without_flag)
 {
-	int fd = create_file(0);
+	int fd = gmem_create(self, 0);
 
-	TEST_ASSERT(mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) ==
-		    MAP_FAILED && errno == ENODEV, "mmap() should fail with ENODEV");
-	TEST_ASSERT(mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, 0) ==
-		    MAP_FAILED && errno == ENODEV, "mmap() should fail with ENODEV");
+	assert_error(mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), ENODEV);
+	assert_error(mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, 0), ENODEV);
 	close(fd);
 }
 
 TEST_F(hugetlb, mmap_private_mapping)
 {
-	int fd = create_file(GUEST_MEMFD_FLAG_MMAP);
+	int fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP);
 
-	TEST_ASSERT(mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0) ==
-		    MAP_FAILED && errno == EINVAL, "MAP_PRIVATE should fail with EINVAL");
+	assert_error(mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0), EINVAL);
 	close(fd);
 }
 
@@ -393,8 +376,8 @@ TEST_F(hugetlb, mmap_faults_are_sigbus)
 		0, page_size, self->unit / 2, self->unit - page_size, self->unit,
 		self->size - page_size,
 	};
-	int fd = create_file(GUEST_MEMFD_FLAG_MMAP), i, pass;
-	char *mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	int fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP), i, pass;
+	char *mem = gmem_map(self, fd);
 
 	for (pass = 0; pass < 2; pass++) {
 		for (i = 0; i < ARRAY_SIZE(offsets); i++) {
@@ -404,7 +387,7 @@ TEST_F(hugetlb, mmap_faults_are_sigbus)
 		assert_not_mapped(mem, "A fault");
 		/* A fault that fails neither allocates nor frees a unit. */
 		assert_pool(pass, self->nr - pass);
-		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, page_size);
+		allocate_fd(fd, 0, page_size);
 	}
 	kvm_munmap(mem, self->size);
 	close(fd);
@@ -412,7 +395,7 @@ TEST_F(hugetlb, mmap_faults_are_sigbus)
 
 TEST_F(hugetlb, mmap_at_any_offset)
 {
-	int fd = create_file(GUEST_MEMFD_FLAG_MMAP);
+	int fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP);
 	char *mem;
 
 	mem = __kvm_mmap(2 * page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
@@ -431,7 +414,7 @@ TEST_F(hugetlb, mmap_at_any_offset)
 /* mremap() can make a mapping longer than mmap() can, up to where file offsets overflow. */
 TEST_F(hugetlb, mmap_offset_overflows)
 {
-	int fd = create_file(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED), i;
+	int fd = gmem_create(self, GMEM_SHARED), i;
 	char *mem;
 
 	mem = __kvm_mmap(page_size, PROT_READ, MAP_SHARED, fd, LLONG_MAX - 2 * page_size + 1);
@@ -463,16 +446,14 @@ TEST_F(hugetlb, mmap_advice_is_harmless)
 		{ "MADV_HWPOISON", MADV_HWPOISON },
 		{ "MADV_SOFT_OFFLINE", MADV_SOFT_OFFLINE },
 	};
-	int fd = create_file(GUEST_MEMFD_FLAG_MMAP), i;
-	char *mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd), *moved;
+	int fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP), i;
+	char *mem = gmem_map(self, fd), *moved;
 	unsigned char vec;
 
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+	allocate_fd(fd, 0, self->unit);
 
-	TEST_ASSERT(madvise(mem, self->size, MADV_POPULATE_READ) && errno == EFAULT,
-		    "MADV_POPULATE_READ should fail with EFAULT");
-	TEST_ASSERT(madvise(mem, self->size, MADV_POPULATE_WRITE) && errno == EFAULT,
-		    "MADV_POPULATE_WRITE should fail with EFAULT");
+	assert_error(madvise(mem, self->size, MADV_POPULATE_READ), EFAULT);
+	assert_error(madvise(mem, self->size, MADV_POPULATE_WRITE), EFAULT);
 	assert_not_mapped(mem, "MADV_POPULATE");
 
 	TEST_ASSERT(madvise(mem, self->size, MADV_COLLAPSE), "MADV_COLLAPSE should fail");
@@ -480,7 +461,7 @@ TEST_F(hugetlb, mmap_advice_is_harmless)
 		/* MADV_REMOVE may punch a hole, no other advice changes anything. */
 		madvise(mem, self->size, advices[i].advice);
 		assert_not_mapped(mem, advices[i].name);
-		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
+		allocate_fd(fd, 0, self->unit);
 		assert_pool(1, self->nr - 1);
 	}
 
@@ -508,27 +489,23 @@ TEST_F(hugetlb, mmap_advice_is_harmless)
 /* The kernel cannot access private memory through user addresses either. */
 TEST_F(hugetlb, mmap_gup_fails)
 {
-	int fd = create_file(GUEST_MEMFD_FLAG_MMAP), status, fds[2];
-	char *mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	int fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP), fds[2];
+	char *mem = gmem_map(self, fd);
 	pid_t pid;
 
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->unit);
-	TEST_ASSERT(!pipe(fds), "pipe() should succeed");
-	TEST_ASSERT(write(fds[1], mem, page_size) < 0 && errno == EFAULT,
-		    "write() from private memory should fail with EFAULT");
+	allocate_fd(fd, 0, self->unit);
+	kvm_pipe(fds);
+	assert_error(write(fds[1], mem, page_size), EFAULT);
 	TEST_ASSERT(write(fds[1], "x", 1) == 1, "write() to a pipe should succeed");
-	TEST_ASSERT(read(fds[0], mem, 1) < 0 && errno == EFAULT,
-		    "read() into private memory should fail with EFAULT");
+	assert_error(read(fds[0], mem, 1), EFAULT);
 
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	pid = kvm_fork();
 	if (!pid) {
 		TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[0]));
 		TEST_EXPECT_SIGBUS(WRITE_ONCE(mem[self->unit - 1], 1));
 		_exit(nr_present(mem, self->size) != 0);
 	}
-	TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status,
-		    "A child should see the same, status %#x", status);
+	assert_child_succeeds(pid);
 	assert_not_mapped(mem, "Nothing");
 	kvm_munmap(mem, self->size);
 	close(fd);
@@ -548,8 +525,8 @@ TEST_F(hugetlb, mmap_shared)
 		{ self->size - page_size,	2 },
 		{ self->unit,			min(self->nr, 3) },
 	};
-	int fd = create_file(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED), fds[2], i;
-	char *mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	int fd = gmem_create(self, GMEM_SHARED), fds[2], i;
+	char *mem = gmem_map(self, fd);
 
 	assert_pool(0, self->nr);
 	for (i = 0; i < ARRAY_SIZE(pages); i++) {
@@ -562,7 +539,7 @@ TEST_F(hugetlb, mmap_shared)
 	TEST_ASSERT_EQ(nr_present(mem, self->size), ARRAY_SIZE(pages));
 
 	/* The kernel may access shared memory as well. */
-	TEST_ASSERT(!pipe(fds), "pipe() should succeed");
+	kvm_pipe(fds);
 	TEST_ASSERT(write(fds[1], mem, page_size) == page_size,
 		    "write() from shared memory should succeed");
 	TEST_ASSERT(read(fds[0], mem + 2 * page_size, page_size) == page_size,
@@ -574,7 +551,7 @@ TEST_F(hugetlb, mmap_shared)
 	mem = kvm_mmap(self->size, PROT_READ, MAP_SHARED, fd);
 	TEST_ASSERT_EQ(nr_present(mem, self->size), 0);
 	TEST_ASSERT_EQ(READ_ONCE(mem[self->unit / 2]), 1);
-	kvm_fallocate(fd, PUNCH, 0, self->unit);
+	punch_fd(fd, 0, self->unit);
 	TEST_ASSERT_EQ(nr_present(mem, self->size), 0);
 	TEST_ASSERT_EQ(READ_ONCE(mem[self->unit / 2]), 0);
 	kvm_munmap(mem, self->size);
@@ -605,29 +582,29 @@ TEST_F(hugetlb, numa_mbind_places_units)
 		     self->pool.node_free[0], self->pool.node_free[1]);
 
 	self->size = 2 * self->unit;
-	fd = create_file(GUEST_MEMFD_FLAG_MMAP);
-	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP);
+	mem = gmem_map(self, fd);
 
 	/* Unit 0 on one node, unit 1 on the other, then the other way round. */
 	for (node = 0; node < 2; node++) {
 		bind_to_node(mem, self->unit, node);
 		bind_to_node(mem + self->unit, self->unit, !node);
 
-		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, page_size);
+		allocate_fd(fd, 0, page_size);
 		assert_pool(1, 1);
 		hugetlb_read_pool(self->unit, &now);
 		TEST_ASSERT(now.node_free[node] == self->pool.node_free[node] - 1,
 			    "Unit 0 should be on node %d, free are %ld and %ld pages",
 			    node, now.node_free[0], now.node_free[1]);
 
-		kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, self->unit, page_size);
+		allocate_fd(fd, self->unit, page_size);
 		assert_pool(2, 0);
 		hugetlb_read_pool(self->unit, &now);
 		TEST_ASSERT(now.node_free[!node] == self->pool.node_free[!node] - 1,
 			    "Unit 1 should be on node %d, free are %ld and %ld pages",
 			    !node, now.node_free[0], now.node_free[1]);
 
-		kvm_fallocate(fd, PUNCH, 0, self->size);
+		punch_fd(fd, 0, self->size);
 		assert_pool(0, 2);
 	}
 
@@ -649,13 +626,12 @@ TEST_F(hugetlb, numa_node_without_pages)
 
 	hogged = self->pool.node_free[1];
 	self->size = self->unit;
-	fd = create_file(GUEST_MEMFD_FLAG_MMAP);
-	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP);
+	mem = gmem_map(self, fd);
 	hog = hugetlb_hog(self->unit, hogged, 1);
 	bind_to_node(mem, self->size, 1);
 
-	TEST_ASSERT(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size) && errno == ENOSPC,
-		    "fallocate() should fail with ENOSPC: there is no page on node 1");
+	assert_error(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size), ENOSPC);
 	assert_pool(hogged, 1);
 
 	/*
@@ -663,14 +639,14 @@ TEST_F(hugetlb, numa_node_without_pages)
 	 * succeeds.
 	 */
 	bind_to_node(mem, self->size, 0);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	allocate_fd(fd, 0, self->size);
 	assert_pool(hogged + 1, 0);
-	kvm_fallocate(fd, PUNCH, 0, self->size);
+	punch_fd(fd, 0, self->size);
 
 	bind_to_node(mem, self->size, 1);
 	hugetlb_unhog(hog, self->unit, hogged);
 	assert_pool(0, 1);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	allocate_fd(fd, 0, self->size);
 	hugetlb_read_pool(self->unit, &now);
 	TEST_ASSERT_EQ(now.node_free[1], self->pool.node_free[1] - 1);
 
@@ -720,7 +696,7 @@ TEST_F(hugetlb, race_to_one_unit)
 	int i;
 
 	self->size = self->unit;
-	race.fd = create_file(0);
+	race.fd = gmem_create(self, 0);
 
 	/* Leave exactly one page: a thread that loses the race must not need a second one. */
 	hog = rest ? hugetlb_hog(self->unit, rest, -1) : NULL;
@@ -733,7 +709,7 @@ TEST_F(hugetlb, race_to_one_unit)
 		pthread_barrier_wait(&race.barrier);
 		pthread_barrier_wait(&race.barrier);
 		assert_pool(rest + 1, 0);
-		kvm_fallocate(race.fd, PUNCH, 0, self->unit);
+		punch_fd(race.fd, 0, self->unit);
 		assert_pool(rest, 1);
 		pthread_barrier_wait(&race.barrier);
 	}
@@ -770,16 +746,16 @@ static void *stress_worker(void *data)
 
 		switch (rand_r(&s->seed) % 8) {
 		case 0 ... 2:
-			kvm_fallocate(s->fd, FALLOC_FL_KEEP_SIZE, off, page_size);
+			allocate_fd(s->fd, off, page_size);
 			break;
 		case 3 ... 4:
-			kvm_fallocate(s->fd, PUNCH, align_down(off, s->unit), s->unit);
+			punch_fd(s->fd, align_down(off, s->unit), s->unit);
 			break;
 		case 5:
-			kvm_fallocate(s->fd, PUNCH, off, len);
+			punch_fd(s->fd, off, len);
 			break;
 		case 6:
-			kvm_fallocate(s->fd, PUNCH, off, page_size);
+			punch_fd(s->fd, off, page_size);
 			break;
 		case 7:
 			/* A file of its own; the pool may be too small for it. */
@@ -788,7 +764,7 @@ static void *stress_worker(void *data)
 				    "Creation should succeed or fail with ENOMEM, errno %d", errno);
 			if (fd < 0)
 				break;
-			kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, s->unit);
+			allocate_fd(fd, 0, s->unit);
 			close(fd);
 			break;
 		}
@@ -801,7 +777,7 @@ TEST_F(hugetlb, stress)
 {
 	struct stress s[NR_RACERS];
 	pthread_t threads[NR_RACERS];
-	int fd = create_file(0), i;
+	int fd = gmem_create(self, 0), i;
 	u32 seed = kvm_random_seed;
 
 	for (i = 0; i < NR_RACERS; i++) {
@@ -818,9 +794,9 @@ TEST_F(hugetlb, stress)
 	}
 	TH_LOG("seed %#x, %ld operations", seed, s[0].done);
 
-	kvm_fallocate(fd, PUNCH, 0, self->size);
+	punch_fd(fd, 0, self->size);
 	assert_pool(0, self->nr);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
+	allocate_fd(fd, 0, self->size);
 	assert_pool(self->nr, 0);
 	close(fd);
 	assert_pool(0, 0);
@@ -833,34 +809,23 @@ TEST_F(hugetlb, killed_while_allocating)
 	u32 seed = kvm_random_seed;
 
 	for (i = 0; i < rounds; i++) {
-		int status;
-		pid_t pid = fork();
+		pid_t pid = kvm_fork();
 
-		TEST_ASSERT(pid >= 0, "fork() should succeed");
 		if (!pid) {
 			int fd;
 
 			/* Only the process that created a VM can use it. */
 			self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
-			fd = create_file(0);
+			fd = gmem_create(self, 0);
 			for (;;) {
-				kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
-				kvm_fallocate(fd, PUNCH, page_size, self->size - page_size);
+				allocate_fd(fd, 0, self->size);
+				punch_fd(fd, page_size, self->size - page_size);
 			}
 		}
 		usleep(rand_r(&seed) % (self->unit > SZ_2M ? 2000 * 1000 : 100 * 1000));
-		kill(pid, SIGKILL);
-		TEST_ASSERT(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) &&
-			    WTERMSIG(status) == SIGKILL,
-			    "The child should be killed, not fail, status %#x", status);
+		kill_child(pid);
 		TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 	}
 }
 
-int main(int argc, char *argv[])
-{
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-
-	page_size = getpagesize();
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_HUGETLB)

@@ -5,158 +5,59 @@
  * held.  Afterwards the huge page is back in the pool, no matter which of file, VM and
  * process still exist by then.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <sys/wait.h>
-
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
-
-#include "guest_memfd_hugetlb.h"
-#include "guest_memfd_left_behind.h"
-#include "memory_holder.h"
-#include "page_tags.h"
+#include "guest_memfd_fixture.h"
 
 #define MAX_HOLDERS	8
 
-/* For functions with the fixture as an argument. */
-#define late_fixture	_test_data_late
+#define _test_data_late		gmem
+#define _fixture_variant_late	gmem_variant
 
-FIXTURE(late)
-{
-	struct hugetlb_pool pool;
-	struct kernel_counters counters;
-	struct holder h[MAX_HOLDERS];
-	struct kvm_vm *vm;
-	size_t unit, size;
-	void *mem;
-	int nr;
-	int fd;
-};
+static struct holder holders[MAX_HOLDERS];
 
-FIXTURE_VARIANT(late)
+static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 {
-	u8 size_log2;
-	int nr_units;
-	bool (*open)(struct holder *h);
-	bool (*hold)(struct holder *h, void *mem, int nr);
-	/* NULL if there is no way to read held pages. */
-	void (*read)(struct holder *h, void *to);
-	void (*release)(struct holder *h);
-};
-
-FIXTURE_VARIANT_ADD(late, 2m_longterm)
-{
-	.size_log2 = 21,
-	.nr_units = 4,
-	.open = gup_open,
-	.hold = gup_hold_write,
-	.read = gup_read,
-	.release = gup_release,
-};
-
-FIXTURE_VARIANT_ADD(late, 2m_vmsplice)
-{
-	.size_log2 = 21,
-	.nr_units = 4,
-	.open = vmsplice_open,
-	.hold = vmsplice_hold,
-	.read = vmsplice_read,
-	.release = vmsplice_release,
-};
-
-FIXTURE_VARIANT_ADD(late, 2m_io_uring)
-{
-	.size_log2 = 21,
-	.nr_units = 4,
-	.open = io_uring_open,
-	.hold = io_uring_hold,
-	.release = io_uring_release,
-};
-
-FIXTURE_VARIANT_ADD(late, 1g_longterm)
-{
-	.size_log2 = 30,
-	.nr_units = 2,
-	.open = gup_open,
-	.hold = gup_hold_write,
-	.read = gup_read,
-	.release = gup_release,
-};
-
-FIXTURE_VARIANT_ADD(late, 1g_vmsplice)
-{
-	.size_log2 = 30,
-	.nr_units = 2,
-	.open = vmsplice_open,
-	.hold = vmsplice_hold,
-	.read = vmsplice_read,
-	.release = vmsplice_release,
-};
-
-FIXTURE_SETUP(late)
-{
-	const char *missing = setup_units();
 	int i;
 
-	if (missing)
-		SKIP(return, "%s", missing);
-	if (!guestmem_has_units())
-		SKIP(return, "needs root, debugfs and CONFIG_DEBUG_GUESTMEM");
 	for (i = 0; i < MAX_HOLDERS; i++)
-		if (!variant->open(&self->h[i]))
-			SKIP(return, "needs CONFIG_GUP_TEST, or CONFIG_IO_URING");
-
-	read_kernel_counters(&self->counters);
-	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
-	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, GUEST_MEMFD_FLAG_MMAP |
-						 GUEST_MEMFD_FLAG_INIT_SHARED,
-						 variant->size_log2);
-	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
+		if (!variant->holder->open(&holders[i]))
+			return "needs CONFIG_GUP_TEST, or CONFIG_IO_URING";
+	return gmem_setup_shared(self, variant);
 }
 
-FIXTURE_TEARDOWN_PARENT(late)
-{
-	EXPECT_NOTHING_LEFT(0);
-}
+GMEM_FIXTURE(late, setup(self, variant));
+GMEM_VARIANT_OF_UNITS(late, 2m_longterm, 21, 4, .holder = &holder_longterm_write);
+GMEM_VARIANT_OF_UNITS(late, 2m_vmsplice, 21, 4, .holder = &holder_vmsplice);
+GMEM_VARIANT_OF_UNITS(late, 2m_io_uring, 21, 4, .holder = &holder_io_uring);
+GMEM_VARIANT_OF_UNITS(late, 1g_longterm, 30, 2, .holder = &holder_longterm_write);
+GMEM_VARIANT_OF_UNITS(late, 1g_vmsplice, 30, 2, .holder = &holder_vmsplice);
 
-static void *page_of(struct late_fixture *self, int unit, long page)
+static void *page_of(struct gmem *self, int unit, long page)
 {
-	const long unit_pages = self->unit / page_size;
-
-	return self->mem + unit * self->unit + (page + unit_pages) % unit_pages * page_size;
+	return addr_of(self, unit * self->unit_pages +
+		       (page + self->unit_pages) % self->unit_pages);
 }
 
 #define hold(h, mem)								\
-	TEST_ASSERT(variant->hold(h, mem, 1), "Holding a page should succeed, errno %d", errno)
+	TEST_ASSERT(variant->holder->hold(h, mem, 1),				\
+		    "Holding a page should succeed, errno %d", errno)
 
 #define assert_held(h, tag)							\
 do {										\
 	char __buf[page_size];							\
 										\
-	if (variant->read) {							\
-		variant->read(h, __buf);					\
+	if (variant->holder->read) {							\
+		variant->holder->read(h, __buf);					\
 		assert_filled(__buf, tag);					\
 	}									\
 } while (0)
 
-#define release(h)	variant->release(h)
+#define release(h)	variant->holder->release(h)
 
-#define TAG(unit, page)	(((u64)(unit) + 0x7a67) << 40 | (u32)(page) << 12)
+#define STAMP(unit, page)	(((u64)(unit) + 0x7a67) << 40 | (u32)(page) << 12)
 
-static void punch_unit(struct late_fixture *self, int unit)
+static void allocate_unit(struct gmem *self, int unit)
 {
-	kvm_fallocate(self->fd, PUNCH, unit * self->unit, self->unit);
-}
-
-static void allocate_unit(struct late_fixture *self, int unit)
-{
-	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, unit * self->unit, self->unit);
+	allocate(self, unit * self->unit_pages, self->unit_pages);
 }
 
 TEST_F(late, punched)
@@ -167,28 +68,28 @@ TEST_F(late, punched)
 
 	for (i = 0; i < ARRAY_SIZE(pages); i++) {
 		mem = page_of(self, 0, pages[i]);
-		fill(mem, TAG(0, pages[i]));
-		fill(page_of(self, 0, 5), TAG(0, 5));
-		hold(&self->h[0], mem);
+		fill(mem, STAMP(0, pages[i]));
+		fill(page_of(self, 0, 5), STAMP(0, 5));
+		hold(&holders[0], mem);
 		assert_nr_allocated(1);
 
 		/* The unit is in use, but not by the file. */
 		punch_unit(self, 0);
 		assert_nr_allocated(1);
 		assert_nr_late(1);
-		assert_held(&self->h[0], TAG(0, pages[i]));
+		assert_held(&holders[0], STAMP(0, pages[i]));
 
 		/* An access of the file allocates another unit in its place. */
 		TEST_ASSERT_EQ(*(u64 *)mem, 0);
-		fill(mem, TAG(9, 9));
+		fill(mem, STAMP(9, 9));
 		assert_nr_allocated(2);
 		assert_nr_late(1);
-		assert_held(&self->h[0], TAG(0, pages[i]));
+		assert_held(&holders[0], STAMP(0, pages[i]));
 
 		/* The new unit can be punched like any other. */
 		punch_unit(self, 0);
 		assert_nr_allocated(1);
-		release(&self->h[0]);
+		release(&holders[0]);
 		assert_nr_allocated_settles(0);
 		assert_nr_late(0);
 	}
@@ -202,19 +103,17 @@ TEST_F(late, no_page_meanwhile)
 
 	for (i = 0; i < self->nr; i++)
 		allocate_unit(self, i);
-	fill(mem, TAG(0, 3));
-	hold(&self->h[0], mem);
+	fill(mem, STAMP(0, 3));
+	hold(&holders[0], mem);
 	punch_unit(self, 0);
 
 	for (i = 0; i < 2; i++) {
-		TEST_ASSERT(fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, page_size) &&
-			    errno == ENOSPC,
-			    "fallocate() should fail with ENOSPC, errno %d", errno);
+		assert_error(fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, page_size), ENOSPC);
 		TEST_EXPECT_SIGBUS((void)READ_ONCE(*(u64 *)mem));
 		assert_nr_allocated(self->nr);
 		assert_nr_late(1);
 	}
-	assert_held(&self->h[0], TAG(0, 3));
+	assert_held(&holders[0], STAMP(0, 3));
 
 	/*
 	 * The file can use the page of another unit or, once it is back, the page of
@@ -222,10 +121,9 @@ TEST_F(late, no_page_meanwhile)
 	 */
 	punch_unit(self, 1);
 	TEST_ASSERT_EQ(*(u64 *)mem, 0);
-	TEST_ASSERT(fallocate(self->fd, FALLOC_FL_KEEP_SIZE, self->unit, page_size) &&
-		    errno == ENOSPC, "fallocate() should fail with ENOSPC, errno %d", errno);
+	assert_error(fallocate(self->fd, FALLOC_FL_KEEP_SIZE, self->unit, page_size), ENOSPC);
 	assert_nr_allocated(self->nr);
-	release(&self->h[0]);
+	release(&holders[0]);
 	assert_nr_allocated_settles(self->nr - 1);
 	allocate_unit(self, 1);
 	assert_nr_allocated(self->nr);
@@ -241,10 +139,10 @@ TEST_F(late, released_just_now)
 	for (i = 0; i < self->nr; i++)
 		allocate_unit(self, i);
 	for (round = 0; round < nr_rounds; round++) {
-		fill(page_of(self, 0, round), TAG(0, round));
-		hold(&self->h[0], page_of(self, 0, round));
+		fill(page_of(self, 0, round), STAMP(0, round));
+		hold(&holders[0], page_of(self, 0, round));
 		punch_unit(self, 0);
-		release(&self->h[0]);
+		release(&holders[0]);
 		allocate_unit(self, 0);
 		TEST_ASSERT_EQ(*(u64 *)page_of(self, 0, round), 0);
 		assert_nr_allocated(self->nr);
@@ -258,15 +156,15 @@ TEST_F(late, several_pages)
 	int i;
 
 	for (i = 0; i < MAX_HOLDERS; i++) {
-		fill(page_of(self, 1, pages[i]), TAG(1, pages[i]));
-		hold(&self->h[i], page_of(self, 1, pages[i]));
+		fill(page_of(self, 1, pages[i]), STAMP(1, pages[i]));
+		hold(&holders[i], page_of(self, 1, pages[i]));
 	}
 	punch_unit(self, 1);
 	for (i = 0; i < MAX_HOLDERS; i++) {
 		assert_nr_allocated(1);
 		assert_nr_late(1);
-		assert_held(&self->h[i], TAG(1, pages[i]));
-		release(&self->h[i]);
+		assert_held(&holders[i], STAMP(1, pages[i]));
+		release(&holders[i]);
 	}
 	assert_nr_allocated_settles(0);
 	assert_nr_late(0);
@@ -278,14 +176,14 @@ TEST_F(late, several_holders)
 	void *mem = page_of(self, 0, 42);
 	int i;
 
-	fill(mem, TAG(0, 42));
+	fill(mem, STAMP(0, 42));
 	for (i = 0; i < MAX_HOLDERS; i++)
-		hold(&self->h[i], mem);
+		hold(&holders[i], mem);
 	punch_unit(self, 0);
 	for (i = MAX_HOLDERS - 1; i >= 0; i--) {
 		assert_nr_allocated(1);
-		assert_held(&self->h[i], TAG(0, 42));
-		release(&self->h[i]);
+		assert_held(&holders[i], STAMP(0, 42));
+		release(&holders[i]);
 	}
 	assert_nr_allocated_settles(0);
 }
@@ -295,16 +193,16 @@ TEST_F(late, several_units)
 	int i;
 
 	for (i = 0; i < self->nr; i++) {
-		fill(page_of(self, i, i), TAG(i, i));
-		fill(page_of(self, i, -i), TAG(i, i));
-		hold(&self->h[i], page_of(self, i, i));
+		fill(page_of(self, i, i), STAMP(i, i));
+		fill(page_of(self, i, -i), STAMP(i, i));
+		hold(&holders[i], page_of(self, i, i));
 	}
-	kvm_fallocate(self->fd, PUNCH, 0, self->size);
+	punch_fd(self->fd, 0, self->size);
 	assert_nr_late(self->nr);
 	for (i = self->nr - 1; i >= 0; i--) {
 		assert_nr_allocated_settles(i + 1);
-		assert_held(&self->h[i], TAG(i, i));
-		release(&self->h[i]);
+		assert_held(&holders[i], STAMP(i, i));
+		release(&holders[i]);
 	}
 	assert_nr_allocated_settles(0);
 	assert_nr_late(0);
@@ -316,21 +214,21 @@ TEST_F(late, punched_in_part)
 	char buf[page_size];
 	void *mem = page_of(self, 0, 8);
 
-	fill(mem, TAG(0, 8));
-	fill(mem + page_size, TAG(0, 9));
-	hold(&self->h[0], mem);
-	kvm_fallocate(self->fd, PUNCH, 0, self->unit - page_size);
+	fill(mem, STAMP(0, 8));
+	fill(mem + page_size, STAMP(0, 9));
+	hold(&holders[0], mem);
+	punch_fd(self->fd, 0, self->unit - page_size);
 	assert_nr_allocated(1);
 	assert_nr_late(0);
-	if (variant->read) {
-		variant->read(&self->h[0], buf);
+	if (variant->holder->read) {
+		variant->holder->read(&holders[0], buf);
 		TEST_ASSERT_EQ(*(u64 *)buf, 0);
 	}
 	TEST_ASSERT_EQ(*(u64 *)mem, 0);
 	TEST_ASSERT_EQ(*(u64 *)(mem + page_size), 0);
-	fill(mem, TAG(1, 1));
-	assert_held(&self->h[0], TAG(1, 1));
-	release(&self->h[0]);
+	fill(mem, STAMP(1, 1));
+	assert_held(&holders[0], STAMP(1, 1));
+	release(&holders[0]);
 	punch_unit(self, 0);
 	assert_nr_allocated(0);
 }
@@ -339,12 +237,11 @@ TEST_F(late, punched_in_part)
  * Close the file, and free the VM if @free_vm.  The unit that is held stays in use, all
  * others are back in the pool at once.
  */
-static void close_file(struct late_fixture *self, bool free_vm)
+static void close_file(struct gmem *self, bool free_vm)
 {
 	struct hugetlb_pool now;
 
-	kvm_munmap(self->mem, self->size);
-	kvm_close(self->fd);
+	gmem_close(self);
 	if (free_vm)
 		kvm_vm_free(self->vm);
 	assert_nr_late(1);
@@ -359,12 +256,12 @@ TEST_F(late, closed)
 	int i;
 
 	for (i = 0; i < self->nr; i++)
-		fill(page_of(self, i, 1000), TAG(i, 1000));
-	fill(mem, TAG(1, 99));
-	hold(&self->h[0], mem);
+		fill(page_of(self, i, 1000), STAMP(i, 1000));
+	fill(mem, STAMP(1, 99));
+	hold(&holders[0], mem);
 	close_file(self, false);
-	assert_held(&self->h[0], TAG(1, 99));
-	release(&self->h[0]);
+	assert_held(&holders[0], STAMP(1, 99));
+	release(&holders[0]);
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 	assert_nr_late(0);
 }
@@ -373,14 +270,14 @@ TEST_F(late, closed_and_vm_freed)
 {
 	void *mem = page_of(self, 0, -99);
 
-	fill(mem, TAG(0, -99));
+	fill(mem, STAMP(0, -99));
 	allocate_unit(self, 1);
-	hold(&self->h[0], mem);
+	hold(&holders[0], mem);
 	close_file(self, true);
 	sleep(2);
 	assert_nr_late(1);
-	assert_held(&self->h[0], TAG(0, -99));
-	release(&self->h[0]);
+	assert_held(&holders[0], STAMP(0, -99));
+	release(&holders[0]);
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 	assert_nr_late(0);
 }
@@ -390,13 +287,13 @@ TEST_F(late, punched_and_closed)
 {
 	void *mem = page_of(self, 0, 1);
 
-	fill(mem, TAG(0, 1));
-	hold(&self->h[0], mem);
+	fill(mem, STAMP(0, 1));
+	hold(&holders[0], mem);
 	punch_unit(self, 0);
 	allocate_unit(self, 0);
 	close_file(self, true);
-	assert_held(&self->h[0], TAG(0, 1));
-	release(&self->h[0]);
+	assert_held(&holders[0], STAMP(0, 1));
+	release(&holders[0]);
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 	assert_nr_late(0);
 }
@@ -408,26 +305,23 @@ TEST_F(late, killed_holder)
 	struct holder h;
 	int to_parent[2];
 	pid_t pid;
-	char c;
 
-	TEST_ASSERT(!pipe(to_parent), "pipe() should succeed");
-	fill(mem, TAG(0, 1));
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	kvm_pipe(to_parent);
+	fill(mem, STAMP(0, 1));
+	pid = kvm_fork();
 	if (!pid) {
 		/* Open a holder that the parent doesn't have as well. */
-		TEST_ASSERT(variant->open(&h), "Opening should succeed once more");
+		TEST_ASSERT(variant->holder->open(&h), "Opening should succeed once more");
 		hold(&h, mem);
-		TEST_ASSERT(write(to_parent[1], "", 1) == 1, "write() should succeed");
+		tell(to_parent[1]);
 		pause();
 	}
-	TEST_ASSERT(read(to_parent[0], &c, 1) == 1, "The child should hold the page");
+	TEST_ASSERT(wait_for(to_parent[0]), "The child should hold the page");
 	punch_unit(self, 0);
 	assert_nr_allocated(1);
 	assert_nr_late(1);
 
-	kill(pid, SIGKILL);
-	TEST_ASSERT(waitpid(pid, NULL, 0) == pid, "waitpid() should succeed");
+	kill_child(pid);
 	assert_nr_allocated_settles(0);
 	assert_nr_late(0);
 }
@@ -435,17 +329,16 @@ TEST_F(late, killed_holder)
 /* The held page has been private, and pages next to it still are. */
 TEST_F(late, converted_before)
 {
-	const long unit_pages = self->unit / page_size;
 	void *mem = page_of(self, 0, 300);
 
-	if (!(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) & KVM_MEMORY_ATTRIBUTE_PRIVATE))
+	if (!has_conversion())
 		SKIP(return, "needs private memory");
 
 	gmem_set_private(self->fd, 0, self->size);
 	allocate_unit(self, 0);
 	gmem_set_shared(self->fd, 300 * page_size, page_size);
-	fill(mem, TAG(0, 300));
-	hold(&self->h[0], mem);
+	fill(mem, STAMP(0, 300));
+	hold(&holders[0], mem);
 	gmem_set_shared(self->fd, 301 * page_size, page_size);
 	punch_unit(self, 0);
 	assert_nr_allocated(1);
@@ -456,12 +349,12 @@ TEST_F(late, converted_before)
 	TEST_EXPECT_SIGBUS((void)READ_ONCE(*(u64 *)mem));
 	allocate_unit(self, 0);
 	gmem_set_shared(self->fd, 0, self->unit);
-	TEST_ASSERT_EQ(*(u64 *)page_of(self, 0, unit_pages / 2), 0);
+	TEST_ASSERT_EQ(*(u64 *)page_of(self, 0, self->unit_pages / 2), 0);
 	gmem_set_private(self->fd, 0, self->unit);
 	assert_nr_allocated(2);
-	assert_held(&self->h[0], TAG(0, 300));
+	assert_held(&holders[0], STAMP(0, 300));
 	punch_unit(self, 0);
-	release(&self->h[0]);
+	release(&holders[0]);
 	assert_nr_allocated_settles(0);
 }
 
@@ -469,7 +362,6 @@ TEST_F(late, converted_before)
 TEST_F(late, rounds)
 {
 	const int nr_rounds = self->unit > SZ_2M ? 5 : 30;
-	const long unit_pages = self->unit / page_size;
 	u32 seed = kvm_random_seed;
 	long page[MAX_HOLDERS];
 	int held[MAX_HOLDERS] = {}, i, round;
@@ -478,13 +370,13 @@ TEST_F(late, rounds)
 	for (round = 0; round < nr_rounds; round++) {
 		for (i = 0; i < MAX_HOLDERS; i++) {
 			if (held[i]) {
-				assert_held(&self->h[i], TAG(held[i], page[i]));
+				assert_held(&holders[i], STAMP(held[i], page[i]));
 				if (rand_r(&seed) % 4)
 					continue;
-				release(&self->h[i]);
+				release(&holders[i]);
 				held[i] = 0;
 			}
-			page[i] = rand_r(&seed) % unit_pages;
+			page[i] = rand_r(&seed) % self->unit_pages;
 			/* Skip this round if there's no page left, as all of them may be held. */
 			if (fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, page_size)) {
 				TEST_ASSERT(errno == ENOSPC,
@@ -493,28 +385,16 @@ TEST_F(late, rounds)
 				continue;
 			}
 			held[i] = round + 1;
-			fill(page_of(self, 0, page[i]), TAG(held[i], page[i]));
-			hold(&self->h[i], page_of(self, 0, page[i]));
+			fill(page_of(self, 0, page[i]), STAMP(held[i], page[i]));
+			hold(&holders[i], page_of(self, 0, page[i]));
 			punch_unit(self, 0);
 		}
 	}
 	for (i = 0; i < MAX_HOLDERS; i++)
 		if (held[i])
-			release(&self->h[i]);
+			release(&holders[i]);
 	assert_nr_allocated_settles(0);
 	assert_nr_late(0);
 }
 
-int main(int argc, char *argv[])
-{
-	const char *seed = getenv("SEED");
-
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-
-	page_size = getpagesize();
-	/* SEED repeats an earlier run. */
-	if (seed)
-		kvm_random_seed = strtoul(seed, NULL, 0);
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_HUGETLB)

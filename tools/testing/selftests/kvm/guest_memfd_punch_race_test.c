@@ -13,22 +13,11 @@
  * zero if there was a hole since the write, the value it has written if there was none,
  * and either of the two if the thread can't tell.
  */
-#include <errno.h>
-#include <pthread.h>
-#include <sched.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
-#include <unistd.h>
-
-#include <sys/mman.h>
 
 #include <asm/barrier.h>
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
 
-#include "guest_memfd_hugetlb.h"
-#include "guest_memfd_left_behind.h"
+#include "guest_memfd_fixture.h"
 
 #define NR_TOUCHERS	3
 /* Pages of a unit that are used; with more of them, threads rarely meet. */
@@ -39,80 +28,34 @@
 
 static int seconds = 5;
 
-/* For functions with the fixture as an argument. */
-#define race_fixture	_test_data_race
+#define _test_data_race		gmem
+#define _fixture_variant_race	gmem_variant
 
-FIXTURE(race)
-{
-	struct hugetlb_pool pool;
-	struct kernel_counters counters;
-	long nr_hugetlb;
-	struct kvm_vm *vm;
-	size_t unit, size;
-	int unit_cells, nr_cells;
-	void *mem;
-	int nr;
-	int fd;
-};
+static int unit_cells, nr_cells;
 
-FIXTURE_VARIANT(race)
+static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 {
-	u8 size_log2;
-	int nr_units;
-};
-
-#ifdef __aarch64__
-FIXTURE_VARIANT_ADD(race, 64k)
-{
-	.size_log2 = 16,
-	.nr_units = 16,
-};
-
-FIXTURE_VARIANT_ADD(race, 32m)
-{
-	.size_log2 = 25,
-	.nr_units = 2,
-};
-#endif
-
-FIXTURE_VARIANT_ADD(race, 2m)
-{
-	.size_log2 = 21,
-	.nr_units = 2,
-};
-
-FIXTURE_VARIANT_ADD(race, 1g)
-{
-	.size_log2 = 30,
-	.nr_units = 1,
-};
-
-FIXTURE_SETUP(race)
-{
-	const char *missing = setup_units();
+	const char *missing = gmem_setup(self, variant);
 
 	if (missing)
-		SKIP(return, "%s", missing);
+		return missing;
 
 	read_kernel_counters(&self->counters);
+	self->counted = true;
 	self->nr_hugetlb = read_vmstat("nr_hugetlb");
-	self->unit_cells = min_t(long, (self->unit / page_size), UNIT_CELLS);
-	self->nr_cells = self->nr * self->unit_cells;
-	TEST_ASSERT(self->nr_cells <= MAX_CELLS, "%d cells are too many", self->nr_cells);
-
-	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
-	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, GUEST_MEMFD_FLAG_MMAP |
-						 GUEST_MEMFD_FLAG_INIT_SHARED,
-						 variant->size_log2);
-	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
+	unit_cells = min_t(long, (self->unit / page_size), UNIT_CELLS);
+	nr_cells = self->nr * unit_cells;
+	TEST_ASSERT(nr_cells <= MAX_CELLS, "%d cells are too many", nr_cells);
+	gmem_open_with_vm(self, GMEM_SHARED);
+	return NULL;
 }
 
-FIXTURE_TEARDOWN_PARENT(race)
-{
-	EXPECT_NOTHING_LEFT(0);
-	if (self->vm)
-		EXPECT_EQ(self->nr_hugetlb, read_vmstat("nr_hugetlb"));
-}
+GMEM_FIXTURE(race, setup(self, variant));
+#ifdef __aarch64__
+GMEM_VARIANT_OF_UNITS(race, 64k, 16, 16);
+GMEM_VARIANT_OF_UNITS(race, 32m, 25, 2);
+#endif
+GMEM_VARIANTS(race, 2, 1);
 
 /*
  * Holes that were begun and that are done, per page.  The page's contents are unknown
@@ -157,7 +100,7 @@ struct word {
 };
 
 struct toucher {
-	struct race_fixture *self;
+	struct gmem *self;
 	struct word words[MAX_CELLS];
 	u32 seed;
 	u32 nr;
@@ -176,20 +119,20 @@ static bool stop;
  * Return the file offset of a cell.  Cells are spread all over a unit, each at another
  * place of its block.
  */
-static off_t cell_offset(struct race_fixture *self, int cell)
+static off_t cell_offset(struct gmem *self, int cell)
 {
-	const int nr = cell % self->unit_cells, unit = cell / self->unit_cells;
-	const long stride = self->unit / page_size / self->unit_cells;
+	const int nr = cell % unit_cells, unit = cell / unit_cells;
+	const long stride = self->unit / page_size / unit_cells;
 
 	return unit * self->unit + (nr * stride + nr % stride) * page_size;
 }
 
 /* Return the address of a word.  The words of a cell are spread all over their page as well. */
-static u64 *cell_word(struct race_fixture *self, int cell, int id)
+static u64 *cell_word(struct gmem *self, int cell, int id)
 {
 	const size_t distance = align_down(page_size / NR_TOUCHERS, sizeof(u64));
 
-	return self->mem + cell_offset(self, cell) + id * distance;
+	return (u64 *)(self->mem + cell_offset(self, cell) + id * distance);
 }
 
 /* Check a toucher's own word in a page.  No other toucher writes to it. */
@@ -250,7 +193,7 @@ static void *touch(void *data)
 	int cell, id;
 
 	while (!READ_ONCE(stop)) {
-		cell = rand_r(&t->seed) % t->self->nr_cells;
+		cell = rand_r(&t->seed) % nr_cells;
 		id = rand_r(&t->seed) % NR_TOUCHERS;
 
 		/* The first access faults, either for reading or for writing. */
@@ -267,25 +210,25 @@ static void *touch(void *data)
 	return NULL;
 }
 
-static void punch_cells(struct race_fixture *self, int first, int nr, off_t start, off_t end)
+static void punch_cells(struct gmem *self, int first, int nr, off_t start, off_t end)
 {
 	int i;
 
 	for (i = first; i < first + nr; i++)
 		count_holes(&holes[i].begun);
-	kvm_fallocate(self->fd, PUNCH, start, end - start);
+	punch_fd(self->fd, start, end - start);
 	for (i = first; i < first + nr; i++)
 		count_holes(&holes[i].done);
 }
 
-static void punch_units(struct race_fixture *self, int first, int nr)
+static void punch_units(struct gmem *self, int first, int nr)
 {
-	punch_cells(self, first * self->unit_cells, nr * self->unit_cells, first * self->unit,
+	punch_cells(self, first * unit_cells, nr * unit_cells, first * self->unit,
 		    (first + nr) * self->unit);
 }
 
 /* Punch any range of cells, i.e. parts of units and maybe units in between. */
-static void punch_pages(struct race_fixture *self, int first, int nr)
+static void punch_pages(struct gmem *self, int first, int nr)
 {
 	punch_cells(self, first, nr, cell_offset(self, first),
 		    cell_offset(self, first + nr - 1) + page_size);
@@ -311,7 +254,7 @@ static void wait_for_touches(u32 nr)
 }
 
 /* Punch for @seconds.  @parts: the percentage of holes that are not just whole units. */
-static void punch_for_some_time(struct race_fixture *self, u32 *seed, u32 parts, long *nr_holes)
+static void punch_for_some_time(struct gmem *self, u32 *seed, u32 parts, long *nr_holes)
 {
 	/* Zeroing a large unit takes its time, so let the touchers get more done in between. */
 	const u32 max_touches = self->unit > SZ_32M ? 500 : 16;
@@ -324,8 +267,8 @@ static void punch_for_some_time(struct race_fixture *self, u32 *seed, u32 parts,
 		if (rand_r(seed) % 2)
 			usleep(rand_r(seed) % 500);
 		if (rand_r(seed) % 100 < parts) {
-			first = rand_r(seed) % self->nr_cells;
-			nr = 1 + rand_r(seed) % min(self->nr_cells - first, 2 * UNIT_CELLS);
+			first = rand_r(seed) % nr_cells;
+			nr = 1 + rand_r(seed) % min(nr_cells - first, 2 * UNIT_CELLS);
 			punch_pages(self, first, rand_r(seed) % 2 ? nr : 1);
 		} else {
 			first = rand_r(seed) % self->nr;
@@ -334,7 +277,7 @@ static void punch_for_some_time(struct race_fixture *self, u32 *seed, u32 parts,
 	}
 }
 
-static void race(struct race_fixture *self, struct __test_metadata *_metadata, u32 parts)
+static void race(struct gmem *self, struct __test_metadata *_metadata, u32 parts)
 {
 	long nr_holes = 0, nr_zero = 0, nr_kept = 0, nr_raced = 0;
 	pthread_t threads[NR_TOUCHERS];
@@ -354,7 +297,7 @@ static void race(struct race_fixture *self, struct __test_metadata *_metadata, u
 
 	/* No hole is under way any more. */
 	for (id = 0; id < NR_TOUCHERS; id++) {
-		for (i = 0; i < self->nr_cells; i++)
+		for (i = 0; i < nr_cells; i++)
 			check_word(&touchers[id], i);
 		nr_zero += touchers[id].nr_zero;
 		nr_kept += touchers[id].nr_kept;
@@ -367,33 +310,18 @@ static void race(struct race_fixture *self, struct __test_metadata *_metadata, u
 	punch_units(self, 0, self->nr);
 	assert_pool(0, self->nr);
 	for (id = 0; id < NR_TOUCHERS; id++)
-		for (i = 0; i < self->nr_cells; i++)
+		for (i = 0; i < nr_cells; i++)
 			check_word(&touchers[id], i);
 	assert_pool(self->nr, 0);
 }
 
-TEST_F(race, whole_units)
-{
-	race(self, _metadata, 0);
-}
-
-TEST_F(race, units_and_parts)
-{
-	race(self, _metadata, 75);
-}
+GMEM_TEST(race, whole_units, race(self, _metadata, 0))
+GMEM_TEST(race, units_and_parts, race(self, _metadata, 75))
 
 /* Run the tests.  "-s SECONDS" in front of the usual options sets the time per test. */
 int main(int argc, char *argv[])
 {
-	const char *seed = getenv("SEED");
-
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-
-	page_size = getpagesize();
-	/* SEED repeats an earlier run. */
-	if (seed)
-		kvm_random_seed = strtoul(seed, NULL, 0);
-
+	gmem_init(NEEDS_HUGETLB);
 	if (argc > 2 && !strcmp(argv[1], "-s")) {
 		seconds = atoi_positive("seconds", argv[2]);
 		argv[2] = argv[0];

@@ -4,28 +4,8 @@
  * keeps, how long the others take, and which other tasks they wait for.  Where
  * hugetlbfs has the same case, the test runs with it, too, to compare.
  */
-#include <errno.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
+#include "guest_memfd_fixture.h"
 
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
-
-#include "guest_memfd_hugetlb.h"
-#include "memory_holder.h"
-#include "page_info.h"
-#include "text_file.h"
-
-#define SHARED		(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
 #define RT_RUNTIME	"/proc/sys/kernel/sched_rt_runtime_us"
 #define FAIR_RUNTIME	"/sys/kernel/debug/sched/fair_server/cpu1/runtime"
 
@@ -36,70 +16,29 @@
 /* How long other tasks are busy.  A release must not wait for them. */
 #define BUSY_MS		4000
 
-FIXTURE(release)
-{
-	struct hugetlb_pool pool;
-	size_t unit, size;
-	int nr;
-};
-
-FIXTURE_VARIANT(release)
-{
-	u8 size_log2;
-	int nr_units;
-	bool hugetlbfs;
-};
-
-FIXTURE_VARIANT_ADD(release, 2m)
-{
-	.size_log2 = 21,
-	.nr_units = 8,
-};
-
-FIXTURE_VARIANT_ADD(release, 1g)
-{
-	.size_log2 = 30,
-	.nr_units = 2,
-};
-
-FIXTURE_VARIANT_ADD(release, 2m_hugetlbfs)
-{
-	.size_log2 = 21,
-	.nr_units = 8,
-	.hugetlbfs = true,
-};
-
-FIXTURE_VARIANT_ADD(release, 1g_hugetlbfs)
-{
-	.size_log2 = 30,
-	.nr_units = 2,
-	.hugetlbfs = true,
-};
+#define _test_data_release		gmem
+#define _fixture_variant_release	gmem_variant
 
 /* Use all available pages, so that a second file of that size doesn't fit. */
-FIXTURE_SETUP(release)
+static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 {
-	const char *missing = setup_units();
+	const char *missing = gmem_setup(self, variant);
 
-	page_size = getpagesize();
-	if (missing)
-		SKIP(return, "%s", missing);
 	self->nr = hugetlb_available(&self->pool);
 	self->size = self->nr * self->unit;
+	return missing;
 }
 
-/* Don't read counters here: that drains per-CPU batches, see guest_memfd_left_behind.h. */
-FIXTURE_TEARDOWN_PARENT(release)
-{
-	EXPECT_POOL_RESTORED(&self->pool);
-}
+/* The setup reads no counters: that drains per-CPU batches. */
+GMEM_FIXTURE(release, setup(self, variant));
+GMEM_VARIANTS(release, 8, 2);
+GMEM_VARIANT_OF_UNITS(release, 2m_hugetlbfs, 21, 8, .hugetlbfs = true);
+GMEM_VARIANT_OF_UNITS(release, 1g_hugetlbfs, 30, 2, .hugetlbfs = true);
 
-static s64 now_us(void)
+static void let_tasks_hog_cpus(bool hog)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000ll + ts.tv_nsec / 1000;
+	write_text_file(RT_RUNTIME, hog ? "-1" : "950000");
+	write_text_file(FAIR_RUNTIME, hog ? "0" : "50000000");
 }
 
 /* A file and, if it's a guest_memfd, its VM. */
@@ -118,7 +57,7 @@ static bool try_open(struct file *f, size_t size, u8 size_log2, bool hugetlbfs)
 		TEST_ASSERT(f->fd >= 0 && !ftruncate(f->fd, size), "A memfd should be created");
 	} else {
 		f->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
-		f->fd = __vm_create_guest_memfd_hugetlb(f->vm, size, SHARED, size_log2);
+		f->fd = __vm_create_guest_memfd_hugetlb(f->vm, size, GMEM_SHARED, size_log2);
 		if (f->fd < 0) {
 			TEST_ASSERT(errno == ENOMEM, "Creation should fail with ENOMEM, not %d",
 				    errno);
@@ -159,10 +98,9 @@ TEST_F(release, pinned_and_closed)
 	struct file f, other;
 	struct holder h;
 
-	TEST_ASSERT(vmsplice_open(&h), "A pipe should be there");
 	open_file(&f, self->size);
 	WRITE_ONCE(*(u64 *)f.mem, 1);
-	TEST_ASSERT(vmsplice_hold(&h, f.mem, 1), "Holding a page should succeed");
+	vmsplice_open_and_hold(&h, f.mem);
 	close_file(&f);
 	TEST_ASSERT_POOL(&self->pool, -1, 0);
 
@@ -188,12 +126,10 @@ TEST_F(release, pinned_punched_and_closed)
 
 	open_file(&f, self->size);
 	for (i = 0; i < ARRAY_SIZE(h); i++) {
-		TEST_ASSERT(vmsplice_open(&h[i]), "A pipe should be there");
 		WRITE_ONCE(*(u64 *)(f.mem + page_size * 2 * i), 1);
-		TEST_ASSERT(vmsplice_hold(&h[i], f.mem + page_size * 2 * i, 1),
-			    "Holding a page should succeed");
+		vmsplice_open_and_hold(&h[i], f.mem + page_size * 2 * i);
 	}
-	kvm_fallocate(f.fd, PUNCH, 0, self->unit);
+	punch_fd(f.fd, 0, self->unit);
 	if (!variant->hugetlbfs)
 		TEST_ASSERT_POOL(&self->pool, -1, self->nr - 1);
 	close_file(&f);
@@ -219,8 +155,7 @@ TEST_F(release, mlocked_and_exited)
 	struct file f;
 	pid_t pid;
 
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	pid = kvm_fork();
 	if (!pid) {
 		open_file(&f, self->size);
 		mlock_on_cpu_1(&f);
@@ -263,7 +198,7 @@ TEST_F(release, munmapped_and_punched)
 
 	open_file(&f, self->size);
 	mlock_and_munmap_page(&f);
-	kvm_fallocate(f.fd, PUNCH, 0, self->unit);
+	punch_fd(f.fd, 0, self->unit);
 	TEST_ASSERT_POOL(&self->pool, 0, self->nr);
 	close_file(&f);
 }
@@ -307,29 +242,26 @@ struct task {
 static void create_task(struct task *t, void (*fn)(void))
 {
 	int go[2];
-	char c;
 
-	TEST_ASSERT(!pipe(go), "pipe() should succeed");
+	kvm_pipe(go);
 	t->go = go[1];
-	t->pid = fork();
-	TEST_ASSERT(t->pid >= 0, "fork() should succeed");
+	t->pid = kvm_fork();
 	if (!t->pid) {
-		TEST_ASSERT(read(go[0], &c, 1) == 1, "read() should succeed");
+		TEST_ASSERT(wait_for(go[0]), "read() should succeed");
 		fn();
 	}
 }
 
 static void start_task(struct task *t)
 {
-	TEST_ASSERT(write(t->go, "", 1) == 1, "write() should succeed");
+	tell(t->go);
 	usleep(300 * 1000);
 }
 
 static void end_task(struct task *t)
 {
 	TEST_ASSERT(!waitpid(t->pid, NULL, WNOHANG), "The task should still be busy");
-	kill(t->pid, SIGKILL);
-	waitpid(t->pid, NULL, 0);
+	kill_child(t->pid);
 }
 
 static void assert_fast(const char *what, s64 start)
@@ -348,16 +280,15 @@ static void punch_and_close(struct file *f, size_t unit, struct hugetlb_pool *po
 	struct holder h;
 	s64 start;
 
-	TEST_ASSERT(vmsplice_open(&h), "A pipe should be there");
-	TEST_ASSERT(vmsplice_hold(&h, f->mem + unit, 1), "Holding a page should succeed");
+	vmsplice_open_and_hold(&h, f->mem + unit);
 
 	start = now_us();
-	kvm_fallocate(f->fd, PUNCH, 0, unit);
+	punch_fd(f->fd, 0, unit);
 	TEST_ASSERT_POOL(pool, -1, nr - 1);
 	assert_fast("A hole", start);
 
 	start = now_us();
-	kvm_fallocate(f->fd, PUNCH, unit, unit);
+	punch_fd(f->fd, unit, unit);
 	vmsplice_release(&h);
 	TEST_ASSERT_POOL_SETTLES(pool, 0, nr);
 	assert_fast("A hole, and the last page of it", start);
@@ -387,13 +318,11 @@ TEST_F(release, busy_cpu)
 	create_task(&task, hog_cpu_1);
 	open_file(&f, self->size);
 	prepare(&f, self->unit);
-	write_text_file(RT_RUNTIME, "-1");
-	write_text_file(FAIR_RUNTIME, "0");
+	let_tasks_hog_cpus(true);
 	start_task(&task);
 	punch_and_close(&f, self->unit, &self->pool, self->nr);
 	end_task(&task);
-	write_text_file(RT_RUNTIME, "950000");
-	write_text_file(FAIR_RUNTIME, "50000000");
+	let_tasks_hog_cpus(false);
 }
 
 /* A task that doesn't sleep holds grace periods off, which matters for giving struct pages back. */
@@ -427,15 +356,14 @@ static void vmm(struct file *f, size_t unit, int kind, int ready)
 
 	switch (kind) {
 	case 1:
-		TEST_ASSERT(vmsplice_open(&h) && vmsplice_hold(&h, f->mem, 1),
-			    "A page in a pipe should be possible");
+		vmsplice_open_and_hold(&h, f->mem);
 		break;
 	case 2:
 		TEST_ASSERT(io_uring_open(&h) && io_uring_hold(&h, f->mem, 1),
 			    "A fixed buffer should be possible");
 		break;
 	}
-	TEST_ASSERT(write(ready, "", 1) == 1, "write() should succeed");
+	tell(ready);
 	pause();
 }
 
@@ -447,18 +375,15 @@ static s64 kill_and_open(size_t size, size_t unit, u8 size_log2, bool hugetlbfs,
 	struct file f;
 	s64 start, us;
 	pid_t pid;
-	char c;
 
-	TEST_ASSERT(!pipe(ready), "pipe() should succeed");
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	kvm_pipe(ready);
+	pid = kvm_fork();
 	if (!pid) {
 		TEST_ASSERT(try_open(&f, size, size_log2, hugetlbfs), "There should be a file");
 		vmm(&f, unit, kind, ready[1]);
 	}
-	TEST_ASSERT(read(ready[0], &c, 1) == 1, "The VMM should be there");
-	kill(pid, SIGKILL);
-	TEST_ASSERT(waitpid(pid, NULL, 0) == pid, "waitpid() should succeed");
+	TEST_ASSERT(wait_for(ready[0]), "The VMM should be there");
+	kill_child(pid);
 
 	start = now_us();
 	while (!try_open(&f, size, size_log2, hugetlbfs))
@@ -546,7 +471,7 @@ TEST(busy_cpu_converts)
 		SKIP(goto out, "needs conversion");
 
 	create_task(&task, hog_cpu_1);
-	c.fd = vm_create_guest_memfd(vm, 4 * page_size, SHARED);
+	c.fd = vm_create_guest_memfd(vm, 4 * page_size, GMEM_SHARED);
 	mem = kvm_mmap(4 * page_size, PROT_READ | PROT_WRITE, MAP_SHARED, c.fd);
 	pin_self_to_cpu(1);
 	/* Begin with an empty batch, as a full one is drained. */
@@ -555,11 +480,9 @@ TEST(busy_cpu_converts)
 	WRITE_ONCE(mem[page_size], 1);
 	pin_self_to_cpu(0);
 	WRITE_ONCE(*mem, 1);
-	write_text_file(RT_RUNTIME, "-1");
-	write_text_file(FAIR_RUNTIME, "0");
+	let_tasks_hog_cpus(true);
 	start_task(&task);
-	TEST_ASSERT(!pthread_create(&thread, NULL, convert_two_pages, &c),
-		    "A thread should be created");
+	kvm_pthread_create(&thread, NULL, convert_two_pages, &c);
 	usleep(100 * 1000);
 	TEST_ASSERT(READ_ONCE(c.r) == 1, "The conversion should wait, got %d", c.r);
 
@@ -569,8 +492,7 @@ TEST(busy_cpu_converts)
 	assert_fast("Touching and converting other pages", start);
 
 	end_task(&task);
-	write_text_file(RT_RUNTIME, "950000");
-	write_text_file(FAIR_RUNTIME, "50000000");
+	let_tasks_hog_cpus(false);
 	pthread_join(thread, NULL);
 	TEST_ASSERT(!c.r, "The conversion should succeed then, got %d", c.r);
 	kvm_munmap(other, page_size);
@@ -597,7 +519,7 @@ static void slot_vmm(struct slot_vmm *v, bool create)
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
 
 	v->vm_fd = vm->fd;
-	v->fd = vm_create_guest_memfd(vm, SLOW_SIZE, SHARED);
+	v->fd = vm_create_guest_memfd(vm, SLOW_SIZE, GMEM_SHARED);
 	if (!create)
 		vm_set_user_memory_region2(vm, 1, KVM_MEM_GUEST_MEMFD, SZ_4G, SLOW_SIZE, mem,
 					   v->fd, 0);
@@ -619,7 +541,7 @@ static void *punch_slowly(void *arg)
 {
 	struct slow_punch *p = arg;
 
-	kvm_fallocate(p->fd, PUNCH, 0, SLOW_SIZE);
+	punch_fd(p->fd, 0, SLOW_SIZE);
 	WRITE_ONCE(p->done, true);
 
 	return NULL;
@@ -655,8 +577,7 @@ static void test_killable(bool create)
 	pid_t pid;
 
 	v = kvm_mmap(sizeof(*v), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
-	pid = syscall(__NR_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
-	TEST_ASSERT(pid >= 0, "clone() should succeed, errno %d", errno);
+	pid = kvm_fork_sharing_files();
 	if (!pid) {
 		slot_vmm(v, create);
 		_exit(1);
@@ -666,18 +587,16 @@ static void test_killable(bool create)
 		usleep(1000);
 	}
 
-	kvm_fallocate(v->fd, FALLOC_FL_KEEP_SIZE, 0, SLOW_SIZE);
+	allocate_fd(v->fd, 0, SLOW_SIZE);
 	p.fd = v->fd;
-	TEST_ASSERT(!pthread_create(&thread, NULL, punch_slowly, &p),
-		    "A thread should be created");
+	kvm_pthread_create(&thread, NULL, punch_slowly, &p);
 	while (nr_cached_pages(v->fd) == SLOW_SIZE / page_size)
 		usleep(100);
 	WRITE_ONCE(v->go, true);
 	while (!is_blocked(pid) && !READ_ONCE(p.done))
 		usleep(100);
 	TEST_ASSERT(!READ_ONCE(v->returned), "The VMM should wait for the other one");
-	kill(pid, SIGKILL);
-	TEST_ASSERT(waitpid(pid, NULL, 0) == pid, "waitpid() should succeed");
+	kill_child(pid);
 	TEST_ASSERT(!READ_ONCE(p.done),
 		    "The VMM should be gone while the other one still punches");
 
@@ -701,13 +620,11 @@ int main(int argc, char *argv[])
 {
 	int ret;
 
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+	gmem_init(NEEDS_HUGETLB);
 
-	page_size = getpagesize();
 	ret = test_harness_run(argc, argv);
 	/* A test that failed may have left them changed. */
-	write_text_file(RT_RUNTIME, "950000");
-	write_text_file(FAIR_RUNTIME, "50000000");
+	let_tasks_hog_cpus(false);
 
 	return ret;
 }

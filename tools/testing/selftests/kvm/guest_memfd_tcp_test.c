@@ -5,26 +5,12 @@
  * another user.  So it must never see a page that is neither in a file nor known to be
  * a piece of a huge page.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <string.h>
-#include <unistd.h>
-
 #include <arpa/inet.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
-
-#include "guest_memfd_hugetlb.h"
-#include "guest_memfd_left_behind.h"
-#include "text_file.h"
+#include "guest_memfd_fixture.h"
 
 /* Send every other page, as two pages in a row would be sent as one. */
 #define NR_PAGES	16
@@ -54,50 +40,11 @@ struct zerocopy_receive {
  */
 #define DEFER_MAX	"/proc/sys/net/core/skb_defer_max"
 
-FIXTURE(tcp)
-{
-	struct hugetlb_pool pool;
-	struct kernel_counters counters;
-	struct kvm_vm *vm;
-	size_t unit, size;
-	int nr;
-};
+#define _test_data_tcp		gmem
+#define _fixture_variant_tcp	gmem_variant
 
-FIXTURE_VARIANT(tcp)
-{
-	u8 size_log2;
-	int nr_units;
-};
-
-FIXTURE_VARIANT_ADD(tcp, 2m)
-{
-	.size_log2 = 21,
-	.nr_units = 2,
-};
-
-FIXTURE_VARIANT_ADD(tcp, 1g)
-{
-	.size_log2 = 30,
-	.nr_units = 2,
-};
-
-FIXTURE_SETUP(tcp)
-{
-	const char *missing = setup_units();
-
-	if (missing)
-		SKIP(return, "%s", missing);
-	if (!guestmem_has_units())
-		SKIP(return, "needs root, debugfs and CONFIG_DEBUG_GUESTMEM");
-
-	read_kernel_counters(&self->counters);
-	self->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
-}
-
-FIXTURE_TEARDOWN_PARENT(tcp)
-{
-	EXPECT_NOTHING_LEFT(0);
-}
+GMEM_FIXTURE(tcp, gmem_setup_shared(self, variant));
+GMEM_VARIANTS(tcp, 2, 2);
 
 static void connect_sockets(int *from, int *to)
 {
@@ -161,7 +108,7 @@ static void send_pages(int fd, void *mem)
 		};
 		WRITE_ONCE(*(u64 *)iov[i].iov_base, i);
 	}
-	TEST_ASSERT(!pipe(pipefd), "pipe() should succeed");
+	kvm_pipe(pipefd);
 	TEST_ASSERT(vmsplice(pipefd[1], iov, NR_PAGES, 0) == SENT_BYTES,
 		    "vmsplice() should succeed, errno %d", errno);
 	for (i = 0; i < SENT_BYTES; i += sent) {
@@ -178,13 +125,8 @@ TEST_F(tcp, punched)
 	struct receiver r = {};
 	char buf[SZ_64K];
 	pthread_t thread;
-	int from, i, fd, copied;
+	int from, i, copied;
 	ssize_t len;
-	void *mem;
-
-	fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, GUEST_MEMFD_FLAG_MMAP |
-					   GUEST_MEMFD_FLAG_INIT_SHARED, variant->size_log2);
-	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 
 	for (i = 0; i < nr_rounds; i++) {
 		connect_sockets(&from, &r.fd);
@@ -195,8 +137,8 @@ TEST_F(tcp, punched)
 		pthread_create(&thread, NULL, receive, &r);
 
 		pin_self_to_cpu(0);
-		send_pages(from, mem);
-		kvm_fallocate(fd, PUNCH, 0, self->unit);
+		send_pages(from, self->mem);
+		punch_unit(self, 0);
 
 		WRITE_ONCE(r.stop, true);
 		pthread_join(thread, NULL);
@@ -212,8 +154,7 @@ TEST_F(tcp, punched)
 	}
 
 	TEST_ASSERT(!r.mapped, "%lu bytes of a huge page were mapped by TCP", r.mapped);
-	kvm_munmap(mem, self->size);
-	kvm_close(fd);
+	gmem_close(self);
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 }
 
@@ -222,10 +163,9 @@ int main(int argc, char *argv[])
 	char saved[16] = "";
 	int ret;
 
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+	gmem_init(NEEDS_HUGETLB);
 	TEST_REQUIRE(sysconf(_SC_NPROCESSORS_ONLN) > 1);
 
-	page_size = getpagesize();
 	/* Without the file, nothing is deferred. */
 	if (read_text_file(DEFER_MAX, saved, sizeof(saved)))
 		TEST_ASSERT(write_text_file(DEFER_MAX, "0"), "Cannot write to %s", DEFER_MAX);

@@ -20,25 +20,28 @@
 
 #include "test_util.h"
 
+/* What operations work on.  The test defines it. */
+struct context;
+
 /* An operation.  A function that isn't needed may be NULL. */
 struct fail_nth_op {
 	const char *name;
 	/* Prepare the operation.  Allocations don't fail here. */
-	void (*prepare)(void *ctx);
+	void (*prepare)(struct context *ctx);
 	/* Run it, return 0 or a negative errno.  Allocations fail in the calling thread only. */
-	int (*run)(void *ctx);
+	int (*run)(struct context *ctx);
 	/*
 	 * After a failure, assert that the operation may fail with @error, and that
 	 * nothing happened.
 	 */
-	void (*check_failed)(void *ctx, int error);
+	void (*check_failed)(struct context *ctx, int error);
 	/*
 	 * After a success, at the first or at the second try, assert that the operation
 	 * took place.
 	 */
-	void (*check_done)(void *ctx);
+	void (*check_done)(struct context *ctx);
 	/* Undo the operation, so that prepare() can be called again. */
-	void (*undo)(void *ctx);
+	void (*undo)(struct context *ctx);
 };
 
 enum fail_nth_mode {
@@ -74,14 +77,14 @@ void fail_nth_arm(unsigned int nth, enum fail_nth_mode mode);
 /* Let no more allocations fail.  Returns whether one has failed. */
 bool fail_nth_disarm(void);
 
-struct fail_nth_result fail_nth_sweep(const struct fail_nth_op *op, void *ctx,
+struct fail_nth_result fail_nth_sweep(const struct fail_nth_op *op, struct context *ctx,
 				      enum fail_nth_mode mode);
 
 /*
  * Fail each of the first @nr allocations again and again, and assert that the kernel
  * doesn't need more and more memory.  check_failed() and check_done() aren't called.
  */
-void fail_nth_check_leaks(const struct fail_nth_op *op, void *ctx, enum fail_nth_mode mode,
-			  unsigned int nr, unsigned int repeat);
+void fail_nth_check_leaks(const struct fail_nth_op *op, struct context *ctx,
+			  enum fail_nth_mode mode, unsigned int nr, unsigned int repeat);
 
 #endif /* SELFTEST_KVM_FAIL_NTH_H */

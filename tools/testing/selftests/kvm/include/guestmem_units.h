@@ -12,9 +12,7 @@
 #ifndef SELFTEST_KVM_GUESTMEM_UNITS_H
 #define SELFTEST_KVM_GUESTMEM_UNITS_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <linux/types.h>
+#include "test_util.h"
 
 struct guestmem_model {
 	int fd;
@@ -28,12 +26,7 @@ struct guestmem_model {
 	u8 *order;
 };
 
-/* A split unit as the kernel describes it: its first page, the orders of its folios. */
-struct guestmem_unit {
-	u64 pfn;
-	u64 nr_folios;
-	u8 *order;		/* of each page's folio, to be freed */
-};
+#define NEEDS_UNITS	"needs root, debugfs and CONFIG_DEBUG_GUESTMEM"
 
 /*
  * Return whether the kernel lists split units, for which it takes root, debugfs and
@@ -51,10 +44,13 @@ char *guestmem_read_units(void);
 int guestmem_nr_units(int *nr_late);
 
 /*
- * Find the unit at @index, in pages, of a file.  Returns false if the unit isn't split,
- * or isn't there.
+ * Find the unit at @index, in pages, of a file.  Returns its first pfn and, unless @orders is
+ * NULL, the order of each page's folio.  Fails if the unit isn't split, or isn't there.
  */
-bool guestmem_read_unit(int fd, u64 index, u64 unit_pages, struct guestmem_unit *u);
+u64 guestmem_read_unit(int fd, u64 index, u64 unit_pages, u8 *orders);
+
+/* Assert that the list is as it was when it was read. */
+void guestmem_assert_unchanged(const char *units);
 
 /* Wait until there are no split units any more, i.e. until all are merged or given back. */
 void guestmem_settle(void);

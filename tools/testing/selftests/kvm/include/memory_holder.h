@@ -6,24 +6,12 @@
 #ifndef SELFTEST_KVM_MEMORY_HOLDER_H
 #define SELFTEST_KVM_MEMORY_HOLDER_H
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdint.h>
-#include <unistd.h>
-
-#include <sys/ioctl.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-
-/* io_uring.h needs definitions that tools/'s header of types does not bring. */
-#include <linux/stddef.h>
-#include <linux/io_uring.h>
-
-#include "../../../../../mm/gup_test.h"
 #include "test_util.h"
 
 #define GUP_TEST	"/sys/kernel/debug/gup_test"
 #define HOLDER_PAGES	64
+
+#define NEEDS_GUP_TEST	"needs root, debugfs and CONFIG_GUP_TEST"
 
 /* A holder's file descriptors and, for a pipe, the number of pages that it holds. */
 struct holder {
@@ -31,124 +19,32 @@ struct holder {
 	int nr;
 };
 
-static inline bool gup_open(struct holder *h)
-{
-	h->fd[0] = open(GUP_TEST, O_RDWR);
-	return h->fd[0] >= 0;
-}
+/* A way to hold pages.  The functions return false if that isn't possible. */
+struct holder_ops {
+	bool (*open)(struct holder *h);
+	bool (*hold)(struct holder *h, void *mem, int nr);
+	/* NULL if there is no way to read held pages. */
+	void (*read)(struct holder *h, void *to);
+	void (*release)(struct holder *h);
+};
 
-static inline bool gup_hold(struct holder *h, void *mem, int nr, u32 flags)
-{
-	struct pin_longterm_test args = {
-		.addr = (uintptr_t)mem,
-		.size = nr * getpagesize(),
-		.flags = flags,
-	};
+extern const struct holder_ops holder_longterm_read, holder_longterm_write, holder_longterm_fast,
+			       holder_vmsplice, holder_io_uring;
 
-	return !ioctl(h->fd[0], PIN_LONGTERM_TEST_START, &args);
-}
-
-static inline bool gup_hold_read(struct holder *h, void *mem, int nr)
-{
-	return gup_hold(h, mem, nr, 0);
-}
-
-static inline bool gup_hold_write(struct holder *h, void *mem, int nr)
-{
-	return gup_hold(h, mem, nr, PIN_LONGTERM_TEST_FLAG_USE_WRITE);
-}
-
-static inline bool gup_hold_fast(struct holder *h, void *mem, int nr)
-{
-	return gup_hold(h, mem, nr, PIN_LONGTERM_TEST_FLAG_USE_WRITE |
-				    PIN_LONGTERM_TEST_FLAG_USE_FAST);
-}
-
+bool gup_open(struct holder *h);
+bool gup_hold_write(struct holder *h, void *mem, int nr);
 /* Read the pages that are pinned, which may have left the file by now. */
-static inline void gup_read(struct holder *h, void *to)
-{
-	u64 addr = (uintptr_t)to;
+void gup_read(struct holder *h, void *to);
+void gup_release(struct holder *h);
 
-	TEST_ASSERT(!ioctl(h->fd[0], PIN_LONGTERM_TEST_READ, &addr),
-		    "Reading pinned pages should succeed, errno %d", errno);
-}
-
-static inline void gup_release(struct holder *h)
-{
-	TEST_ASSERT(!ioctl(h->fd[0], PIN_LONGTERM_TEST_STOP), "Unpinning should succeed");
-}
-
-static inline bool vmsplice_open(struct holder *h)
-{
-	return !pipe(h->fd) && fcntl(h->fd[0], F_SETPIPE_SZ, HOLDER_PAGES * getpagesize()) >= 0;
-}
-
-static inline void read_pages(int fd, void *to, int nr)
-{
-	const int page_size = getpagesize();
-	int i;
-
-	for (i = 0; i < nr; i++)
-		TEST_ASSERT(read(fd, to + i * page_size, page_size) == page_size,
-			    "read() from a pipe should succeed");
-}
-
-static inline void vmsplice_release(struct holder *h)
-{
-	char buf[getpagesize()];
-
-	for (; h->nr; h->nr--)
-		read_pages(h->fd[0], buf, 1);
-}
-
+bool vmsplice_open(struct holder *h);
 /* Put @nr pages into a pipe.  If not all of them go in, take them out again and return false. */
-static inline bool vmsplice_hold(struct holder *h, void *mem, int nr)
-{
-	struct iovec iov = { .iov_base = mem, .iov_len = nr * getpagesize() };
-	ssize_t len = vmsplice(h->fd[1], &iov, 1, 0);
+bool vmsplice_hold(struct holder *h, void *mem, int nr);
+/* Put a page into a new pipe. */
+void vmsplice_open_and_hold(struct holder *h, void *mem);
+void vmsplice_release(struct holder *h);
 
-	h->nr = len > 0 ? len / getpagesize() : 0;
-	if (h->nr == nr)
-		return true;
-
-	errno = len < 0 ? errno : EFAULT;
-	vmsplice_release(h);
-	return false;
-}
-
-/* Read the pages in a pipe, and leave them there. */
-static inline void vmsplice_read(struct holder *h, void *to)
-{
-	const ssize_t size = h->nr * getpagesize();
-	struct holder other;
-
-	TEST_ASSERT(vmsplice_open(&other) && tee(h->fd[0], other.fd[1], size, 0) == size,
-		    "tee() should succeed, errno %d", errno);
-	read_pages(other.fd[0], to, h->nr);
-	close(other.fd[0]);
-	close(other.fd[1]);
-}
-
-static inline bool io_uring_open(struct holder *h)
-{
-	struct io_uring_params params = {};
-
-	h->fd[0] = syscall(__NR_io_uring_setup, 1, &params);
-	return h->fd[0] >= 0;
-}
-
-/* Fixed buffers stay pinned for as long as they are registered. */
-static inline bool io_uring_hold(struct holder *h, void *mem, int nr)
-{
-	struct iovec iov = { .iov_base = mem, .iov_len = nr * getpagesize() };
-
-	return !syscall(__NR_io_uring_register, h->fd[0], IORING_REGISTER_BUFFERS, &iov, 1);
-}
-
-static inline void io_uring_release(struct holder *h)
-{
-	TEST_ASSERT(!syscall(__NR_io_uring_register, h->fd[0], IORING_UNREGISTER_BUFFERS, NULL, 0),
-		    "Unregistering buffers should succeed, errno %d", errno);
-}
+bool io_uring_open(struct holder *h);
+bool io_uring_hold(struct holder *h, void *mem, int nr);
 
 #endif /* SELFTEST_KVM_MEMORY_HOLDER_H */

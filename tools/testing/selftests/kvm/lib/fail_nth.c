@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include <linux/kernel.h>
 
 #include "fail_nth.h"
-#include "kernel_counters.h"
 #include "kvm_syscalls.h"
-#include "text_file.h"
+#include "kernel_files.h"
 
 /* Far more allocations than any operation needs, i.e. one that gets here goes round in circles. */
 #define MAX_NTH			2000
@@ -116,7 +109,7 @@ bool fail_nth_disarm(void)
 	return atoi(text) == 0;
 }
 
-static int run_with_nth_failing(const struct fail_nth_op *op, void *ctx,
+static int run_with_nth_failing(const struct fail_nth_op *op, struct context *ctx,
 				enum fail_nth_mode mode, unsigned int nth, bool *injected)
 {
 	int error;
@@ -131,7 +124,8 @@ static int run_with_nth_failing(const struct fail_nth_op *op, void *ctx,
 	return error;
 }
 
-static void run_again(const struct fail_nth_op *op, void *ctx, unsigned int nth, int error)
+static void run_again(const struct fail_nth_op *op, struct context *ctx, unsigned int nth,
+		      int error)
 {
 	int again = op->run(ctx);
 
@@ -139,13 +133,13 @@ static void run_again(const struct fail_nth_op *op, void *ctx, unsigned int nth,
 		    op->name, strerror(-error), nth, strerror(-again));
 }
 
-static void call(void (*fn)(void *ctx), void *ctx)
+static void call(void (*fn)(struct context *ctx), struct context *ctx)
 {
 	if (fn)
 		fn(ctx);
 }
 
-struct fail_nth_result fail_nth_sweep(const struct fail_nth_op *op, void *ctx,
+struct fail_nth_result fail_nth_sweep(const struct fail_nth_op *op, struct context *ctx,
 				      enum fail_nth_mode mode)
 {
 	struct fail_nth_result result = {};
@@ -172,8 +166,8 @@ struct fail_nth_result fail_nth_sweep(const struct fail_nth_op *op, void *ctx,
 	}
 }
 
-static void repeat_nth(const struct fail_nth_op *op, void *ctx, enum fail_nth_mode mode,
-		       unsigned int nth, unsigned int repeat)
+static void repeat_nth(const struct fail_nth_op *op, struct context *ctx,
+		       enum fail_nth_mode mode, unsigned int nth, unsigned int repeat)
 {
 	bool injected;
 	int error;
@@ -193,7 +187,7 @@ static void repeat_nth(const struct fail_nth_op *op, void *ctx, enum fail_nth_mo
  * pages that it may cost.  Waits for memory that is freed late, as long as the cost is
  * higher than that.  Returns whether it stays higher.
  */
-static bool repeat_costs(const struct fail_nth_op *op, void *ctx, enum fail_nth_mode mode,
+static bool repeat_costs(const struct fail_nth_op *op, struct context *ctx, enum fail_nth_mode mode,
 			 unsigned int nth, unsigned int repeat, long *slab, long *all)
 {
 	struct kernel_counters before, after;
@@ -221,7 +215,7 @@ static bool repeat_costs(const struct fail_nth_op *op, void *ctx, enum fail_nth_
  * if nothing fails.  So compare with runs in which nothing fails, twice as many, as an
  * operation that fails runs twice.
  */
-static bool nth_leaks(const struct fail_nth_op *op, void *ctx, enum fail_nth_mode mode,
+static bool nth_leaks(const struct fail_nth_op *op, struct context *ctx, enum fail_nth_mode mode,
 		      unsigned int nth, unsigned int repeat, long *slab, long *all)
 {
 	const long max_slab = (repeat * LEAK_MIN_OBJECT - 1) / getpagesize();
@@ -237,8 +231,8 @@ static bool nth_leaks(const struct fail_nth_op *op, void *ctx, enum fail_nth_mod
 	return *slab > max_slab + normal_slab || *all > max_all + normal_all;
 }
 
-void fail_nth_check_leaks(const struct fail_nth_op *op, void *ctx, enum fail_nth_mode mode,
-			  unsigned int nr, unsigned int repeat)
+void fail_nth_check_leaks(const struct fail_nth_op *op, struct context *ctx,
+			  enum fail_nth_mode mode, unsigned int nr, unsigned int repeat)
 {
 	unsigned int nth, tries;
 	long slab, all;

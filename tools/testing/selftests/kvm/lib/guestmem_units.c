@@ -1,13 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include <sys/stat.h>
 
 #include "guestmem_units.h"
-#include "test_util.h"
 
 #define UNITS_FILE	"/sys/kernel/debug/guestmem/units"
 
@@ -20,6 +14,16 @@ enum block_kind {
 	BLOCK_PRIVATE,
 	BLOCK_SHARED,
 	BLOCK_ALONE,
+};
+
+/* A split unit as the kernel describes it in a line of its list. */
+struct guestmem_unit {
+	u64 pfn;		/* of the first page */
+	bool in_file;		/* if not, nothing of what follows is known */
+	u64 ino, index;
+	u64 nr_out, nr_folios;
+	int unit_order;
+	const char *orders;	/* of the folios, as text in that line */
 };
 
 bool guestmem_has_units(void)
@@ -47,6 +51,27 @@ static char *next_line(char *line)
 	return line && line[1] ? line + 1 : NULL;
 }
 
+/* Parse a line of the list.  Returns false if it isn't a unit. */
+static bool parse_unit(const char *line, struct guestmem_unit *u)
+{
+	int len = 0, nr;
+
+	nr = sscanf(line, "pfn 0x%lx order %d out %lu ino %lu index 0x%lx folios %lu:%n", &u->pfn,
+		    &u->unit_order, &u->nr_out, &u->ino, &u->index, &u->nr_folios, &len);
+	u->in_file = nr == 6;
+	u->orders = line + len;
+	return nr > 0;
+}
+
+/* As above, but for units of a file only. */
+static bool parse_unit_of(int fd, const char *line, struct guestmem_unit *u)
+{
+	struct stat st;
+
+	TEST_ASSERT(!fstat(fd, &st), "fstat() should succeed");
+	return parse_unit(line, u) && u->in_file && u->ino == st.st_ino;
+}
+
 char *guestmem_read_units(void)
 {
 	char *text = read_file(UNITS_FILE), *line, *last = text;
@@ -63,23 +88,20 @@ char *guestmem_read_units(void)
 int guestmem_nr_units(int *nr_late)
 {
 	char *text = guestmem_read_units(), *line;
+	struct guestmem_unit u;
 	int nr = 0;
 
 	*nr_late = 0;
 	for (line = text; line; line = next_line(line)) {
-		if (strncmp(line, "pfn ", 4))
-			continue;
-		if (memmem(line, strcspn(line, "\n"), " ino ", 5))
-			nr++;
-		else
-			++*nr_late;
+		if (parse_unit(line, &u))
+			++*(u.in_file ? &nr : nr_late);
 	}
 	free(text);
 	return nr;
 }
 
 /* Fill in the orders that are listed in @line. */
-static void parse_orders(char *line, u64 unit_pages, u8 *orders)
+static void parse_orders(const char *line, u64 unit_pages, u8 *orders)
 {
 	unsigned long repeat, page = 0;
 	int order, len;
@@ -98,29 +120,28 @@ static void parse_orders(char *line, u64 unit_pages, u8 *orders)
 	TEST_ASSERT(page == unit_pages, "A unit should have all of its pages");
 }
 
-bool guestmem_read_unit(int fd, u64 index, u64 unit_pages, struct guestmem_unit *u)
+u64 guestmem_read_unit(int fd, u64 index, u64 unit_pages, u8 *orders)
 {
 	char *text = guestmem_read_units(), *line;
-	unsigned long pfn, out, ino, at, nr;
-	int order, end = 0;
-	struct stat st;
+	struct guestmem_unit u;
 
-	TEST_ASSERT(!fstat(fd, &st), "fstat() should succeed");
 	for (line = text; line; line = next_line(line)) {
-		if (sscanf(line, "pfn 0x%lx order %d out %lu ino %lu index 0x%lx folios %lu:%n",
-			   &pfn, &order, &out, &ino, &at, &nr, &end) == 6 &&
-		    ino == st.st_ino && at == index)
+		if (parse_unit_of(fd, line, &u) && u.index == index)
 			break;
 	}
-	if (line) {
-		u->pfn = pfn;
-		u->nr_folios = nr;
-		u->order = malloc(unit_pages);
-		TEST_ASSERT(u->order, "No memory");
-		parse_orders(line + end, unit_pages, u->order);
-	}
+	TEST_ASSERT(line, "The unit of page %lu should be split", index);
+	if (orders)
+		parse_orders(u.orders, unit_pages, orders);
 	free(text);
-	return line;
+	return u.pfn;
+}
+
+void guestmem_assert_unchanged(const char *units)
+{
+	char *now = guestmem_read_units();
+
+	TEST_ASSERT(!strcmp(now, units), "Units should be\n%.2000s\nare\n%.2000s", units, now);
+	free(now);
 }
 
 void guestmem_settle(void)
@@ -317,45 +338,36 @@ static char *orders_text(struct guestmem_model *m, u64 unit)
  * Return how one unit of the file, in a line of the kernel's list, differs from the
  * model, or NULL.
  */
-static const char *diff_line(struct guestmem_model *m, char *line, bool *seen)
+static const char *diff_line(struct guestmem_model *m, const char *line, bool *seen)
 {
 	static char text[2000];
-	unsigned long pfn, out, ino, index, nr, unit;
-	int order, end = 0, len;
-	struct stat st;
+	struct guestmem_unit u;
+	u64 unit, nr;
 	char *want;
+	bool same;
+	int len;
 
-	if (sscanf(line, "pfn 0x%lx order %d out %lu ino %lu index 0x%lx folios %lu:%n",
-		   &pfn, &order, &out, &ino, &index, &nr, &end) != 6)
+	if (!parse_unit_of(m->fd, line, &u))
 		return NULL;
 
-	TEST_ASSERT(!fstat(m->fd, &st), "fstat() should succeed");
-	if (ino != st.st_ino)
-		return NULL;
-
-	unit = index / m->unit_pages;
-	if (index % m->unit_pages || index >= m->nr_pages || seen[unit]) {
-		snprintf(text, sizeof(text), "No unit should be at 0x%lx", index);
+	unit = u.index / m->unit_pages;
+	if (u.index % m->unit_pages || u.index >= m->nr_pages || seen[unit]) {
+		snprintf(text, sizeof(text), "No unit should be at 0x%lx", u.index);
 		return text;
 	}
 	seen[unit] = true;
 
-	line += end;
-	len = strcspn(line, "\n");
+	len = strcspn(u.orders, "\n");
 	want = orders_text(m, unit);
-	if (order == m->unit_order && !out && strlen(want) == len &&
-	    !strncmp(want, line, len) && nr == guestmem_model_nr_folios(m, unit) &&
-	    nr > 1 && m->present[unit]) {
-		free(want);
-		return NULL;
-	}
+	nr = guestmem_model_nr_folios(m, unit);
+	same = u.unit_order == m->unit_order && !u.nr_out && strlen(want) == len &&
+	       !strncmp(want, u.orders, len) && u.nr_folios == nr && nr > 1 && m->present[unit];
 	snprintf(text, sizeof(text),
 		 "Unit %lu: %s%lu folios of orders%.800s\nhas order %d, %lu pages out, %lu folios of orders%.*s",
-		 unit, m->present[unit] ? "" : "should be a hole, was ",
-		 guestmem_model_nr_folios(m, unit), want, order, out, nr,
-		 len < 800 ? len : 800, line);
+		 unit, m->present[unit] ? "" : "should be a hole, was ", nr, want, u.unit_order,
+		 u.nr_out, u.nr_folios, len < 800 ? len : 800, u.orders);
 	free(want);
-	return text;
+	return same ? NULL : text;
 }
 
 const char *guestmem_model_diff(struct guestmem_model *m)

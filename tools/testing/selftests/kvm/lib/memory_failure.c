@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#include <errno.h>
-#include <fcntl.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdio.h>
-#include <unistd.h>
-
 #include "memory_failure.h"
 
-static struct sigbus_seen seen;
-static bool is_trying;
+/* Each thread takes SIGBUS on its own. */
+static __thread struct sigbus_seen seen;
+static __thread sigjmp_buf jmpbuf;
+static __thread bool is_trying;
+static bool is_strict;
 
 bool can_inject_memory_failure(void)
 {
@@ -18,7 +14,7 @@ bool can_inject_memory_failure(void)
 
 int write_pfn(const char *path, u64 pfn)
 {
-	int fd = open(path, O_WRONLY), len, error = 0;
+	int fd = open(path, O_WRONLY | O_CLOEXEC), len, error = 0;
 	char buf[32];
 
 	TEST_ASSERT(fd >= 0, "Cannot open %s", path);
@@ -40,38 +36,36 @@ void mend_page(u64 pfn)
 
 long nr_corrupted_pages(void)
 {
-	FILE *f = fopen("/proc/meminfo", "r");
-	char line[128];
-	long kb = -1;
+	long kb = read_key("/proc/meminfo", "HardwareCorrupted:");
 
-	TEST_ASSERT(f, "Cannot open /proc/meminfo");
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "HardwareCorrupted: %ld kB", &kb) == 1)
-			break;
-	fclose(f);
 	TEST_ASSERT(kb >= 0, "No HardwareCorrupted in /proc/meminfo");
 	return kb * 1024 / getpagesize();
 }
 
-/* Record a SIGBUS.  Return from it, unless an access of sigbus_try_read() may have raised it. */
+/* Record a SIGBUS.  Return from it, unless an access of sigbus_try_access() may have raised it. */
 static void sigbus_handler(int sig, siginfo_t *info, void *context)
 {
+	if (is_strict && !READ_ONCE(is_trying)) {
+		ksft_print_msg("unexpected SIGBUS at %p\n", info->si_addr);
+		_exit(254);
+	}
 	seen.nr++;
 	seen.code = info->si_code;
 	seen.addr = (uintptr_t)info->si_addr;
 	seen.lsb = info->si_code == BUS_MCEERR_AO || info->si_code == BUS_MCEERR_AR ?
 		   info->si_addr_lsb : 0;
 	if (READ_ONCE(is_trying))
-		siglongjmp(expect_sigbus_jmpbuf, 1);
+		siglongjmp(jmpbuf, 1);
 }
 
-void sigbus_start(void)
+void sigbus_start(bool strict)
 {
 	struct sigaction sa = {
 		.sa_sigaction = sigbus_handler,
-		.sa_flags = SA_SIGINFO,
+		.sa_flags = SA_SIGINFO | SA_NODEFER,
 	};
 
+	is_strict = strict;
 	TEST_ASSERT(!sigaction(SIGBUS, &sa, NULL), "sigaction() should succeed");
 	sigbus_take();
 }
@@ -84,14 +78,18 @@ struct sigbus_seen sigbus_take(void)
 	return now;
 }
 
-bool sigbus_try_read(u64 *addr, u64 *val)
+bool sigbus_try_access(u64 *addr, u64 *val, bool write)
 {
-	if (sigsetjmp(expect_sigbus_jmpbuf, 1)) {
+	/* With SA_NODEFER, there is no mask of signals to restore. */
+	if (sigsetjmp(jmpbuf, 0)) {
 		WRITE_ONCE(is_trying, false);
 		return false;
 	}
 	WRITE_ONCE(is_trying, true);
-	*val = READ_ONCE(*addr);
+	if (write)
+		WRITE_ONCE(*addr, *val);
+	else
+		*val = READ_ONCE(*addr);
 	WRITE_ONCE(is_trying, false);
 	return true;
 }

@@ -31,27 +31,7 @@
  * from being converted.  Neither host nor guest get to map a poisoned page any more, and
  * the huge page that it is part of leaves the pool when it leaves the file.
  */
-#include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
-
-#include <sys/wait.h>
-
-#include <linux/sizes.h>
-
-#include "guest_memfd_stress_actors.h"
-#include "guestmem_units.h"
-#include "hugetlb_util.h"
-#include "kernel_counters.h"
-#include "kvm_syscalls.h"
-#include "kvm_util.h"
-#include "processor.h"
-#include "test_util.h"
-#include "ucall_common.h"
+#include "guest_memfd_stress_host.h"
 
 #define WORLD_SLOT		10
 #define NR_HOST_THREADS		2
@@ -153,14 +133,6 @@ static int size_index(const struct variant *v)
 	return i;
 }
 
-static s64 now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
-}
-
 static void create_slots(const struct variant *v)
 {
 	u64 nr = world->nr_cells, i;
@@ -198,7 +170,7 @@ static void create_world(struct round *r, struct kvm_vcpu **vcpus)
 	bool private = !(v->flags & GUEST_MEMFD_FLAG_INIT_SHARED);
 	u64 nr = ws->nr_cells, size, i;
 
-	vm = __vm_create_with_vcpus(shape, nr_vcpus, 0, guest_code, vcpus);
+	vm = __vm_create_with_vcpus(shape, nr_vcpus, 0, stress_guest_code, vcpus);
 	vm_enable_cap(vm, KVM_CAP_EXIT_HYPERCALL, BIT(KVM_HC_MAP_GPA_RANGE));
 	/* Children don't need this memory, and copying it on write would disturb the guest. */
 	kvm_madvise(addr_gpa2hva(vm, 0), memslot2region(vm, 0)->region.memory_size,
@@ -236,19 +208,6 @@ static const pthread_fn_t chaos_threads[] = {
 	pin_thread, longterm_pin_thread, map_thread, fork_thread, rebind_thread,
 };
 
-/* Have the kernel evict caches.  Does nothing if the test isn't root. */
-static void evict_caches(void)
-{
-	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	/* 4 turns off the kernel's message, 1 evicts the page cache. */
-	TEST_ASSERT(write(fd, "4", 1) == 1 && write(fd, "1", 1) == 1,
-		    "Eviction should succeed, errno %d", errno);
-	kvm_close(fd);
-}
-
 static void run_actors(struct kvm_vcpu **vcpus, char **mem, int ms)
 {
 	struct actor actors[MAX_VCPUS + NR_HOST_THREADS + ARRAY_SIZE(chaos_threads)] = {};
@@ -274,7 +233,7 @@ static void run_actors(struct kvm_vcpu **vcpus, char **mem, int ms)
 	 * and check all struct pages of split units.
 	 */
 	while (now_ms() < end) {
-		evict_caches();
+		drop_caches();
 		if (world->unit_cells && guestmem_has_units())
 			free(guestmem_read_units());
 		usleep(clamp(end - now_ms(), (s64)0, (s64)CHECK_PERIOD_MS) * 1000);
@@ -499,10 +458,6 @@ static void close_file(struct actor *a, struct round *r, struct kvm_vcpu **vcpus
 
 static void run_round(struct round *r)
 {
-	struct sigaction sa = {
-		.sa_sigaction = sigbus_handler,
-		.sa_flags = SA_SIGINFO | SA_NODEFER,
-	};
 	struct kvm_vcpu *vcpus[MAX_VCPUS];
 	int fds = nr_open_fds(), i;
 	struct actor a = {};
@@ -510,7 +465,7 @@ static void run_round(struct round *r)
 	u64 size;
 
 	create_world(r, vcpus);
-	sigaction(SIGBUS, &sa, NULL);
+	sigbus_start(true);
 	for (i = 0; i < nr_vcpus; i++)
 		vcpu_args_set(vcpus[i], 1, (u64)i);
 

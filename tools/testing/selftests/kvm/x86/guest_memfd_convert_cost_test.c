@@ -6,22 +6,11 @@
  * large the file is.  A model that has a list of all conversions says which page is
  * private.
  */
-#include <errno.h>
-#include <limits.h>
-#include <pthread.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include <sys/resource.h>
 
-#include <linux/sizes.h>
+#include "guest_memfd_fixture.h"
 
-#include "guest_memfd_hugetlb.h"
-#include "processor.h"
-
-#define TEST_SLOT	10
-#define TEST_GPA	(4ULL * SZ_1G)
 #define NR_PAGES	512
 #define TEST_SIZE	((u64)NR_PAGES * PAGE_SIZE)
 
@@ -29,91 +18,30 @@
 #define MAX_PAGES	(LLONG_MAX / PAGE_SIZE)
 #define MAX_SECONDS	20
 
-static void guest_code(void)
+static void create_vm(struct gmem *self, int nr_vcpus)
 {
-	GUEST_DONE();
+	self->vm = __create_guest(VM_TYPE_PRIVATE, self->vcpus, nr_vcpus);
+	self->vcpu = self->vcpus[0];
 }
 
-static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu)
-{
-	return __vm_create_with_vcpus((struct vm_shape) {
-		.mode = VM_MODE_DEFAULT,
-		.type = VM_TYPE_PRIVATE,
-	}, 1, 0, guest_code, vcpu);
-}
+#define _test_data_flush	gmem
+#define _fixture_variant_flush	gmem_variant
 
-FIXTURE(flush)
+static const char *setup_flush(struct gmem *self, const struct gmem_variant *variant)
 {
-	struct hugetlb_pool pool;
-	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm;
-	int fd;
-};
+	const char *missing = gmem_setup(self, variant);
 
-FIXTURE_VARIANT(flush)
-{
-	u8 size_log2;
-};
-
-FIXTURE_VARIANT_ADD(flush, 4k)
-{
-	.size_log2 = 12,
-};
-
-FIXTURE_VARIANT_ADD(flush, 2m)
-{
-	.size_log2 = 21,
-};
-
-FIXTURE_VARIANT_ADD(flush, 1g)
-{
-	.size_log2 = 30,
-};
-
-FIXTURE_SETUP(flush)
-{
-	const bool huge = variant->size_log2 > 12;
-	const char *missing = NULL;
-	u64 size;
-
-	if (huge)
-		missing = missing_units(BIT_ULL(variant->size_log2), 1, &self->pool);
 	if (missing)
-		SKIP(return, "%s", missing);
-
-	self->vm = create_vm(&self->vcpu);
-	size = huge ? BIT_ULL(variant->size_log2) : TEST_SIZE;
-	self->fd = huge ? vm_create_guest_memfd_hugetlb(self->vm, size, 0, variant->size_log2) :
-			  vm_create_guest_memfd(self->vm, size, 0);
-	vm_set_user_memory_region2(self->vm, TEST_SLOT, KVM_MEM_GUEST_MEMFD, TEST_GPA,
-				   size, NULL, self->fd, 0);
+		return missing;
+	create_vm(self, 1);
+	self->fd = gmem_create(self, 0);
+	add_slot(self->vm, TEST_GPA, self->size, NULL, self->fd, 0);
+	return NULL;
 }
 
-FIXTURE_TEARDOWN(flush)
-{
-	if (!self->vm)
-		return;
-
-	close(self->fd);
-	kvm_vm_free(self->vm);
-}
-
-static void convert(int fd, u64 first, u64 nr, bool private)
-{
-	gmem_set_memory_attributes(fd, first * PAGE_SIZE, nr * PAGE_SIZE,
-				   private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0);
-}
-
-static void prefault(struct kvm_vcpu *vcpu)
-{
-	struct kvm_pre_fault_memory range = {
-		.gpa = TEST_GPA,
-		.size = TEST_SIZE,
-	};
-
-	while (range.size)
-		vcpu_ioctl(vcpu, KVM_PRE_FAULT_MEMORY, &range);
-}
+GMEM_FIXTURE(flush, setup_flush(self, variant));
+GMEM_VARIANT_OF_UNITS(flush, 4k, 12, NR_PAGES);
+GMEM_VARIANTS(flush, 1, 1);
 
 TEST_F(flush, once_for_a_fragmented_range)
 {
@@ -121,14 +49,14 @@ TEST_F(flush, once_for_a_fragmented_range)
 	int to_private, i;
 
 	for (to_private = 0; to_private < 2; to_private++) {
-		convert(self->fd, 0, NR_PAGES, !to_private);
+		convert_fd(self->fd, 0, NR_PAGES, !to_private);
 		for (i = 0; i < NR_PAGES; i += 2)
-			convert(self->fd, i, 1, to_private);
-		prefault(self->vcpu);
+			convert_fd(self->fd, i, 1, to_private);
+		prefault(self->vcpu, 0, TEST_SIZE);
 		pages = vm_get_stat(self->vm, pages_4k);
 
 		flushes = vm_get_stat(self->vm, remote_tlb_flush_requests);
-		convert(self->fd, 0, NR_PAGES, to_private);
+		convert_fd(self->fd, 0, NR_PAGES, to_private);
 		flushes = vm_get_stat(self->vm, remote_tlb_flush_requests) - flushes;
 
 		/* All pages that have changed were mapped, and aren't any more. */
@@ -142,7 +70,7 @@ TEST_F(flush, once_for_a_fragmented_range)
 
 #define NR_VCPUS	2
 #define FAULT_SIZE	((u64)SZ_256M)
-/* How often a thread sleeps for other reasons. */
+/* What else makes a thread sleep. */
 #define MAX_SLEEPS	2
 
 struct faulter {
@@ -154,17 +82,12 @@ struct faulter {
 
 static void *fault_in(void *arg)
 {
-	struct kvm_pre_fault_memory range = {
-		.gpa = TEST_GPA + PAGE_SIZE,
-		.size = FAULT_SIZE,
-	};
 	struct faulter *faulter = arg;
 	struct rusage before, after;
 
 	pthread_barrier_wait(faulter->barrier);
 	getrusage(RUSAGE_THREAD, &before);
-	while (range.size)
-		vcpu_ioctl(faulter->vcpu, KVM_PRE_FAULT_MEMORY, &range);
+	prefault(faulter->vcpu, PAGE_SIZE, FAULT_SIZE);
 	getrusage(RUSAGE_THREAD, &after);
 	faulter->sleeps = after.ru_nvcsw - before.ru_nvcsw;
 
@@ -178,29 +101,22 @@ static void *fault_in(void *arg)
 TEST(faults_do_not_wait)
 {
 	struct faulter faulters[NR_VCPUS] = {};
-	struct kvm_vcpu *vcpus[NR_VCPUS];
+	struct gmem gmem = {}, *self = &gmem;
 	pthread_barrier_t barrier;
-	struct hugetlb_pool pool;
-	const char *missing = missing_units(SZ_1G, 1, &pool);
 	struct kvm_vm *vm;
 	int fd, i;
 
-	if (missing)
-		SKIP(return, "%s", missing);
-
-	vm = __vm_create_with_vcpus((struct vm_shape) {
-		.mode = VM_MODE_DEFAULT,
-		.type = VM_TYPE_PRIVATE,
-	}, NR_VCPUS, 0, guest_code, vcpus);
+	SKIP_IF(return, missing_units(SZ_1G, 1, &self->pool));
+	create_vm(self, NR_VCPUS);
+	vm = self->vm;
 	fd = vm_create_guest_memfd_hugetlb(vm, SZ_1G, 0, 30);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, SZ_1G);
+	allocate_fd(fd, 0, SZ_1G);
 	/* The offset in the file isn't congruent: all mappings are of 4K. */
-	vm_set_user_memory_region2(vm, TEST_SLOT, KVM_MEM_GUEST_MEMFD, TEST_GPA + PAGE_SIZE,
-				   SZ_1G, NULL, fd, 0);
+	add_slot(vm, TEST_GPA + PAGE_SIZE, SZ_1G, NULL, fd, 0);
 
 	pthread_barrier_init(&barrier, NULL, NR_VCPUS);
 	for (i = 0; i < NR_VCPUS; i++) {
-		faulters[i].vcpu = vcpus[i];
+		faulters[i].vcpu = self->vcpus[i];
 		faulters[i].barrier = &barrier;
 		pthread_create(&faulters[i].thread, NULL, fault_in, &faulters[i]);
 	}
@@ -218,70 +134,32 @@ TEST(faults_do_not_wait)
 	kvm_vm_free(vm);
 }
 
-FIXTURE(sparse)
-{
-	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm;
-	int pipe[2];
-	int fd;
-};
+#define _test_data_sparse	gmem
+#define _fixture_variant_sparse	gmem_variant
 
-FIXTURE_VARIANT(sparse)
+static const char *setup_sparse(struct gmem *self, u64 flags)
 {
-	u64 flags;
-};
-
-FIXTURE_VARIANT_ADD(sparse, init_private)
-{
-	.flags = 0,
-};
-
-FIXTURE_VARIANT_ADD(sparse, init_shared)
-{
-	.flags = GUEST_MEMFD_FLAG_INIT_SHARED,
-};
-
-FIXTURE_SETUP(sparse)
-{
-	self->vm = create_vm(&self->vcpu);
+	create_vm(self, 1);
 	self->fd = vm_create_guest_memfd(self->vm, MAX_PAGES * PAGE_SIZE,
-					 variant->flags | GUEST_MEMFD_FLAG_MMAP);
-	TEST_ASSERT(!pipe(self->pipe), "pipe() should succeed");
+					 flags | GUEST_MEMFD_FLAG_MMAP);
+	kvm_pipe(self->pipe);
+	return NULL;
 }
 
-FIXTURE_TEARDOWN(sparse)
-{
-	close(self->fd);
-	kvm_vm_free(self->vm);
-}
-
-static u64 now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000ULL + t.tv_nsec / 1000000;
-}
+GMEM_FIXTURE(sparse, setup_sparse(self, variant->flags));
+GMEM_VARIANTS_OF_STATE(sparse);
 
 /*
  * Return whether a page is private, i.e. whether the host gets EFAULT.  A read
  * allocates a shared page, so the page is punched afterwards.
  */
-static bool is_private(int fd, int pipe[2], u64 page)
+static bool is_private(struct gmem *self, u64 page)
 {
-	bool private = false;
-	void *mem;
-	char c;
+	void *mem = __kvm_mmap(PAGE_SIZE, PROT_READ, MAP_SHARED, self->fd, page * PAGE_SIZE);
+	bool private = !can_read(self->pipe, mem);
 
-	mem = __kvm_mmap(PAGE_SIZE, PROT_READ, MAP_SHARED, fd, page * PAGE_SIZE);
-	if (write(pipe[1], mem, 1) == 1) {
-		TEST_ASSERT(read(pipe[0], &c, 1) == 1, "read() should succeed");
-	} else {
-		TEST_ASSERT_EQ(errno, EFAULT);
-		private = true;
-	}
 	kvm_munmap(mem, PAGE_SIZE);
-	kvm_fallocate(fd, PUNCH, page * PAGE_SIZE, PAGE_SIZE);
+	punch_fd(self->fd, page * PAGE_SIZE, PAGE_SIZE);
 	return private;
 }
 
@@ -333,26 +211,26 @@ static struct conversion random_conversion(void)
 	return c;
 }
 
-static void check_page(int fd, int pipe[2], int nr_done, bool init_private, u64 page)
+static void check_page(struct gmem *self, int nr_done, bool init_private, u64 page)
 {
 	bool want = model_is_private(nr_done, init_private, page);
 
 	if (page >= MAX_PAGES)
 		return;
-	TEST_ASSERT(is_private(fd, pipe, page) == want,
+	TEST_ASSERT(is_private(self, page) == want,
 		    "Page 0x%lx should be %s after %d conversions, the last 0x%lx + 0x%lx to %d",
 		    page, want ? "private" : "shared", nr_done, done[nr_done - 1].first,
 		    done[nr_done - 1].nr, done[nr_done - 1].private);
 }
 
-static void check_edges(int fd, int pipe[2], int nr_done, bool init_private,
+static void check_edges(struct gmem *self, int nr_done, bool init_private,
 			const struct conversion *c)
 {
-	check_page(fd, pipe, nr_done, init_private, c->first - 1);
-	check_page(fd, pipe, nr_done, init_private, c->first);
-	check_page(fd, pipe, nr_done, init_private, c->first + c->nr / 2);
-	check_page(fd, pipe, nr_done, init_private, c->first + c->nr - 1);
-	check_page(fd, pipe, nr_done, init_private, c->first + c->nr);
+	check_page(self, nr_done, init_private, c->first - 1);
+	check_page(self, nr_done, init_private, c->first);
+	check_page(self, nr_done, init_private, c->first + c->nr / 2);
+	check_page(self, nr_done, init_private, c->first + c->nr - 1);
+	check_page(self, nr_done, init_private, c->first + c->nr);
 }
 
 TEST_F_TIMEOUT(sparse, random_ranges, 600)
@@ -362,11 +240,11 @@ TEST_F_TIMEOUT(sparse, random_ranges, 600)
 
 	for (i = 0; i < NR_CONVERSIONS; i++) {
 		done[i] = random_conversion();
-		convert(self->fd, done[i].first, done[i].nr, done[i].private);
-		check_edges(self->fd, self->pipe, i + 1, init_private, &done[i]);
+		convert_fd(self->fd, done[i].first, done[i].nr, done[i].private);
+		check_edges(self, i + 1, init_private, &done[i]);
 		/* Check the edges of earlier conversions, too. */
 		for (n = 0; n < 4; n++)
-			check_edges(self->fd, self->pipe, i + 1, init_private,
+			check_edges(self, i + 1, init_private,
 				    &done[kvm_random_u64_in_range(&kvm_rng, 0, i)]);
 	}
 }
@@ -380,22 +258,19 @@ TEST_F_TIMEOUT(sparse, all_at_once, 120)
 
 	for (i = 0; i < 4; i++) {
 		start = now_ms();
-		convert(self->fd, 0, MAX_PAGES, private ^ (i & 1));
+		convert_fd(self->fd, 0, MAX_PAGES, private ^ (i & 1));
 		TEST_ASSERT(now_ms() - start < MAX_SECONDS * 1000,
 			    "Conversion of an empty file should not take %lu ms",
 			    now_ms() - start);
 		/* From now on, the state of the file isn't uniform. */
-		convert(self->fd, MAX_PAGES / 3 + i, 1, !(private ^ (i & 1)));
+		convert_fd(self->fd, MAX_PAGES / 3 + i, 1, !(private ^ (i & 1)));
 	}
 }
 
 int main(int argc, char *argv[])
 {
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
-		     KVM_MEMORY_ATTRIBUTE_PRIVATE);
+	gmem_init(NEEDS_PRIVATE_VM | NEEDS_CONVERSION);
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
-	page_size = getpagesize();
 
 	return test_harness_run(argc, argv);
 }

@@ -8,24 +8,10 @@
  * are still there afterwards.
  */
 #include <linux/elf.h>
-#include <fcntl.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include <sys/resource.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 
-#include <linux/sizes.h>
-
-#include "guest_memfd_guest.h"
-#include "guestmem_units.h"
-#include "memory_failure.h"
-#include "text_file.h"
+#include "guest_memfd_fixture.h"
 
 #define CORE_PATTERN	"/proc/sys/kernel/core_pattern"
 #define CORE_FILE	"/tmp/guest_memfd.core"
@@ -40,50 +26,34 @@ enum {
 	NR,
 };
 
-FIXTURE(coredump)
-{
-	struct hugetlb_pool pool;
-	char pattern[256];
-	size_t unit;
-};
+#define _test_data_coredump		gmem
+#define _fixture_variant_coredump	gmem_variant
 
-FIXTURE_VARIANT(coredump)
-{
-	u8 size_log2;
-};
+static char pattern[256];
 
-FIXTURE_VARIANT_ADD(coredump, 4k)
+static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 {
-	.size_log2 = 12,
-};
+	const char *missing = gmem_setup(self, variant);
 
-FIXTURE_VARIANT_ADD(coredump, 2m)
-{
-	.size_log2 = 21,
-};
+	if (!missing && !(read_text_file(CORE_PATTERN, pattern, sizeof(pattern)) &&
+			  write_text_file(CORE_PATTERN, CORE_FILE)))
+		missing = "needs root and CONFIG_COREDUMP";
+	return missing;
+}
 
-FIXTURE_VARIANT_ADD(coredump, 1g)
-{
-	.size_log2 = 30,
-};
+FIXTURE(coredump);
+FIXTURE_VARIANT(coredump);
+GMEM_VARIANT_OF_UNITS(coredump, 4k, 12, NR);
+GMEM_VARIANTS(coredump, NR, NR);
 
 FIXTURE_SETUP(coredump)
 {
-	const char *missing = NULL;
-
-	self->unit = BIT_ULL(variant->size_log2);
-	if (variant->size_log2 > 12)
-		missing = missing_units(self->unit, NR, &self->pool);
-	if (!missing && !(read_text_file(CORE_PATTERN, self->pattern, sizeof(self->pattern)) &&
-			  write_text_file(CORE_PATTERN, CORE_FILE)))
-		missing = "needs root and CONFIG_COREDUMP";
-	if (missing)
-		SKIP(return, "%s", missing);
+	SKIP_IF(return, setup(self, variant));
 }
 
 FIXTURE_TEARDOWN(coredump)
 {
-	write_text_file(CORE_PATTERN, self->pattern);
+	write_text_file(CORE_PATTERN, pattern);
 	unlink(CORE_FILE);
 }
 
@@ -129,14 +99,6 @@ struct vmm {
 
 static struct vmm *vmm;
 
-static void read_units(char *text, size_t size)
-{
-	char *units = guestmem_read_units();
-
-	snprintf(text, size, "%s", units);
-	free(units);
-}
-
 static void set_dump_limits(void)
 {
 	struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
@@ -148,30 +110,26 @@ static void set_dump_limits(void)
 	close(fd);
 }
 
-static void run_vmm(size_t unit, u8 size_log2, bool poison)
+static void run_vmm(struct gmem *self, bool poison)
 {
-	u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
-	const u64 stride = max_t(u64, unit / 8, PAGE_SIZE);
-	struct kvm_vcpu *vcpus[1];
-	struct kvm_vm *vm;
+	const u64 unit = self->unit, stride = max_t(u64, unit / 8, PAGE_SIZE);
+	struct kvm_vcpu *vcpu;
 	char *mem;
 
 	set_dump_limits();
-	vm = __create_guest(VM_TYPE_PRIVATE, vcpus, 1);
-	vmm->vm_fd = vm->fd;
-	vmm->fd = size_log2 > 12 ?
-		  vm_create_guest_memfd_hugetlb(vm, NR * unit, flags, size_log2) :
-		  vm_create_guest_memfd(vm, NR * unit, flags);
+	self->vm = create_guest(VM_TYPE_PRIVATE, &vcpu, 1);
+	vmm->vm_fd = self->vm->fd;
+	vmm->fd = gmem_create(self, GMEM_SHARED);
 	mem = mmap((void *)MEM_ADDR, NR * unit, PROT_READ | PROT_WRITE,
 		   MAP_SHARED | MAP_FIXED_NOREPLACE, vmm->fd, 0);
 	TEST_ASSERT(mem == (void *)MEM_ADDR, "mmap() should succeed");
-	add_slot(vm, TEST_GPA, NR * unit, mem, vmm->fd, 0);
+	add_slot(self->vm, TEST_GPA, NR * unit, mem, vmm->fd, 0);
 
 	WRITE_ONCE(*(u64 *)mem, HOST_TAG(0));
 	gmem_set_private(vmm->fd, PRIVATE * unit, unit);
-	guest_do(vcpus[0], OP_WRITE_TAGS, TEST_GPA + SHARED_BY_GUEST * unit, unit / stride,
+	guest_do(vcpu, OP_WRITE_TAGS, TEST_GPA + SHARED_BY_GUEST * unit, unit / stride,
 		 stride, TAG(0));
-	guest_do(vcpus[0], OP_WRITE_TAGS, TEST_GPA + PRIVATE * unit, unit / stride,
+	guest_do(vcpu, OP_WRITE_TAGS, TEST_GPA + PRIVATE * unit, unit / stride,
 		 stride, TAG2(0));
 
 	if (poison) {
@@ -179,7 +137,7 @@ static void run_vmm(size_t unit, u8 size_log2, bool poison)
 		TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, vmm->pfn), 0);
 	}
 	if (guestmem_has_units())
-		read_units(vmm->units, sizeof(vmm->units));
+		snprintf(vmm->units, sizeof(vmm->units), "%s", guestmem_read_units());
 	signal(SIGABRT, SIG_DFL);
 	signal(SIGBUS, SIG_DFL);
 	if (poison)
@@ -191,7 +149,7 @@ static void run_vmm(size_t unit, u8 size_log2, bool poison)
  * Assert that all but the hole is in memory, as before the dump.  mincore() says
  * this in the same way for every size of pages.
  */
-static void assert_hole(size_t unit)
+static void assert_hole(u64 unit)
 {
 	char *mem = kvm_mmap(NR * unit, PROT_READ, MAP_SHARED, vmm->fd);
 	unsigned char in_memory;
@@ -205,20 +163,14 @@ static void assert_hole(size_t unit)
 	kvm_munmap(mem, NR * unit);
 }
 
-static void assert_nothing_happened(struct hugetlb_pool *pool, size_t unit)
+static void assert_nothing_happened(struct gmem *self)
 {
-	static char units[SZ_64K];
-
-	if (unit > PAGE_SIZE)
-		TEST_ASSERT_POOL(pool, -(NR - 1), 1);
-	assert_hole(unit);
-
-	if (!guestmem_has_units())
-		return;
-	read_units(units, sizeof(units));
-	TEST_ASSERT(!strcmp(units, vmm->units),
-		    "A core dump should not split anything: units were\n%s\nand are\n%s",
-		    vmm->units, units);
+	if (self->unit > PAGE_SIZE)
+		assert_nr_allocated(NR - 1);
+	assert_hole(self->unit);
+	/* A core dump should not split anything. */
+	if (guestmem_has_units())
+		guestmem_assert_unchanged(vmm->units);
 }
 
 static void assert_core(size_t unit, u64 host_tag)
@@ -237,31 +189,27 @@ static void assert_core(size_t unit, u64 host_tag)
 	close(fd);
 }
 
-static void dump_and_check(struct hugetlb_pool *pool, size_t unit, u8 size_log2, bool poison)
+static void dump_and_check(struct gmem *self, bool poison)
 {
 	int status;
 	pid_t pid;
 
 	vmm = kvm_mmap(sizeof(*vmm), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
 
-	pid = syscall(__NR_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
-	TEST_ASSERT(pid >= 0, "clone() should succeed");
+	pid = kvm_fork_sharing_files();
 	if (!pid)
-		run_vmm(unit, size_log2, poison);
+		run_vmm(self, poison);
 	TEST_ASSERT(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) &&
 		    WCOREDUMP(status), "The VMM should dump core, has status 0x%x", status);
 	TEST_ASSERT_EQ(WTERMSIG(status), poison ? SIGBUS : SIGABRT);
 
-	assert_nothing_happened(pool, unit);
-	assert_core(unit, poison ? 0 : HOST_TAG(0));
+	assert_nothing_happened(self);
+	assert_core(self->unit, poison ? 0 : HOST_TAG(0));
 	close(vmm->fd);
 	close(vmm->vm_fd);
 }
 
-TEST_F(coredump, shared_and_in_memory)
-{
-	dump_and_check(&self->pool, self->unit, variant->size_log2, false);
-}
+GMEM_TEST(coredump, shared_and_in_memory, dump_and_check(self, false))
 
 /* Let a VMM die of memory that has failed: the core dump doesn't read it once more. */
 TEST_F(coredump, poisoned)
@@ -269,9 +217,9 @@ TEST_F(coredump, poisoned)
 	struct hugetlb_pool lost = self->pool;
 
 	if (!can_inject_memory_failure())
-		SKIP(return, "needs root, debugfs and CONFIG_HWPOISON_INJECT");
+		SKIP(return, NEEDS_MEMORY_FAILURE);
 
-	dump_and_check(&self->pool, self->unit, variant->size_log2, true);
+	dump_and_check(self, true);
 	if (self->unit > PAGE_SIZE) {
 		hugetlb_pool_lose(&lost, 1);
 		TEST_ASSERT_POOL_SETTLES(&lost, 0, 0);
@@ -282,12 +230,4 @@ TEST_F(coredump, poisoned)
 		hugetlb_resize_pool(&self->pool);
 }
 
-int main(int argc, char *argv[])
-{
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
-		     KVM_MEMORY_ATTRIBUTE_PRIVATE);
-	page_size = getpagesize();
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_PRIVATE_VM | NEEDS_CONVERSION)

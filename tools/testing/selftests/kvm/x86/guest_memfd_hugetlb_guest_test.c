@@ -10,72 +10,50 @@
  * the same file through another, aligned slot, where it finds pages that were
  * mapped in the wrong place.
  */
-#include <errno.h>
 #include <limits.h>
-#include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
-
+#include "guest_memfd_fixture.h"
 #include "cgroup_util.h"
-#include "guest_memfd_guest.h"
 #include "numaif.h"
 
 #define NR_ALLOCATORS		2
 
-FIXTURE(guest)
-{
-	struct hugetlb_pool pool;
-	struct kvm_vcpu *vcpus[MAX_VCPUS];
-	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm;
-	size_t unit, size;
-	void *hva;
-	int nr;
-	int fd;
-};
+#define _test_data_guest		gmem
+#define _fixture_variant_guest	gmem_variant
 
-FIXTURE_VARIANT(guest)
-{
-	u8 size_log2;
-	int nr_units;
-};
+/* An address range for all slots, without a mapping of the file. */
+static void *hva;
 
-FIXTURE_VARIANT_ADD(guest, 2m)
+static void *map_aligned_hva(size_t size)
 {
-	.size_log2 = 21,
-	.nr_units = 8,
-};
+	void *mem = kvm_mmap(size + SZ_1G, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
 
-FIXTURE_VARIANT_ADD(guest, 1g)
-{
-	.size_log2 = 30,
-	.nr_units = 1,
-};
+	return align_ptr_up(mem, SZ_1G);
+}
 
-FIXTURE_SETUP(guest)
+static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 {
-	const char *missing = setup_units();
+	const char *missing = gmem_setup(self, variant);
 
 	if (missing)
-		SKIP(return, "%s", missing);
-
-	self->vm = create_guest(self->vcpus, MAX_VCPUS);
+		return missing;
+	self->vm = create_guest(VM_TYPE_PRIVATE, self->vcpus, MAX_VCPUS);
 	self->vcpu = self->vcpus[0];
-	self->hva = map_aligned_hva(TEST_GPA_SIZE);
-	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, 0, variant->size_log2);
+	self->fd = gmem_create(self, 0);
+	hva = map_aligned_hva(TEST_GPA_SIZE);
+	return NULL;
 }
 
-FIXTURE_TEARDOWN_PARENT(guest)
-{
-	EXPECT_POOL_RESTORED(&self->pool);
-}
+GMEM_FIXTURE(guest, setup(self, variant));
+GMEM_VARIANTS(guest, 8, 1);
+
+/* Let the guest do something with each of @nr pages of a slot for all of the file. */
+#define do_pages(op, first, nr, tag)					\
+	guest_do(self->vcpu, op, gpa_of(first), nr, PAGE_SIZE, tag)
 
 #define add_whole_slot()						\
-	add_slot(self->vm, TEST_GPA, self->size, self->hva, self->fd, 0)
+	add_slot(self->vm, TEST_GPA, self->size, hva, self->fd, 0)
 #define delete_whole_slot()						\
 	delete_slot(self->vm, TEST_GPA)
 
@@ -94,7 +72,7 @@ static void assert_hva_unused(void *hva, size_t size)
 
 TEST_F(guest, one_fault_per_unit)
 {
-	const u64 pages = self->unit / PAGE_SIZE;
+	const u64 pages = self->unit_pages;
 	struct mappings before, want;
 	int i;
 
@@ -115,31 +93,27 @@ TEST_F(guest, one_fault_per_unit)
 		assert_mappings(self->vcpu, before, want, "whole unit");
 		assert_pool(i + 1, self->nr - i - 1);
 	}
-	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, pages, PAGE_SIZE, 1);
-	assert_hva_unused(self->hva, self->size);
+	do_pages(OP_CHECK_TAGS, 0, pages, 1);
+	assert_hva_unused(hva, self->size);
 }
 
 /* All of the slot's memory is in the file: KVM does not even look at the userspace address. */
 TEST_F(guest, userspace_address_is_ignored)
 {
-	const u64 pages = self->size / PAGE_SIZE;
+	const u64 pages = self->nr_pages;
 	struct mappings before;
 
-	self->hva = (void *)PAGE_SIZE;
+	hva = (void *)PAGE_SIZE;
 	add_whole_slot();
 	before = read_mappings(self->vcpu);
-	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, pages, PAGE_SIZE, 1);
+	do_pages(OP_WRITE_TAGS, 0, pages, 1);
 	assert_mappings(self->vcpu, before, largest_mappings(0, 0, pages, self->unit), "all");
-	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, pages, PAGE_SIZE, 1);
+	do_pages(OP_CHECK_TAGS, 0, pages, 1);
 }
 
 TEST_F(guest, prefault_maps_huge)
 {
-	const u64 pages = self->size / PAGE_SIZE;
-	struct kvm_pre_fault_memory range = {
-		.gpa = TEST_GPA,
-		.size = self->size,
-	};
+	const u64 pages = self->nr_pages;
 	struct mappings before, want;
 
 	add_whole_slot();
@@ -147,41 +121,37 @@ TEST_F(guest, prefault_maps_huge)
 	want = largest_mappings(0, 0, pages, self->unit);
 	want.faults = 0;
 
-	while (range.size) {
-		int r = __vcpu_ioctl(self->vcpu, KVM_PRE_FAULT_MEMORY, &range);
-
-		TEST_ASSERT(!r || errno == EINTR, KVM_IOCTL_ERROR(KVM_PRE_FAULT_MEMORY, r));
-	}
+	prefault(self->vcpu, 0, self->size);
 	assert_pool(self->nr, 0);
 
 	/* Prefaults don't count as faults, and leave no faults to the guest. */
 	before.faults = read_mappings(self->vcpu).faults;
-	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, pages, PAGE_SIZE, 1);
+	do_pages(OP_WRITE_TAGS, 0, pages, 1);
 	assert_mappings(self->vcpu, before, want, "after prefault");
 }
 
 TEST_F(guest, zeroed)
 {
-	const u64 pages = self->unit / PAGE_SIZE;
+	const u64 pages = self->unit_pages;
 	int i;
 
 	/* Start over with a pool full of another user's data. */
 	close(self->fd);
 	hugetlb_dirty_pool(self->unit);
-	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, 0, variant->size_log2);
+	self->fd = gmem_create(self, 0);
 	add_whole_slot();
 
-	guest_do(self->vcpu, OP_CHECK_ZERO, TEST_GPA, self->size / PAGE_SIZE, PAGE_SIZE, 0);
+	do_pages(OP_CHECK_ZERO, 0, self->nr_pages, 0);
 
 	for (i = 0; i < self->nr; i++) {
 		u64 gpa = TEST_GPA + i * self->unit;
 
 		guest_do(self->vcpu, OP_WRITE_TAGS, gpa, pages, PAGE_SIZE, ~0ull / 3);
-		kvm_fallocate(self->fd, PUNCH, i * self->unit, self->unit);
+		punch_fd(self->fd, i * self->unit, self->unit);
 		assert_pool(self->nr - 1, 1);
 		/* Either fallocate() or the guest itself allocates the unit. */
 		if (i & 1)
-			kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, i * self->unit, PAGE_SIZE);
+			allocate_fd(self->fd, i * self->unit, PAGE_SIZE);
 		guest_do(self->vcpu, OP_CHECK_ZERO, gpa, pages, PAGE_SIZE, 0);
 		assert_pool(self->nr, 0);
 	}
@@ -189,7 +159,7 @@ TEST_F(guest, zeroed)
 
 TEST_F(guest, punch_part_zeroes)
 {
-	const u64 pages = self->size / PAGE_SIZE;
+	const u64 pages = self->nr_pages;
 	const struct {
 		u64 first, nr;
 	} holes[] = {
@@ -197,8 +167,8 @@ TEST_F(guest, punch_part_zeroes)
 		{ 1, 1 },
 		{ pages - 1, 1 },
 		{ 7, 256 },
-		{ self->unit / PAGE_SIZE - 1, 2 },
-		{ self->unit / PAGE_SIZE / 2, self->unit / PAGE_SIZE },
+		{ self->unit_pages - 1, 2 },
+		{ self->unit_pages / 2, self->unit_pages },
 		{ 1, pages - 2 },
 	};
 	int i;
@@ -210,13 +180,12 @@ TEST_F(guest, punch_part_zeroes)
 		if (end > pages)
 			continue;
 
-		guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, pages, PAGE_SIZE, 1);
-		kvm_fallocate(self->fd, PUNCH, first * PAGE_SIZE, nr * PAGE_SIZE);
+		do_pages(OP_WRITE_TAGS, 0, pages, 1);
+		punch_fd(self->fd, first * PAGE_SIZE, nr * PAGE_SIZE);
 
-		guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, first, PAGE_SIZE, 1);
-		guest_do(self->vcpu, OP_CHECK_ZERO, TEST_GPA + first * PAGE_SIZE, nr, PAGE_SIZE, 0);
-		guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA + end * PAGE_SIZE, pages - end,
-			 PAGE_SIZE, 1 + end);
+		do_pages(OP_CHECK_TAGS, 0, first, 1);
+		do_pages(OP_CHECK_ZERO, first, nr, 0);
+		do_pages(OP_CHECK_TAGS, end, pages - end, 1 + end);
 		assert_pool(self->nr, 0);
 	}
 }
@@ -245,7 +214,7 @@ static const struct slot_case slot_cases[] = {
 
 TEST_F(guest, slots_at_odd_offsets)
 {
-	const u64 unit_pages = self->unit / PAGE_SIZE;
+	const u64 unit_pages = self->unit_pages;
 	const u64 window = 6 * PAGES_2M;
 	struct mappings before;
 	int i;
@@ -253,13 +222,13 @@ TEST_F(guest, slots_at_odd_offsets)
 	for (i = 0; i < ARRAY_SIZE(slot_cases); i++) {
 		const struct slot_case *c = &slot_cases[i];
 		u64 gpa = TEST_GPA + c->gfn * PAGE_SIZE, size = c->nr * PAGE_SIZE;
-		void *hva = self->hva + c->hva * PAGE_SIZE;
+		void *slot_hva = hva + c->hva * PAGE_SIZE;
 		u64 end = c->pgoff + c->nr;
 
-		kvm_fallocate(self->fd, PUNCH, 0, self->size);
+		punch_fd(self->fd, 0, self->size);
 
 		/* Write through the slot of this case ... */
-		add_slot(self->vm, gpa, size, hva, self->fd, c->pgoff * PAGE_SIZE);
+		add_slot(self->vm, gpa, size, slot_hva, self->fd, c->pgoff * PAGE_SIZE);
 		before = read_mappings(self->vcpu);
 		guest_do(self->vcpu, OP_WRITE_TAGS, gpa, c->nr, PAGE_SIZE, TAG(c->pgoff));
 		assert_mappings(self->vcpu, before,
@@ -267,21 +236,19 @@ TEST_F(guest, slots_at_odd_offsets)
 		guest_do(self->vcpu, OP_CHECK_TAGS, gpa, c->nr, PAGE_SIZE, TAG(c->pgoff));
 		assert_pool(DIV_ROUND_UP(end, unit_pages) - c->pgoff / unit_pages,
 			    self->nr - DIV_ROUND_UP(end, unit_pages) + c->pgoff / unit_pages);
-		assert_hva_unused(hva, size);
+		assert_hva_unused(slot_hva, size);
 		delete_slot(self->vm, gpa);
 
 		/* ... check the file through an aligned slot, and write through that ... */
 		add_whole_slot();
-		guest_do(self->vcpu, OP_CHECK_ZERO, TEST_GPA, c->pgoff, PAGE_SIZE, 0);
-		guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA + c->pgoff * PAGE_SIZE,
-			 c->nr, PAGE_SIZE, TAG(c->pgoff));
-		guest_do(self->vcpu, OP_CHECK_ZERO, TEST_GPA + end * PAGE_SIZE,
-			 window - end, PAGE_SIZE, 0);
-		guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, window, PAGE_SIZE, TAG2(0));
+		do_pages(OP_CHECK_ZERO, 0, c->pgoff, 0);
+		do_pages(OP_CHECK_TAGS, c->pgoff, c->nr, TAG(c->pgoff));
+		do_pages(OP_CHECK_ZERO, end, window - end, 0);
+		do_pages(OP_WRITE_TAGS, 0, window, TAG2(0));
 		delete_whole_slot();
 
 		/* ... and check what was written through the slot of this case. */
-		add_slot(self->vm, gpa, size, hva, self->fd, c->pgoff * PAGE_SIZE);
+		add_slot(self->vm, gpa, size, slot_hva, self->fd, c->pgoff * PAGE_SIZE);
 		guest_do(self->vcpu, OP_CHECK_TAGS, gpa, c->nr, PAGE_SIZE, TAG2(c->pgoff));
 		delete_slot(self->vm, gpa);
 	}
@@ -293,9 +260,9 @@ TEST_F(guest, punch_through_odd_slot)
 	const u64 gpa = TEST_GPA + 5 * PAGE_SIZE, pgoff = 3, nr = 3 * PAGES_2M;
 	const u64 first = PAGES_2M + 1, holes = PAGES_2M;
 
-	add_slot(self->vm, gpa, nr * PAGE_SIZE, self->hva, self->fd, pgoff * PAGE_SIZE);
+	add_slot(self->vm, gpa, nr * PAGE_SIZE, hva, self->fd, pgoff * PAGE_SIZE);
 	guest_do(self->vcpu, OP_WRITE_TAGS, gpa, nr, PAGE_SIZE, 1);
-	kvm_fallocate(self->fd, PUNCH, (pgoff + first) * PAGE_SIZE, holes * PAGE_SIZE);
+	punch_fd(self->fd, (pgoff + first) * PAGE_SIZE, holes * PAGE_SIZE);
 	guest_do(self->vcpu, OP_CHECK_TAGS, gpa, first, PAGE_SIZE, 1);
 	guest_do(self->vcpu, OP_CHECK_ZERO, gpa + first * PAGE_SIZE, holes, PAGE_SIZE, 0);
 	guest_do(self->vcpu, OP_CHECK_TAGS, gpa + (first + holes) * PAGE_SIZE,
@@ -305,7 +272,7 @@ TEST_F(guest, punch_through_odd_slot)
 /* Converting a unit unmaps the unit and nothing else from the guest, and keeps it whole. */
 TEST_F(guest, convert_whole_units)
 {
-	const u64 pages = self->unit / PAGE_SIZE;
+	const u64 pages = self->unit_pages;
 	const struct mappings one = largest_mappings(0, 0, pages, self->unit);
 	struct mappings before, none = {}, gone = {
 		.nr_1g = -one.nr_1g,
@@ -314,7 +281,7 @@ TEST_F(guest, convert_whole_units)
 	int i, pass;
 
 	add_whole_slot();
-	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, self->nr * pages, PAGE_SIZE, TAG(0));
+	do_pages(OP_WRITE_TAGS, 0, self->nr * pages, TAG(0));
 
 	/* Convert to shared, to shared again, to private, and to private again. */
 	for (pass = 0; pass < 4; pass++) {
@@ -338,30 +305,28 @@ TEST_F(guest, convert_whole_units)
 	/* Convert all units at once. */
 	before = read_mappings(self->vcpu);
 	gmem_set_shared(self->fd, 0, self->size);
-	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, self->nr * pages, PAGE_SIZE, TAG(0));
+	do_pages(OP_CHECK_TAGS, 0, self->nr * pages, TAG(0));
 	before.faults += self->nr;
 	assert_mappings(self->vcpu, before, none, "file converted");
-	assert_hva_unused(self->hva, self->size);
+	assert_hva_unused(hva, self->size);
 }
 
 /* KVM maps shared memory of a file as huge as private memory. */
 TEST_F(guest, init_shared_maps_huge)
 {
-	const u64 pages = self->size / PAGE_SIZE;
+	const u64 pages = self->nr_pages;
 	struct mappings before;
 
 	close(self->fd);
-	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size,
-						 GUEST_MEMFD_FLAG_INIT_SHARED,
-						 variant->size_log2);
+	self->fd = gmem_create(self, GUEST_MEMFD_FLAG_INIT_SHARED);
 	add_whole_slot();
 	before = read_mappings(self->vcpu);
-	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, pages, PAGE_SIZE, TAG(0));
+	do_pages(OP_WRITE_TAGS, 0, pages, TAG(0));
 	assert_mappings(self->vcpu, before, largest_mappings(0, 0, pages, self->unit), "shared");
 	gmem_set_private(self->fd, 0, self->size);
-	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, pages, PAGE_SIZE, TAG(0));
+	do_pages(OP_CHECK_TAGS, 0, pages, TAG(0));
 	before = read_mappings(self->vcpu);
-	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, pages, PAGE_SIZE, TAG(0));
+	do_pages(OP_CHECK_TAGS, 0, pages, TAG(0));
 	assert_mappings(self->vcpu, before, (struct mappings) {}, "private");
 	assert_pool(self->nr, 0);
 }
@@ -384,7 +349,7 @@ static void *race(void *data)
 		if (r->vcpu)
 			guest_do(r->vcpu, OP_WRITE_TAGS, TEST_GPA + r->offset, 1, PAGE_SIZE, 1);
 		else
-			kvm_fallocate(r->fd, FALLOC_FL_KEEP_SIZE, r->offset, PAGE_SIZE);
+			allocate_fd(r->fd, r->offset, PAGE_SIZE);
 		pthread_barrier_wait(r->barrier);
 		/* The main thread looks at the pool and punches. */
 		pthread_barrier_wait(r->barrier);
@@ -404,8 +369,8 @@ TEST_F(guest, race_to_one_unit)
 
 	/* The losers of the race must do without another page, so leave none. */
 	hog = rest ? hugetlb_hog(self->unit, rest, -1) : NULL;
-	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, self->size);
-	kvm_fallocate(self->fd, PUNCH, 0, self->unit);
+	allocate_fd(self->fd, 0, self->size);
+	punch_fd(self->fd, 0, self->unit);
 	add_whole_slot();
 
 	pthread_barrier_init(&barrier, NULL, nr + 1);
@@ -423,7 +388,7 @@ TEST_F(guest, race_to_one_unit)
 		pthread_barrier_wait(&barrier);
 		pthread_barrier_wait(&barrier);
 		assert_pool(rest + self->nr, 0);
-		kvm_fallocate(self->fd, PUNCH, 0, self->unit);
+		punch_fd(self->fd, 0, self->unit);
 		assert_pool(rest + self->nr - 1, 1);
 		pthread_barrier_wait(&barrier);
 	}
@@ -456,11 +421,12 @@ static void *churn(void *data)
 		u64 nr = min((c->size - offset) / PAGE_SIZE, 64ull);
 
 		if (c->vcpu)
-			guest_do(c->vcpu, OP_CHURN, TEST_GPA + offset, nr, PAGE_SIZE, TAG(0));
+			guest_do(c->vcpu, OP_CHURN, TEST_GPA + offset, nr, PAGE_SIZE,
+				 TAG(offset / PAGE_SIZE));
 		else if (r & BIT(40))
-			kvm_fallocate(c->fd, PUNCH, offset, nr * PAGE_SIZE);
+			punch_fd(c->fd, offset, nr * PAGE_SIZE);
 		else
-			kvm_fallocate(c->fd, PUNCH, offset / c->unit * c->unit, c->unit);
+			punch_fd(c->fd, offset / c->unit * c->unit, c->unit);
 		c->done++;
 	}
 	return NULL;
@@ -490,9 +456,9 @@ TEST_F(guest, punch_under_running_guest)
 	TH_LOG("seed %#x, rounds of vCPU 0: %ld, holes: %ld", kvm_random_seed,
 	       churners[0].done, churners[MAX_VCPUS].done);
 
-	kvm_fallocate(self->fd, PUNCH, 0, self->size);
+	punch_fd(self->fd, 0, self->size);
 	assert_pool(0, self->nr);
-	guest_do(self->vcpu, OP_CHECK_ZERO, TEST_GPA, self->size / PAGE_SIZE, PAGE_SIZE, 0);
+	do_pages(OP_CHECK_ZERO, 0, self->nr_pages, 0);
 	assert_pool(self->nr, 0);
 }
 
@@ -541,8 +507,7 @@ TEST_F(guest, fault_without_page_on_node)
 
 	close(self->fd);
 	self->size = self->unit;
-	self->fd = vm_create_guest_memfd_hugetlb(self->vm, self->size, GUEST_MEMFD_FLAG_MMAP,
-						 variant->size_log2);
+	self->fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP);
 	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
 	kvm_mbind(mem, self->size, MPOL_BIND, &node[1], maxnode, 0);
 	hog = hugetlb_hog(self->unit, hogged, 1);
@@ -554,8 +519,7 @@ TEST_F(guest, fault_without_page_on_node)
 
 	/* There is a page again: the guest goes on as if nothing had happened. */
 	hugetlb_unhog(hog, self->unit, hogged);
-	vcpu_run(self->vcpu);
-	assert_request_done(self->vcpu);
+	guest_run(self->vcpu);
 	assert_pool(1, 0);
 	hugetlb_read_pool(self->unit, &now);
 	TEST_ASSERT_EQ(now.node_free[1], hogged - 1);
@@ -582,16 +546,9 @@ TEST_F(guest, fault_over_cgroup_limit)
 	guest_do_fails(self->vcpu, TEST_GPA, ENOMEM);
 
 	TEST_ASSERT(!cg_write_numeric(cgroup, limit, self->unit), "Setting a limit should succeed");
-	vcpu_run(self->vcpu);
-	assert_request_done(self->vcpu);
+	guest_run(self->vcpu);
 	assert_pool(1, self->nr - 1);
 	TEST_ASSERT(!cg_enter_current(root) && !rmdir(cgroup), "Removing a cgroup should succeed");
 }
 
-int main(int argc, char *argv[])
-{
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_HUGETLB | NEEDS_PRIVATE_VM)

@@ -4,34 +4,13 @@
  * The kernel splits off the pages that the host touches, and no others, so that the
  * host can map them, and maybe pin them, page by page.  The guest does not notice.
  */
-#include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include <sys/resource.h>
-#include <sys/wait.h>
 
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
-
-#include "guest_memfd_reshape.h"
-#include "memory_holder.h"
+#include "guest_memfd_fixture.h"
 
 static const struct mappings no_change;
 
-FIXTURE_SETUP(reshape)
-{
-	const char *missing = setup_reshape(GUEST_MEMFD_FLAG_INIT_SHARED);
-
-	if (missing)
-		SKIP(return, "%s", missing);
-}
-
-static u64 random_below(u64 nr)
-{
-	return kvm_random_u64_in_range(&kvm_rng, 0, nr - 1);
-}
+GMEM_RESHAPE_FIXTURE(gmem_setup_guest(self, variant, GUEST_MEMFD_FLAG_INIT_SHARED));
 
 /* A part of the mapping that is small enough to go through it page by page. */
 #define WINDOW_PAGES	PAGES_2M
@@ -176,11 +155,11 @@ TEST_F(reshape, ordinary_vm)
 	struct mappings before, want;
 	int i;
 
-	close_reshape_file(self);
+	gmem_close(self);
 	kvm_vm_free(self->vm);
-	self->vm = __create_guest(VM_TYPE_DEFAULT, self->vcpus, MAX_VCPUS);
+	self->vm = create_guest(VM_TYPE_DEFAULT, self->vcpus, MAX_VCPUS);
 	self->vcpu = self->vcpus[0];
-	open_reshape_file(self, GUEST_MEMFD_FLAG_INIT_SHARED, variant->size_log2);
+	gmem_open(self, GUEST_MEMFD_FLAG_INIT_SHARED);
 
 	before = read_mappings(self->vcpu);
 	guest_write(self, 0, self->nr_pages);
@@ -197,8 +176,7 @@ TEST_F(reshape, ordinary_vm)
 	guest_check_all();
 	assert_mappings(self->vcpu, before, no_change, "pages touched");
 
-	TEST_ASSERT(__gmem_set_private(self->fd, 0, PAGE_SIZE, NULL) && errno == EINVAL,
-		    "Conversion should fail with EINVAL, errno %d", errno);
+	assert_error(__gmem_set_private(self->fd, 0, PAGE_SIZE, NULL), EINVAL);
 
 	punch(self, 7, 3);
 	guest_check(self, 0, nr);
@@ -213,30 +191,29 @@ TEST_F(reshape, ordinary_vm)
 TEST_F(reshape, fork)
 {
 	const u64 page = 77, other = self->unit_pages / 2 + 3;
-	int to_child[2], to_parent[2], status;
+	int to_child[2], to_parent[2];
 	pid_t pid;
 	u64 tag;
-	char c;
 
 	guest_write(self, 0, self->unit_pages);
 	host_write(self, page);
-	TEST_ASSERT(!pipe(to_child) && !pipe(to_parent), "pipe() should succeed");
+	kvm_pipe(to_child);
+	kvm_pipe(to_parent);
 
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	pid = kvm_fork();
 	if (!pid) {
 		host_check(self, page);
 		host_check(self, other);
 		WRITE_ONCE(*word_of(self, page), self->tags[other]);
 		WRITE_ONCE(*word_of(self, other), self->tags[page]);
-		TEST_ASSERT(write(to_parent[1], "", 1) == 1 && read(to_child[0], &c, 1) == 1,
-			    "Pipes should work");
+		tell(to_parent[1]);
+		TEST_ASSERT(wait_for(to_child[0]), "The parent should go on");
 		/* All of the unit has become private, for the child as well. */
 		TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, page)));
 		TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, other)));
 		_exit(0);
 	}
-	TEST_ASSERT(read(to_parent[0], &c, 1) == 1, "The child should succeed");
+	TEST_ASSERT(wait_for(to_parent[0]), "The child should succeed");
 	tag = self->tags[page];
 	self->tags[page] = self->tags[other];
 	self->tags[other] = tag;
@@ -248,9 +225,8 @@ TEST_F(reshape, fork)
 
 	set_private(0, self->unit_pages);
 	assert_nr_folios(0, 1);
-	TEST_ASSERT(write(to_child[1], "", 1) == 1, "write() should succeed");
-	TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status,
-		    "The child should succeed, status %#x", status);
+	tell(to_child[1]);
+	assert_child_succeeds(pid);
 	guest_check(self, 0, self->unit_pages);
 }
 
@@ -294,7 +270,7 @@ TEST_F(reshape, mremap)
 }
 
 /* Tell the model that the shared pages of a window are in memory, as mlock() leaves them. */
-static void touch_window(struct reshape_fixture *self, u64 first)
+static void touch_window(struct gmem *self, u64 first)
 {
 	u64 i;
 
@@ -353,7 +329,7 @@ TEST_F(reshape, mlockall)
 	guestmem_model_touch(&self->model, first);
 	assert_model();
 	kvm_munmap(window, size);
-	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
+	self->mem = gmem_map(self, self->fd);
 
 	/* The units are back before the counters are read, which drains per-CPU batches. */
 	punch(self, 0, 2 * self->unit_pages);
@@ -391,9 +367,9 @@ TEST_F(reshape, madvise)
 		guestmem_model_touch(&self->model, page + 10 + i);
 	assert_model();
 	set_private(page + 12, 1);
-	TEST_ASSERT(madvise(self->mem + (page + 10) * PAGE_SIZE, 4 * PAGE_SIZE,
-			    MADV_POPULATE_READ) && errno == EFAULT,
-		    "MADV_POPULATE_READ should fail with EFAULT, errno %d", errno);
+	addr = addr_of(self, page + 10);
+	assert_error(madvise(addr, 4 * PAGE_SIZE, MADV_POPULATE_READ), EFAULT);
+	addr = addr_of(self, page);
 
 	/* This advice isn't for guest_memfd, and has no effect. */
 	madvise(addr, SZ_2M, MADV_COLLAPSE);
@@ -422,47 +398,6 @@ TEST_F(reshape, madvise)
 	assert_model();
 }
 
-/* A conversion that fails must not change this. */
-struct state {
-	struct mappings mappings;
-	char *units;
-};
-
-static struct state read_state(struct reshape_fixture *self)
-{
-	return (struct state) {
-		.mappings = read_mappings(self->vcpu),
-		.units = guestmem_read_units(),
-	};
-}
-
-static void assert_state(struct reshape_fixture *self, struct state *before)
-{
-	struct state now = read_state(self);
-
-	assert_mappings(self->vcpu, before->mappings, no_change, "nothing converted");
-	TEST_ASSERT(!strcmp(now.units, before->units),
-		    "Units should be\n%.2000s\nare\n%.2000s", before->units, now.units);
-	free(now.units);
-	free(before->units);
-}
-
-#define assert_busy(first, nr, page)						\
-	__assert_busy(self, first, nr, page)
-
-static void __assert_busy(struct reshape_fixture *self, u64 first, u64 nr, u64 page)
-{
-	struct state before = read_state(self);
-	u64 error_offset;
-	int r;
-
-	r = __gmem_set_private(self->fd, first * PAGE_SIZE, nr * PAGE_SIZE, &error_offset);
-	TEST_ASSERT(r == -1 && errno == EAGAIN && error_offset == page * PAGE_SIZE,
-		    "Conversion should fail with EAGAIN at page %lu, got %d, errno %d at 0x%lx",
-		    page, r, errno, error_offset);
-	assert_state(self, &before);
-}
-
 TEST_F(reshape, pinned_page_does_not_convert)
 {
 	const u64 nr = self->unit_pages, last = self->nr_pages - nr;
@@ -472,7 +407,7 @@ TEST_F(reshape, pinned_page_does_not_convert)
 	int i;
 
 	if (!gup_open(&h))
-		SKIP(return, "needs CONFIG_GUP_TEST");
+		SKIP(return, NEEDS_GUP_TEST);
 
 	/* Prepare a mix of whole units, isolated pages and private pages. */
 	guest_write(self, 0, self->nr_pages);
@@ -488,12 +423,12 @@ TEST_F(reshape, pinned_page_does_not_convert)
 		guest_check_all();
 		assert_model();
 
-		assert_busy(0, self->nr_pages, page);
-		assert_busy(5, self->nr_pages - 5, page);
-		assert_busy(nr / 2 + 3, page - nr / 2 - 3 + 1, page);
-		assert_busy(page, 1, page);
-		assert_busy(page, self->nr_pages - page, page);
-		assert_busy(page & ~1ul, 2, page);
+		assert_busy(self, 0, self->nr_pages, page);
+		assert_busy(self, 5, self->nr_pages - 5, page);
+		assert_busy(self, nr / 2 + 3, page - nr / 2 - 3 + 1, page);
+		assert_busy(self, page, 1, page);
+		assert_busy(self, page, self->nr_pages - page, page);
+		assert_busy(self, page & ~1ul, 2, page);
 		host_check(self, 3);
 		host_check(self, nr / 2);
 		host_check(self, page);
@@ -525,7 +460,7 @@ TEST_F(reshape, pinned_page_is_the_page)
 	struct holder h;
 
 	if (!gup_open(&h))
-		SKIP(return, "needs CONFIG_GUP_TEST");
+		SKIP(return, NEEDS_GUP_TEST);
 
 	guest_write(self, 0, self->unit_pages);
 	TEST_ASSERT(gup_hold_write(&h, word_of(self, page), 1), "Pinning should succeed");
@@ -552,7 +487,7 @@ TEST_F(reshape, pinned_page_is_the_page)
 	guest_write(self, page, 1);
 	gup_read(&h, words);
 	TEST_ASSERT_EQ(words[0], self->tags[page]);
-	assert_busy(0, self->unit_pages, page);
+	assert_busy(self, 0, self->unit_pages, page);
 	gup_release(&h);
 	set_private(0, self->unit_pages);
 	assert_nr_folios(0, 1);
@@ -648,15 +583,4 @@ TEST_F(reshape, faults_that_must_not_wait)
 	kvm_vm_free(vm);
 }
 
-int main(int argc, char *argv[])
-{
-	const char *seed = getenv("SEED");
-
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-	/* SEED repeats an earlier run. */
-	if (seed)
-		kvm_random_seed = strtoul(seed, NULL, 0);
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_HUGETLB | NEEDS_PRIVATE_VM)

@@ -4,14 +4,7 @@
  * all the time.  No value is right or wrong, but the kernel must not take struct pages
  * for what they were a moment ago.  Kernels with CONFIG_DEBUG_VM_PGFLAGS assert that.
  */
-#include <fcntl.h>
-#include <pthread.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <linux/sizes.h>
-
-#include "guest_memfd_hugetlb.h"
+#include "guest_memfd_fixture.h"
 
 #define UNIT		SZ_2M
 #define UNIT_PAGES	(UNIT / 4096)
@@ -19,18 +12,6 @@
 
 static u64 first_pfn;
 static bool stop;
-
-static u64 pfn_of(void *addr)
-{
-	int fd = open("/proc/self/pagemap", O_RDONLY);
-	u64 entry = 0;
-
-	TEST_ASSERT(fd >= 0, "Cannot open pagemap");
-	TEST_ASSERT(pread(fd, &entry, sizeof(entry), (uintptr_t)addr / page_size * 8) == 8,
-		    "Cannot read pagemap");
-	close(fd);
-	return entry & GENMASK_ULL(54, 0);
-}
 
 static void *read_file(void *path)
 {
@@ -50,21 +31,17 @@ TEST(read_while_split_and_merged)
 	static const char * const paths[] = { "/proc/kpageflags", "/proc/kpagecount" };
 	pthread_t threads[ARRAY_SIZE(paths)];
 	struct hugetlb_pool pool;
-	const char *missing;
 	struct kvm_vm *vm;
 	char *mem;
 	int fd, i;
 
-	missing = missing_units(UNIT, 1, &pool);
-	if (missing)
-		SKIP(return, "%s", missing);
+	SKIP_IF(return, missing_units(UNIT, 1, &pool));
 
 	vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
-	fd = vm_create_guest_memfd_hugetlb(vm, UNIT, GUEST_MEMFD_FLAG_MMAP |
-					   GUEST_MEMFD_FLAG_INIT_SHARED, 21);
+	fd = vm_create_guest_memfd_hugetlb(vm, UNIT, GMEM_SHARED, 21);
 	mem = kvm_mmap(UNIT, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	WRITE_ONCE(*mem, 1);
-	first_pfn = pfn_of(mem);
+	first_pfn = read_pagemap_pfn(mem);
 	if (!first_pfn)
 		SKIP(return, "needs CAP_SYS_ADMIN");
 
@@ -91,11 +68,8 @@ TEST(read_while_split_and_merged)
 
 int main(int argc, char *argv[])
 {
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+	gmem_init(NEEDS_HUGETLB | NEEDS_PRIVATE_VM);
 	__TEST_REQUIRE(!access("/proc/kpageflags", R_OK),
 		       "needs root and CONFIG_PROC_PAGE_MONITOR");
-	page_size = getpagesize();
-
 	return test_harness_run(argc, argv);
 }

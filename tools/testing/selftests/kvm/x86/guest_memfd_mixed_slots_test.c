@@ -6,7 +6,7 @@
  * address is, if that address is aligned.  The alignment of the file offset does
  * not matter for that.
  */
-#include "guest_memfd_guest.h"
+#include "guest_memfd_fixture.h"
 
 static const struct slot_case mixed_cases[] = {
 	{ "both aligned",		0,		0,		4 * PAGES_2M,	0 },
@@ -19,45 +19,33 @@ static const struct slot_case mixed_cases[] = {
 	{ "gfn as both",		1,		1,		4 * PAGES_2M,	1 },
 };
 
-static struct mappings add_mappings(struct mappings a, struct mappings b)
-{
-	return (struct mappings) {
-		.nr_4k = a.nr_4k + b.nr_4k,
-		.nr_2m = a.nr_2m + b.nr_2m,
-		.nr_1g = a.nr_1g + b.nr_1g,
-		.faults = a.faults + b.faults,
-	};
-}
-
 #define NR_UNITS	6
 
-FIXTURE(mixed)
-{
-	struct hugetlb_pool pool;
-	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm;
-	int fd;
-};
+#define _test_data_mixed		gmem
+#define _fixture_variant_mixed	gmem_variant
 
-FIXTURE_SETUP(mixed)
+static const char *setup(struct gmem *self)
 {
+	static char text[80];
+
 	if (!(kvm_check_cap(KVM_CAP_MEMORY_ATTRIBUTES) & KVM_MEMORY_ATTRIBUTE_PRIVATE))
-		SKIP(return, "needs VMs, not guest_memfd, to know what is private");
+		return "needs VMs, not guest_memfd, to know what is private";
 	if (!hugetlb_size_supported(SZ_2M))
-		SKIP(return, "needs huge pages of 2M");
+		return "needs huge pages of 2M";
 	hugetlb_read_pool(SZ_2M, &self->pool);
-	if (hugetlb_available(&self->pool) < NR_UNITS)
-		SKIP(return, "needs %d x 2M page for shared memory, have %ld", NR_UNITS,
-		     hugetlb_available(&self->pool));
+	if (hugetlb_available(&self->pool) < NR_UNITS) {
+		snprintf(text, sizeof(text), "needs %d x 2M page for shared memory, have %ld",
+			 NR_UNITS, hugetlb_available(&self->pool));
+		return text;
+	}
 
-	self->vm = create_guest(&self->vcpu, 1);
+	self->vm = create_guest(VM_TYPE_PRIVATE, self->vcpus, 1);
+	self->vcpu = self->vcpus[0];
 	self->fd = vm_create_guest_memfd(self->vm, NR_UNITS * SZ_2M, 0);
+	return NULL;
 }
 
-FIXTURE_TEARDOWN_PARENT(mixed)
-{
-	EXPECT_POOL_RESTORED(&self->pool);
-}
+GMEM_FIXTURE(mixed, setup(self));
 
 /*
  * Assert that the guest wrote to the shared part of the slot and nowhere else.
@@ -96,16 +84,16 @@ TEST_F(mixed, each_half_from_its_own_backing)
 		u64 nr_shared = c->nr - nr_private;
 		u64 gpa_shared = gpa + nr_private * PAGE_SIZE;
 
-		kvm_fallocate(self->fd, PUNCH, 0, NR_UNITS * SZ_2M);
+		punch_fd(self->fd, 0, NR_UNITS * SZ_2M);
 		add_slot(self->vm, gpa, size, mem + c->hva * PAGE_SIZE, self->fd,
 			 c->pgoff * PAGE_SIZE);
 		vm_mem_set_private(self->vm, gpa, nr_private * PAGE_SIZE);
 		vm_mem_set_shared(self->vm, gpa_shared, nr_shared * PAGE_SIZE);
 
 		before = read_mappings(self->vcpu);
-		want = add_mappings(largest_mappings(c->gfn, c->pgoff, nr_private, SZ_4K),
-				    largest_mappings(c->gfn + nr_private, c->hva + nr_private,
-						     nr_shared, SZ_2M));
+		want = mappings_plus(largest_mappings(c->gfn, c->pgoff, nr_private, SZ_4K),
+				     largest_mappings(c->gfn + nr_private, c->hva + nr_private,
+						      nr_shared, SZ_2M), 1);
 		guest_do(self->vcpu, OP_WRITE_TAGS, gpa, nr_private, PAGE_SIZE, TAG(c->pgoff));
 		guest_do(self->vcpu, OP_CHECK_TAGS, gpa_shared, nr_shared, PAGE_SIZE,
 			 HOST_TAG(c->hva + nr_private));
@@ -133,10 +121,4 @@ TEST_F(mixed, each_half_from_its_own_backing)
 	hugetlb_unhog(mem, SZ_2M, NR_UNITS);
 }
 
-int main(int argc, char *argv[])
-{
-	TEST_REQUIRE(kvm_has_cap(KVM_CAP_GUEST_MEMFD));
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_PRIVATE_VM)

@@ -8,29 +8,10 @@
  * does, where the test runs as well.  With -t, the test prints the table for the
  * documentation.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include <sys/prctl.h>
-#include <sys/wait.h>
 
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
-
-#include <linux/compiler.h>
-
-/* The test has one result for each row of the table, and doesn't run the harness. */
-static int __maybe_unused test_harness_run(int argc, char **argv);
-
-#include "guest_memfd_guest.h"
+#include "guest_memfd_util.h"
 #include "guest_memfd_poison_table.h"
-#include "kernel_counters.h"
-#include "memory_failure.h"
-#include "memory_holder.h"
 
 /* The number of pages that the guest writes to.  A file of 4K pages has only these. */
 #define NR_USED		PAGES_2M
@@ -46,13 +27,10 @@ struct run {
 	long corrupted;
 	u64 pfn;
 	/* The VM and the file of the child. */
-	struct kvm_vm *vm;
-	struct kvm_vcpu *vcpus[1];
+	struct gmem g;
 	struct holder holder;
 	size_t unit;
 	u64 nr;
-	char *mem;
-	int fd;
 };
 
 static bool is_held(const struct poison_cell *c)
@@ -60,26 +38,14 @@ static bool is_held(const struct poison_cell *c)
 	return c->page == SMALL_HELD || c->page == HELD;
 }
 
-static u64 gpa_of(u64 page)
+static u64 *bad_word(struct run *r)
 {
-	return TEST_GPA + page * PAGE_SIZE;
+	return word_of(&r->g, BAD_PAGE);
 }
 
-static u64 *word_of(struct run *r, u64 page)
+static void convert_pages(struct run *r, u64 first, u64 nr, bool private)
 {
-	return (u64 *)(r->mem + page * PAGE_SIZE);
-}
-
-static void convert(struct run *r, u64 first, u64 nr, bool private)
-{
-	gmem_set_memory_attributes(r->fd, first * PAGE_SIZE, nr * PAGE_SIZE,
-				   private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0);
-}
-
-static void unmap(struct run *r)
-{
-	TEST_ASSERT(!madvise(r->mem, r->nr * PAGE_SIZE, MADV_DONTNEED),
-		    "MADV_DONTNEED should succeed, errno %d", errno);
+	convert_fd(r->g.fd, first, nr, private);
 }
 
 /* Return one byte for each page: whether the page can't be reclaimed, but isn't mapped. */
@@ -116,7 +82,7 @@ static u64 allocate_and_find(struct run *r, u64 page)
 	u8 *before, *after;
 
 	before = unmapped_unevictable(&nr);
-	kvm_fallocate(r->fd, FALLOC_FL_KEEP_SIZE, page * PAGE_SIZE, PAGE_SIZE);
+	allocate_fd(r->g.fd, page * PAGE_SIZE, PAGE_SIZE);
 	after = unmapped_unevictable(&nr_after);
 	for (pfn = 0; pfn < nr && pfn < nr_after; pfn++) {
 		if (before[pfn] || !after[pfn])
@@ -138,35 +104,34 @@ static u64 share_and_find(struct run *r, u64 page)
 {
 	u64 pfn;
 
-	convert(r, page, 1, false);
-	(void)READ_ONCE(*word_of(r, page));
-	pfn = read_pagemap_pfn(word_of(r, page));
+	convert_pages(r, page, 1, false);
+	(void)READ_ONCE(*word_of(&r->g, page));
+	pfn = read_pagemap_pfn(word_of(&r->g, page));
 	TEST_ASSERT(pfn, "Page %lu should be mapped", page);
-	convert(r, page, 1, true);
+	convert_pages(r, page, 1, true);
 	return pfn;
 }
 
 static void create_file(struct run *r)
 {
-	const struct poison_cell *c = r->cell;
-	bool private = is_in_place || c->state == PRIVATE;
+	bool private = is_in_place || r->cell->state == PRIVATE;
 	u64 flags = private ? 0 : GUEST_MEMFD_FLAG_INIT_SHARED;
-	size_t size = r->nr * PAGE_SIZE;
+	struct gmem *g = &r->g;
 	char *hva;
 
 	if (is_in_place || !private)
 		flags |= GUEST_MEMFD_FLAG_MMAP;
-	r->vm = __create_guest(private ? VM_TYPE_PRIVATE : VM_TYPE_DEFAULT, r->vcpus, 1);
-	r->fd = poison_is_huge(c) ?
-		vm_create_guest_memfd_hugetlb(r->vm, size, flags, __builtin_ctzl(r->unit)) :
-		vm_create_guest_memfd(r->vm, size, flags);
-	r->mem = flags & GUEST_MEMFD_FLAG_MMAP ?
-		 kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd) : NULL;
-	hva = r->mem ?: kvm_mmap(size, PROT_READ | PROT_WRITE,
+	g->vm = create_guest(private ? VM_TYPE_PRIVATE : VM_TYPE_DEFAULT, g->vcpus, 1);
+	g->vcpu = g->vcpus[0];
+	g->unit = r->unit;
+	g->size = r->nr * PAGE_SIZE;
+	g->fd = gmem_create(g, flags);
+	g->mem = flags & GUEST_MEMFD_FLAG_MMAP ? gmem_map(g, g->fd) : NULL;
+	hva = g->mem ?: kvm_mmap(g->size, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-	add_slot(r->vm, TEST_GPA, size, hva, r->fd, 0);
+	add_slot(g->vm, TEST_GPA, g->size, hva, g->fd, 0);
 	if (!is_in_place && private)
-		vm_mem_set_private(r->vm, TEST_GPA, size);
+		vm_mem_set_private(g->vm, TEST_GPA, g->size);
 }
 
 /*
@@ -179,30 +144,30 @@ static void prepare_small(struct run *r)
 		r->pfn = allocate_and_find(r, BAD_PAGE);
 		return;
 	}
-	(void)READ_ONCE(*word_of(r, BAD_PAGE));
-	r->pfn = read_pagemap_pfn(word_of(r, BAD_PAGE));
+	(void)READ_ONCE(*bad_word(r));
+	r->pfn = read_pagemap_pfn(bad_word(r));
 }
 
 static void prepare_in_place(struct run *r)
 {
 	const struct poison_cell *c = r->cell;
 
-	kvm_fallocate(r->fd, FALLOC_FL_KEEP_SIZE, 0, r->nr * PAGE_SIZE);
+	allocate_fd(r->g.fd, 0, r->nr * PAGE_SIZE);
 	r->pfn = share_and_find(r, BAD_PAGE);
 	switch (c->page) {
 	case PIECE:
-		convert(r, r->nr - 1, 1, false);
-		(void)READ_ONCE(*word_of(r, r->nr - 1));
+		convert_pages(r, r->nr - 1, 1, false);
+		(void)READ_ONCE(*word_of(&r->g, r->nr - 1));
 		if (c->state != PRIVATE)
-			convert(r, 0, r->nr / 2, false);
+			convert_pages(r, 0, r->nr / 2, false);
 		break;
 	case WHOLE_UNIT:
 		if (c->state != PRIVATE)
-			convert(r, 0, r->nr, false);
+			convert_pages(r, 0, r->nr, false);
 		break;
 	default:
 		if (c->state != PRIVATE || is_held(c))
-			convert(r, BAD_PAGE, 1, false);
+			convert_pages(r, BAD_PAGE, 1, false);
 		break;
 	}
 }
@@ -213,12 +178,10 @@ static void hold_and_punch(struct run *r)
 	bool huge = poison_is_huge(r->cell);
 	u64 first = huge ? 0 : BAD_PAGE, nr = huge ? r->nr : 1;
 
-	TEST_ASSERT(vmsplice_open(&r->holder) &&
-		    vmsplice_hold(&r->holder, word_of(r, BAD_PAGE), 1),
-		    "vmsplice() should succeed, errno %d", errno);
-	kvm_fallocate(r->fd, PUNCH, first * PAGE_SIZE, nr * PAGE_SIZE);
+	vmsplice_open_and_hold(&r->holder, bad_word(r));
+	punch_fd(r->g.fd, first * PAGE_SIZE, nr * PAGE_SIZE);
 	if (r->cell->state == PRIVATE)
-		convert(r, BAD_PAGE, 1, true);
+		convert_pages(r, BAD_PAGE, 1, true);
 }
 
 static void prepare(struct run *r)
@@ -232,13 +195,13 @@ static void prepare(struct run *r)
 		prepare_small(r);
 
 	/* Let the guest map all of its pages, and the host what the state says. */
-	guest_do(r->vcpus[0], OP_WRITE_TAGS, TEST_GPA, NR_USED, PAGE_SIZE, TAG(0));
+	guest_do(r->g.vcpu, OP_WRITE_TAGS, TEST_GPA, NR_USED, PAGE_SIZE, TAG(0));
 	if (c->state == MAPPED || is_held(c))
-		(void)READ_ONCE(*word_of(r, BAD_PAGE));
+		(void)READ_ONCE(*bad_word(r));
 	if (is_held(c))
 		hold_and_punch(r);
 	else if (c->state == UNMAPPED)
-		unmap(r);
+		kvm_madvise(r->g.mem, r->g.size, MADV_DONTNEED);
 }
 
 static void inject(struct run *r)
@@ -250,11 +213,11 @@ static void inject(struct run *r)
 	TEST_ASSERT(!prctl(PR_MCE_KILL, PR_MCE_KILL_SET,
 			   c->early ? PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE, 0, 0),
 		    "prctl() should succeed, errno %d", errno);
-	sigbus_start();
+	sigbus_start(false);
 	if (c->how == BY_PFN)
 		r->got.inject = write_pfn(CORRUPT_PFN, r->pfn);
 	else
-		r->got.inject = madvise(word_of(r, BAD_PAGE), PAGE_SIZE, MADV_HWPOISON) ?
+		r->got.inject = madvise(bad_word(r), PAGE_SIZE, MADV_HWPOISON) ?
 				errno : 0;
 	seen = sigbus_take();
 	r->got.at_once = seen.code;
@@ -262,7 +225,7 @@ static void inject(struct run *r)
 	TEST_ASSERT(seen.nr <= 1, "One signal should do, got %d", seen.nr);
 	if (!seen.nr)
 		return;
-	TEST_ASSERT_EQ(seen.addr, (uintptr_t)word_of(r, BAD_PAGE));
+	TEST_ASSERT_EQ(seen.addr, (uintptr_t)bad_word(r));
 	TEST_ASSERT_EQ(seen.lsb, PAGE_SHIFT);
 }
 
@@ -275,15 +238,15 @@ static int host_access(struct run *r, u64 page)
 	struct sigbus_seen seen;
 	u64 val;
 
-	if (!r->mem)
+	if (!r->g.mem)
 		return BUS_ADRERR;
-	if (sigbus_try_read(word_of(r, page), &val))
+	if (sigbus_try_read(word_of(&r->g, page), &val))
 		return 0;
 	seen = sigbus_take();
 	TEST_ASSERT_EQ(seen.nr, 1);
 	if (seen.code == BUS_ADRERR)
 		return seen.code;
-	TEST_ASSERT_EQ(seen.addr, (uintptr_t)word_of(r, page));
+	TEST_ASSERT_EQ(seen.addr, (uintptr_t)word_of(&r->g, page));
 	TEST_ASSERT_EQ(seen.lsb, PAGE_SHIFT);
 	return seen.code;
 }
@@ -291,21 +254,10 @@ static int host_access(struct run *r, u64 page)
 /* Let the guest read a page.  Returns the error of KVM_RUN, which is for this 4K page, or 0. */
 static int guest_access(struct run *r, u64 page)
 {
-	struct kvm_vcpu *vcpu = r->vcpus[0];
-	int error;
+	int error = guest_read_error(r->g.vcpu, gpa_of(page));
 
-	set_request(vcpu, OP_READ, gpa_of(page), 1, PAGE_SIZE, 0);
-	if (!_vcpu_run(vcpu)) {
-		assert_request_done(vcpu);
-		return 0;
-	}
-	error = errno;
-	TEST_ASSERT_EQ(vcpu->run->exit_reason, KVM_EXIT_MEMORY_FAULT);
-	TEST_ASSERT_EQ(vcpu->run->memory_fault.gpa, gpa_of(page));
-	TEST_ASSERT_EQ(vcpu->run->memory_fault.size, PAGE_SIZE);
-	/* The guest would retry the access for ever; let it start over. */
-	vcpu_arch_set_entry_point(vcpu, guest_code);
-	vcpu_args_set(vcpu, 1, (u64)vcpu->id);
+	if (error)
+		guest_start_over(r->g.vcpu);
 	return error;
 }
 
@@ -319,23 +271,23 @@ static void check_neighbours(struct run *r)
 	bool is_hole = poison_is_huge(r->cell) && is_held(r->cell);
 	enum guest_op op = is_hole ? OP_CHECK_ZERO : OP_CHECK_TAGS;
 
-	guest_do(r->vcpus[0], op, gpa_of(BAD_PAGE - 1), 1, PAGE_SIZE, TAG(BAD_PAGE - 1));
-	guest_do(r->vcpus[0], op, gpa_of(after), NR_USED - after, PAGE_SIZE, TAG(after));
-	guest_do(r->vcpus[0], op, gpa_of(0), BAD_PAGE, PAGE_SIZE, TAG(0));
+	guest_do(r->g.vcpu, op, gpa_of(BAD_PAGE - 1), 1, PAGE_SIZE, TAG(BAD_PAGE - 1));
+	guest_do(r->g.vcpu, op, gpa_of(after), NR_USED - after, PAGE_SIZE, TAG(after));
+	guest_do(r->g.vcpu, op, gpa_of(0), BAD_PAGE, PAGE_SIZE, TAG(0));
 	if (!poison_is_huge(r->cell))
 		return;
-	guest_do(r->vcpus[0], OP_READ, gpa_of(0), r->nr / PAGES_2M, SZ_2M, 0);
-	guest_do(r->vcpus[0], OP_READ, gpa_of(r->nr - 1), 1, PAGE_SIZE, 0);
+	guest_do(r->g.vcpu, OP_READ, gpa_of(0), r->nr / PAGES_2M, SZ_2M, 0);
+	guest_do(r->g.vcpu, OP_READ, gpa_of(r->nr - 1), 1, PAGE_SIZE, 0);
 }
 
 /* Assert that the guest maps a whole private unit with one bad page as large as can be. */
 static void check_mappings(struct run *r, struct mappings before)
 {
-	struct mappings m = read_mappings(r->vcpus[0]);
+	struct mappings m = mappings_minus(read_mappings(r->g.vcpu), before);
 
-	TEST_ASSERT_EQ(m.nr_4k - before.nr_4k, PAGES_2M - 1);
-	TEST_ASSERT_EQ(m.nr_2m - before.nr_2m, (long)(r->nr / PAGES_2M) - 1);
-	TEST_ASSERT_EQ(m.nr_1g - before.nr_1g, 0);
+	TEST_ASSERT_EQ(m.nr_4k, PAGES_2M - 1);
+	TEST_ASSERT_EQ(m.nr_2m, (long)(r->nr / PAGES_2M) - 1);
+	TEST_ASSERT_EQ(m.nr_1g, 0);
 }
 
 /*
@@ -358,7 +310,7 @@ static void check_conversion(struct run *r)
 		return;
 	for (i = 0; i < 2; i++) {
 		private = !private;
-		convert(r, BAD_PAGE, 1, private);
+		convert_pages(r, BAD_PAGE, 1, private);
 		TEST_ASSERT_EQ(host_access(r, BAD_PAGE), private ? no_access : BUS_MCEERR_AR);
 		TEST_ASSERT_EQ(guest_access(r, BAD_PAGE), EHWPOISON);
 	}
@@ -388,7 +340,7 @@ static void run_cell(struct run *r)
 
 	prepare(r);
 	if (poison_is_huge(c) && c->page == WHOLE_UNIT) {
-		none = read_mappings(r->vcpus[0]);
+		none = read_mappings(r->g.vcpu);
 		none.nr_2m -= r->unit == SZ_2M;
 		none.nr_1g -= r->unit == SZ_1G;
 	}
@@ -404,8 +356,8 @@ static void run_cell(struct run *r)
 		check_conversion(r);
 		check_neighbours(r);
 	}
-	close(r->fd);
-	kvm_vm_free(r->vm);
+	close(r->g.fd);
+	kvm_vm_free(r->g.vm);
 }
 
 static bool told_alike(const struct poison_told *a, const struct poison_told *b)
@@ -457,8 +409,7 @@ static bool run_in_child(struct run *r)
 	pid_t pid;
 
 	fflush(stdout);
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	pid = kvm_fork();
 	if (!pid) {
 		run_cell(r);
 		_exit(0);
@@ -555,9 +506,9 @@ int main(int argc, char *argv[])
 		}
 	}
 
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
+	gmem_init(NEEDS_PRIVATE_VM);
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_INIT_SHARED);
-	__TEST_REQUIRE(can_inject_memory_failure(), "needs root and CONFIG_HWPOISON_INJECT");
+	__TEST_REQUIRE(can_inject_memory_failure(), NEEDS_MEMORY_FAILURE);
 	is_in_place = kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) > 0;
 
 	ksft_print_header();

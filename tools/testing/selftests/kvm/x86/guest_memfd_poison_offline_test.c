@@ -5,19 +5,7 @@
  * memory block.  The kernel refuses each of them at once, and nothing changes.  Nothing changes
  * either if memory_failure() filters a failure out, or if the kernel compacts memory.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <sys/wait.h>
-
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
-
+#include "guest_memfd_fixture.h"
 #include "guest_memfd_poison.h"
 
 #define MEMORY_DIR	"/sys/devices/system/memory/"
@@ -35,25 +23,27 @@ static void set_filter(bool enable)
 		    "The filter should be there");
 }
 
-FIXTURE_SETUP(reshape)
+static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 {
-	const char *missing = setup_poison(1);
+	const char *missing = setup_poison(self, variant, 1);
 
-	if (missing)
-		SKIP(return, "%s", missing);
 	/* A test that failed may have left it on. */
-	set_filter(false);
+	if (!missing)
+		set_filter(false);
+	return missing;
 }
 
+GMEM_RESHAPE_FIXTURE(setup(self, variant));
+
 /* Assert that the file is as the model says, and that @corrupted pages have failed in all. */
-static void check_untouched(struct reshape_fixture *self, long corrupted)
+static void check_untouched(struct gmem *self, long corrupted)
 {
 	guest_check_others(self);
 	assert_nr_allocated(guestmem_model_nr_present(&self->model));
 	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted);
 }
 
-static void soft_offline_is_refused(struct reshape_fixture *self, u64 pfn)
+static void soft_offline_is_refused(struct gmem *self, u64 pfn)
 {
 	long corrupted = nr_corrupted_pages();
 	int error = write_pa(SOFT_OFFLINE, pfn);
@@ -144,8 +134,7 @@ TEST_F(reshape, soft_offline_poisoned)
 	u64 pfn;
 	int error;
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = poison_whole(self, A_PAGE);
+	pfn = write_all_and_poison(self, A_PAGE);
 	error = write_pa(SOFT_OFFLINE, pfn);
 	TH_LOG("soft offline of a poisoned page: %s", strerror(error));
 	soft_offline_is_refused(self, pfn + 1);
@@ -168,10 +157,8 @@ static void mending_is_refused(u64 pfn)
 
 TEST_F(reshape, mend_whole)
 {
-	u64 pfn;
+	u64 pfn = write_all_and_poison(self, A_PAGE);
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = poison_whole(self, A_PAGE);
 	mending_is_refused(pfn);
 	mending_is_refused(pfn - A_PAGE);
 	mending_is_refused(pfn);
@@ -200,11 +187,7 @@ TEST_F(reshape, mend_pieces)
 	mending_is_refused(pfn);
 	check_poisoned_file(self);
 
-	close_reshape_file(self);
-	assert_lost(0, 0);
-	mend(tail);
-	assert_dissolved(self, pfn);
-	mend(pfn);
+	__close_and_assert_lost(self, pfn, tail, 0);
 }
 
 TEST_F(reshape, mend_held)
@@ -220,14 +203,8 @@ TEST_F(reshape, mend_held)
 	/* The unit doesn't return to the pool as long as the pipe has the page. */
 	usleep(200 * 1000);
 	assert_nr_allocated(1);
-	vmsplice_release(&h);
-	guestmem_settle();
-	assert_lost(0, missing_spare_unit(self) ? self->nr - 1 : self->nr);
-	close_reshape_file(self);
-	assert_lost(0, 0);
-	mend(pfn + 1);
-	assert_dissolved(self, pfn);
-	mend(pfn);
+	release_and_assert_lost(self, &h);
+	__close_and_assert_lost(self, pfn, pfn + 1, 0);
 }
 
 static u64 memory_block_of(u64 pfn)
@@ -251,8 +228,7 @@ static int offline_block(u64 block)
 	pid_t pid;
 
 	snprintf(path, sizeof(path), MEMORY_DIR "memory%lu/state", block);
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() should succeed");
+	pid = kvm_fork();
 	if (!pid) {
 		int fd = open(path, O_WRONLY);
 
@@ -352,7 +328,7 @@ TEST_F(reshape, remove_while_converted)
 		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
 	guest_write(self, 0, self->nr_pages);
 	pfn = pfn_of_whole(self, A_PAGE);
-	TEST_ASSERT(!pthread_create(&thread, NULL, flip_page, &f), "A thread should be created");
+	kvm_pthread_create(&thread, NULL, flip_page, &f);
 	for (i = 0; i < 20; i++) {
 		removal_is_refused(pfn);
 		removal_is_refused(pfn + self->unit_pages - 1 - A_PAGE);
@@ -362,7 +338,7 @@ TEST_F(reshape, remove_while_converted)
 	pthread_join(thread, NULL);
 	TEST_ASSERT(f.nr > i, "The page should be converted all the time, not %ld times", f.nr);
 
-	/* A moment later, no reference is in the way of a merge. */
+	/* What was in the way of a merge is done a moment later. */
 	guestmem_settle();
 	convert_despite_races(self->fd, A_PAGE, 1, false);
 	convert_despite_races(self->fd, A_PAGE, 1, true);
@@ -379,9 +355,9 @@ TEST_F(reshape, remove_held)
 		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
 	set_shared(A_PAGE, 1);
 	host_fill(self, A_PAGE);
-	hold_page(self, &h, A_PAGE);
+	vmsplice_open_and_hold(&h, addr_of(self, A_PAGE));
 	pfn = pfn_of(self, A_PAGE);
-	punch(self, 0, self->unit_pages);
+	punch_unit(self, 0);
 	removal_is_refused(pfn);
 	removal_is_refused(pfn + self->unit_pages - 1 - A_PAGE);
 	assert_nr_allocated(1);
@@ -396,8 +372,7 @@ TEST_F(reshape, remove_poisoned)
 
 	if (!can_offline())
 		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
-	guest_write(self, 0, self->nr_pages);
-	pfn = poison_whole(self, A_PAGE);
+	pfn = write_all_and_poison(self, A_PAGE);
 	removal_is_refused(pfn);
 	check_poisoned_file(self);
 	removal_is_refused(pfn);
@@ -405,7 +380,7 @@ TEST_F(reshape, remove_poisoned)
 	close_and_assert_lost(pfn);
 }
 
-static void fail_unnoticed(struct reshape_fixture *self, u64 page, u64 pfn, long corrupted)
+static void fail_unnoticed(struct gmem *self, u64 page, u64 pfn, long corrupted)
 {
 	int error = write_pa(HARD_OFFLINE, pfn);
 
@@ -477,7 +452,7 @@ TEST_F(reshape, compact)
 	assert_nr_folios(0, 1);
 	TEST_ASSERT_EQ(pfn_of_whole(self, A_PAGE), pfn);
 	guest_check_all();
-	punch(self, 0, self->unit_pages);
+	punch_unit(self, 0);
 
 	hold_and_punch(self, &h);
 	run_compaction();
@@ -487,10 +462,4 @@ TEST_F(reshape, compact)
 	assert_nr_allocated_settles(self->nr - 1);
 }
 
-int main(int argc, char *argv[])
-{
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_HUGETLB | NEEDS_PRIVATE_VM)

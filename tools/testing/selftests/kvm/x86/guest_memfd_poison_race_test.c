@@ -4,16 +4,7 @@
  * faulted in, punched and allocated.  The kernel takes care of every failure, forgets none,
  * and nothing else is lost.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
-
+#include "guest_memfd_fixture.h"
 #include "guest_memfd_poison.h"
 
 #define MAX_FAILURES	24
@@ -27,7 +18,7 @@
 #define RACE_PUNCH	BIT(4)	/* whole units, or parts of one */
 
 struct racer {
-	struct reshape_fixture *self;
+	struct gmem *self;
 	struct kvm_vcpu *vcpu;
 	pthread_t thread;
 	u32 what;
@@ -41,13 +32,7 @@ struct failure {
 	u64 pfn;
 };
 
-FIXTURE_SETUP(reshape)
-{
-	const char *missing = setup_poison(2 * variant->nr_units);
-
-	if (missing)
-		SKIP(return, "%s", missing);
-}
+GMEM_RESHAPE_FIXTURE(setup_poison(self, variant, 2 * variant->nr_units));
 
 static u64 pick(struct racer *r, u64 nr)
 {
@@ -57,7 +42,7 @@ static u64 pick(struct racer *r, u64 nr)
 /* Pick a page.  Pages that fail, and pages near them, are more likely than others. */
 static u64 pick_page(struct racer *r)
 {
-	struct reshape_fixture *self = r->self;
+	struct gmem *self = r->self;
 	u64 unit = pick(r, self->nr) * self->unit_pages;
 
 	return unit + (pick(r, 4) ? pick(r, min(self->unit_pages, 128ul)) :
@@ -66,20 +51,18 @@ static u64 pick_page(struct racer *r)
 
 static void race_convert(struct racer *r)
 {
-	struct reshape_fixture *self = r->self;
-	u64 first = pick_page(r), nr = 1, error_offset;
-	int i;
+	struct gmem *self = r->self;
+	u64 first = pick_page(r), nr = 1;
+	int i, error;
 
 	if (r->what & RACE_LARGE) {
 		first = first / self->unit_pages * self->unit_pages;
 		nr = self->unit_pages / 2;
 	}
 	for (i = 0; i < 2; i++) {
-		if (!__gmem_set_memory_attributes(self->fd, first * PAGE_SIZE, nr * PAGE_SIZE,
-						  i ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
-						  &error_offset))
-			continue;
-		TEST_ASSERT(errno == EAGAIN, "Conversion should succeed, errno %d", errno);
+		error = try_convert(self->fd, first, nr, i, NULL);
+		TEST_ASSERT(!error || error == -EAGAIN, "Conversion should succeed, errno %d",
+			    -error);
 	}
 }
 
@@ -91,16 +74,15 @@ static void race_guest(struct racer *r)
 	TEST_ASSERT(errno == EHWPOISON || errno == EFAULT ||
 		    (errno == ENOSPC && r->may_fail & RACE_PUNCH),
 		    "KVM_RUN failed, errno %d", errno);
-	vcpu_arch_set_entry_point(r->vcpu, guest_code);
-	vcpu_args_set(r->vcpu, 1, (u64)r->vcpu->id);
+	guest_start_over(r->vcpu);
 }
 
 static void race_punch(struct racer *r)
 {
-	struct reshape_fixture *self = r->self;
+	struct gmem *self = r->self;
 	u64 offset = pick(r, self->nr) * self->unit;
 
-	kvm_fallocate(self->fd, PUNCH, offset, pick(r, 2) ? self->unit : PAGE_SIZE);
+	punch_fd(self->fd, offset, pick(r, 2) ? self->unit : PAGE_SIZE);
 	/* With every unit that fails, the pool may have one unit less for the file. */
 	if (fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, self->size))
 		TEST_ASSERT(errno == ENOSPC, "fallocate() failed, errno %d", errno);
@@ -128,7 +110,7 @@ static void *race(void *data)
  * pages have failed on their way to or from the pool: such pages have no user, and the kernel
  * notes their failure.
  */
-static int race_with_failures(struct reshape_fixture *self, u32 what, struct failure *f, int nr)
+static int race_with_failures(struct gmem *self, u32 what, struct failure *f, int nr)
 {
 	struct racer racers[5] = {};
 	bool done = false;
@@ -176,7 +158,7 @@ static void assert_not_forgotten(struct failure *f, int nr)
 }
 
 /* Choose pages all over the file, in all of its units.  Returns the number of pages. */
-static int choose_failures(struct reshape_fixture *self, u64 *unit_pfns, struct failure *f)
+static int choose_failures(struct gmem *self, u64 *unit_pfns, struct failure *f)
 {
 	const int nr = self->unit == SZ_1G ? MAX_FAILURES / 2 : MAX_FAILURES;
 	int i;
@@ -191,7 +173,7 @@ static int choose_failures(struct reshape_fixture *self, u64 *unit_pfns, struct 
 }
 
 /* Assert that all pages are marked, and mend them.  The file has been closed. */
-static void mend_all(struct reshape_fixture *self, struct failure *f, int nr, long corrupted)
+static void mend_all(struct gmem *self, struct failure *f, int nr, long corrupted)
 {
 	int i;
 
@@ -210,7 +192,7 @@ static void mend_all(struct reshape_fixture *self, struct failure *f, int nr, lo
 }
 
 /* Let pages fail while units stay in the file, so that all other pages keep their contents. */
-static void test_race(struct reshape_fixture *self, u32 what)
+static void test_race(struct gmem *self, u32 what)
 {
 	long corrupted = nr_corrupted_pages();
 	struct failure f[MAX_FAILURES];
@@ -232,24 +214,13 @@ static void test_race(struct reshape_fixture *self, u32 what)
 		guestmem_model_poison(&self->model, f[i].page);
 	check_poisoned_file(self);
 	self->nr_lost = min(nr, self->nr);
-	close_reshape_file(self);
+	gmem_close(self);
 	mend_all(self, f, nr, corrupted);
 }
 
-TEST_F(reshape, split)
-{
-	test_race(self, RACE_SPLIT);
-}
-
-TEST_F(reshape, split_large)
-{
-	test_race(self, RACE_LARGE);
-}
-
-TEST_F(reshape, guest)
-{
-	test_race(self, RACE_GUEST);
-}
+GMEM_TEST(reshape, split, test_race(self, RACE_SPLIT))
+GMEM_TEST(reshape, split_large, test_race(self, RACE_LARGE))
+GMEM_TEST(reshape, guest, test_race(self, RACE_GUEST))
 
 TEST_F(reshape, split_guest_host)
 {
@@ -262,7 +233,7 @@ TEST_F(reshape, split_guest_host)
  * pool only if more units are free than are reserved.  A unit whose failure is noted on its
  * way to the pool remains in the pool, and isn't used, as in hugetlbfs.
  */
-static void test_race_punch(struct reshape_fixture *self, u32 what)
+static void test_race_punch(struct gmem *self, u32 what)
 {
 	long corrupted = nr_corrupted_pages(), hogged;
 	struct failure f[MAX_UNITS];
@@ -284,7 +255,7 @@ static void test_race_punch(struct reshape_fixture *self, u32 what)
 	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted + self->nr);
 	if (hog)
 		hugetlb_unhog(hog, self->unit, hogged);
-	close_reshape_file(self);
+	gmem_close(self);
 	for (tries = 0; tries < 100 && self->nr_lost < self->nr; tries++) {
 		usleep(20 * 1000);
 		hugetlb_read_pool(self->unit, &pool);
@@ -296,25 +267,8 @@ static void test_race_punch(struct reshape_fixture *self, u32 what)
 	mend_all(self, f, self->nr, corrupted);
 }
 
-TEST_F(reshape, punch)
-{
-	test_race_punch(self, 0);
-}
+GMEM_TEST(reshape, punch, test_race_punch(self, 0))
+GMEM_TEST(reshape, punch_guest, test_race_punch(self, RACE_GUEST))
+GMEM_TEST(reshape, punch_all, test_race_punch(self, RACE_SPLIT | RACE_GUEST | RACE_HOST))
 
-TEST_F(reshape, punch_guest)
-{
-	test_race_punch(self, RACE_GUEST);
-}
-
-TEST_F(reshape, punch_all)
-{
-	test_race_punch(self, RACE_SPLIT | RACE_GUEST | RACE_HOST);
-}
-
-int main(int argc, char *argv[])
-{
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_HUGETLB | NEEDS_PRIVATE_VM)

@@ -7,26 +7,28 @@
  * leaves the file, it leaves the pool as well, and all of its 4K pages but the failed one
  * become ordinary memory of the system.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <sys/mman.h>
-
-#include <linux/bitmap.h>
 #include <linux/elf.h>
-#include <linux/sizes.h>
 
+#include "guest_memfd_fixture.h"
 #include "guest_memfd_poison.h"
 
-FIXTURE_SETUP(reshape)
-{
-	const char *missing = setup_poison(1);
+GMEM_RESHAPE_FIXTURE(setup_poison(self, variant, 1));
 
-	if (missing)
-		SKIP(return, "%s", missing);
+/* Let the guest write all of the file, and a page fail then that is shared and mapped. */
+static u64 write_all_and_poison_shared(struct gmem *self)
+{
+	set_shared(A_PAGE, 1);
+	guest_write(self, 0, self->nr_pages);
+	host_fill(self, A_PAGE);
+	return poison(self, A_PAGE);
+}
+
+/* As above, but the page is part of a large piece, and the last page of the unit is shared. */
+static u64 write_all_and_poison_piece(struct gmem *self, u64 page)
+{
+	guest_write(self, 0, self->nr_pages);
+	set_shared(self->unit_pages - 1, 1);
+	return poison(self, page);
 }
 
 TEST_F(reshape, shared_page)
@@ -88,7 +90,7 @@ TEST_F(reshape, private_page)
  * Let a page of a large piece fail.  The piece may be mapped as a whole unless a page of it
  * has failed.
  */
-static void test_large_piece(struct reshape_fixture *self, u64 page, bool use_first)
+static void test_large_piece(struct gmem *self, u64 page, bool use_first)
 {
 	const u64 shared = self->unit_pages - 1;
 	u64 pfn;
@@ -107,7 +109,7 @@ static void test_large_piece(struct reshape_fixture *self, u64 page, bool use_fi
 	if (use_first) {
 		guest_check(self, page + 1, 1);
 		if (self->unit == SZ_1G)
-			TEST_ASSERT_LAYOUT(&self->model);
+			assert_layout();
 	}
 	check_poisoned_file(self);
 	guest_write(self, page + 1, 100);
@@ -121,20 +123,9 @@ static void test_large_piece(struct reshape_fixture *self, u64 page, bool use_fi
 	close_and_assert_lost(pfn);
 }
 
-TEST_F(reshape, page_of_large_piece)
-{
-	test_large_piece(self, self->unit_pages / 4 + A_PAGE, true);
-}
-
-TEST_F(reshape, first_page_of_large_piece)
-{
-	test_large_piece(self, self->unit_pages / 4, false);
-}
-
-TEST_F(reshape, first_page_of_unit)
-{
-	test_large_piece(self, 0, true);
-}
+GMEM_TEST(reshape, page_of_large_piece, test_large_piece(self, self->unit_pages / 4 + A_PAGE, true))
+GMEM_TEST(reshape, first_page_of_large_piece, test_large_piece(self, self->unit_pages / 4, false))
+GMEM_TEST(reshape, first_page_of_unit, test_large_piece(self, 0, true))
 
 /* Read the first word of a page of the host from /proc/kcore. */
 static u64 read_kcore(int fd, u64 pfn)
@@ -161,7 +152,7 @@ static u64 read_kcore(int fd, u64 pfn)
 }
 
 /* Check that /proc/kcore leaves out the page that has failed, and no other. */
-static void test_kcore(struct reshape_fixture *self, int fd, u64 pfn)
+static void test_kcore(struct gmem *self, int fd, u64 pfn)
 {
 	TEST_ASSERT_EQ(read_kcore(fd, pfn - 1), self->tags[A_PAGE - 1]);
 	TEST_ASSERT_EQ(read_kcore(fd, pfn), 0);
@@ -199,24 +190,17 @@ TEST_F(reshape, kcore)
 	TEST_ASSERT_EQ(read_kcore(fd, tail + 1), self->tags[self->unit_pages - 2]);
 
 	close(fd);
-	close_reshape_file(self);
-	assert_lost(0, 0);
-	mend(tail);
-	assert_dissolved(self, pfn);
-	mend(pfn);
+	__close_and_assert_lost(self, pfn, tail, 0);
 }
 
 /* A hole is the first to use the piece after the failure, and has to split it. */
 TEST_F(reshape, punch_large_piece)
 {
-	const u64 page = self->unit_pages / 4 + A_PAGE, shared = self->unit_pages - 1;
-	u64 pfn;
+	const u64 page = self->unit_pages / 4 + A_PAGE;
+	u64 pfn = write_all_and_poison_piece(self, page);
 
-	guest_write(self, 0, self->nr_pages);
-	set_shared(shared, 1);
-	pfn = poison(self, page);
 	punch(self, page - 1, 3);
-	TEST_ASSERT_LAYOUT(&self->model);
+	assert_layout();
 	check_poisoned_file(self);
 	close_and_assert_lost(pfn);
 }
@@ -227,12 +211,9 @@ TEST_F(reshape, punch_large_piece)
  */
 TEST_F(reshape, convert_large_piece)
 {
-	const u64 page = self->unit_pages / 4 + A_PAGE, shared = self->unit_pages - 1;
-	u64 pfn;
+	const u64 page = self->unit_pages / 4 + A_PAGE;
+	u64 pfn = write_all_and_poison_piece(self, page);
 
-	guest_write(self, 0, self->nr_pages);
-	set_shared(shared, 1);
-	pfn = poison(self, page);
 	set_shared(page + 1, 1);
 	host_check(self, page + 1);
 	host_check(self, page);
@@ -267,7 +248,7 @@ TEST_F(reshape, shared_piece)
 TEST_F(reshape, merge)
 {
 	const u64 nr = self->unit_pages, other = nr - 3;
-	struct guestmem_unit before, after;
+	static u8 before[PAGES_1G], after[PAGES_1G];
 	u64 pfn;
 
 	guest_write(self, 0, self->nr_pages);
@@ -278,14 +259,13 @@ TEST_F(reshape, merge)
 	pfn = poison(self, A_PAGE);
 
 	set_private(0, nr);
-	TEST_ASSERT(guestmem_read_unit(self->fd, 0, nr, &before), "The unit should be split");
-	TEST_ASSERT_EQ(before.pfn, pfn - A_PAGE);
+	TEST_ASSERT_EQ(guestmem_read_unit(self->fd, 0, nr, before), pfn - A_PAGE);
 	check_poisoned_file(self);
 
 	/* A worker tries to merge the unit once more, which makes no difference. */
 	sleep(2);
-	TEST_ASSERT(guestmem_read_unit(self->fd, 0, nr, &after), "The unit should be split");
-	TEST_ASSERT(!memcmp(before.order, after.order, nr), "All orders should be as before");
+	guestmem_read_unit(self->fd, 0, nr, after);
+	TEST_ASSERT(!memcmp(before, after, nr), "All orders should be as before");
 
 	/* Convert all of the unit back and forth. */
 	set_shared(0, nr);
@@ -316,32 +296,19 @@ TEST_F(reshape, two_of_one_piece)
 	set_private(shared, 1);
 	check_poisoned_file(self);
 
-	close_reshape_file(self);
-	assert_lost(0, 0);
-	mend(pfn + 1);
-	mend(other);
-	assert_dissolved(self, pfn);
-	mend(pfn);
+	__close_and_assert_lost(self, pfn, other, pfn + 1);
 }
 
 /* The same page fails once more: the kernel knows that already, and nothing changes. */
 TEST_F(reshape, twice)
 {
-	u64 pfn;
-	long nr;
+	u64 pfn = write_all_and_poison_shared(self);
 
-	set_shared(A_PAGE, 1);
-	guest_write(self, 0, self->nr_pages);
-	host_fill(self, A_PAGE);
-	pfn = poison(self, A_PAGE);
-	nr = nr_corrupted_pages();
-	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), EHWPOISON);
-	TEST_ASSERT_EQ(nr_corrupted_pages(), nr);
+	assert_poisoned_already(pfn);
 	check_poisoned_file(self);
-	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), EHWPOISON);
+	assert_poisoned_already(pfn);
 	set_private(A_PAGE, 1);
-	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), EHWPOISON);
-	TEST_ASSERT_EQ(nr_corrupted_pages(), nr);
+	assert_poisoned_already(pfn);
 	check_poisoned_file(self);
 	close_and_assert_lost(pfn);
 }
@@ -349,16 +316,11 @@ TEST_F(reshape, twice)
 /* A failed unit is punched, and the pool has another unit for the file. */
 TEST_F(reshape, punched)
 {
-	const char *missing = missing_spare_unit(self);
 	u64 pfn;
 
-	if (missing)
-		SKIP(return, "%s", missing);
-	set_shared(A_PAGE, 1);
-	guest_write(self, 0, self->nr_pages);
-	host_fill(self, A_PAGE);
-	pfn = poison(self, A_PAGE);
-	punch(self, 0, self->unit_pages);
+	SKIP_IF(return, missing_spare_unit(self));
+	pfn = write_all_and_poison_shared(self);
+	punch_unit(self, 0);
 	assert_lost(self->nr - 1, 1);
 	assert_dissolved(self, pfn);
 
@@ -372,10 +334,10 @@ TEST_F(reshape, punched)
 	host_fill(self, A_PAGE);
 	guest_check_filled(self, A_PAGE);
 	TEST_ASSERT(pfn_of(self, A_PAGE) != pfn, "It should be another huge page");
-	TEST_ASSERT_LAYOUT(&self->model);
+	assert_layout();
 	__convert(self, A_PAGE, 1, true);
 	assert_nr_folios(0, 1);
-	TEST_ASSERT_LAYOUT(&self->model);
+	assert_layout();
 	close_and_assert_lost(pfn);
 }
 
@@ -392,10 +354,9 @@ TEST_F(reshape, punched_and_not_replaced)
 	unmap_from_host(self, A_PAGE, 1);
 	hog = hogged ? hugetlb_hog(self->unit, hogged, -1) : NULL;
 	pfn = poison(self, A_PAGE);
-	punch(self, 0, self->unit_pages);
+	punch_unit(self, 0);
 	assert_lost(hogged + self->nr - 1, 0);
-	TEST_ASSERT(fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, PAGE_SIZE) && errno == ENOSPC,
-		    "fallocate() should fail with ENOSPC, errno %d", errno);
+	assert_error(fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, PAGE_SIZE), ENOSPC);
 	TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, A_PAGE)));
 	assert_lost(hogged + self->nr - 1, 0);
 
@@ -416,7 +377,7 @@ TEST_F(reshape, closed)
 	set_shared(A_PAGE, 1);
 	host_fill(self, A_PAGE);
 	pfn = poison(self, A_PAGE);
-	close_reshape_file(self);
+	gmem_close(self);
 	kvm_vm_free(self->vm);
 	assert_lost(0, 0);
 	assert_dissolved(self, pfn);
@@ -433,12 +394,8 @@ TEST_F(reshape, held_after_punch)
 
 	poison_pfn(pfn);
 	assert_nr_allocated(1);
-	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), EHWPOISON);
-	self->nr_lost = 1;
-	vmsplice_release(&h);
-	guestmem_settle();
-	/* The file has a reservation for as many units as before if there is a unit to spare. */
-	assert_lost(0, missing_spare_unit(self) ? self->nr - 1 : self->nr);
+	assert_poisoned_already(pfn);
+	release_and_assert_lost(self, &h);
 	assert_dissolved(self, pfn);
 
 	/* All other units can be allocated. */
@@ -453,10 +410,7 @@ TEST_F(reshape, waits_for_held)
 	u64 pfn = hold_and_punch(self, &h) + 1;
 
 	poison_pfn(pfn);
-	self->nr_lost = 1;
-	vmsplice_release(&h);
-	guestmem_settle();
-	assert_lost(0, missing_spare_unit(self) ? self->nr - 1 : self->nr);
+	release_and_assert_lost(self, &h);
 	close_and_assert_lost(pfn);
 }
 
@@ -470,11 +424,9 @@ TEST_F(reshape, held_before_punch)
 	host_fill(self, A_PAGE);
 	host_fill(self, A_PAGE + 1);
 	pfn = poison(self, A_PAGE + 1);
-	hold_page(self, &h, A_PAGE);
-	punch(self, 0, self->unit_pages);
-	vmsplice_release(&h);
-	guestmem_settle();
-	assert_lost(0, missing_spare_unit(self) ? self->nr - 1 : self->nr);
+	vmsplice_open_and_hold(&h, addr_of(self, A_PAGE));
+	punch_unit(self, 0);
+	release_and_assert_lost(self, &h);
 	close_and_assert_lost(pfn);
 }
 
@@ -485,9 +437,9 @@ TEST_F(reshape, held_after_close)
 
 	set_shared(A_PAGE, 1);
 	host_fill(self, A_PAGE);
-	hold_page(self, &h, A_PAGE);
+	vmsplice_open_and_hold(&h, addr_of(self, A_PAGE));
 	pfn = pfn_of(self, A_PAGE);
-	close_reshape_file(self);
+	gmem_close(self);
 	kvm_vm_free(self->vm);
 	poison_pfn(pfn);
 	self->nr_lost = 1;
@@ -509,7 +461,7 @@ TEST_F(reshape, madvise)
 	host_fill(self, A_PAGE);
 	host_fill(self, A_PAGE + 1);
 	pfn = pfn_of(self, A_PAGE);
-	sigbus_start();
+	sigbus_start(false);
 	TEST_ASSERT(!madvise(word_of(self, A_PAGE), PAGE_SIZE, MADV_HWPOISON),
 		    "MADV_HWPOISON should succeed, errno %d", errno);
 	seen = sigbus_take();
@@ -529,7 +481,7 @@ TEST_F(reshape, madvise)
 	set_private(A_PAGE, 1);
 	set_shared(A_PAGE, 1);
 	host_is_told(self, A_PAGE);
-	punch(self, 0, self->unit_pages);
+	punch_unit(self, 0);
 	guestmem_settle();
 	close_and_assert_lost(pfn);
 }
@@ -538,30 +490,21 @@ TEST_F(reshape, madvise)
 TEST_F(reshape, pinned_neighbour)
 {
 	struct holder h = {};
-	u64 pfn, error_offset;
+	u64 pfn;
 
 	guest_write(self, 0, self->nr_pages);
 	set_shared(A_PAGE, 2);
 	host_fill(self, A_PAGE);
 	host_fill(self, A_PAGE + 1);
-	hold_page(self, &h, A_PAGE + 1);
+	vmsplice_open_and_hold(&h, addr_of(self, A_PAGE + 1));
 	pfn = poison(self, A_PAGE);
 	host_is_told(self, A_PAGE);
 	set_private(A_PAGE, 1);
-	TEST_ASSERT(__gmem_set_private(self->fd, A_PAGE * PAGE_SIZE, 2 * PAGE_SIZE,
-				       &error_offset) && errno == EAGAIN,
-		    "Conversion should fail with EAGAIN, errno %d", errno);
-	TEST_ASSERT_EQ(error_offset, (A_PAGE + 1) * PAGE_SIZE);
+	assert_busy(self, A_PAGE, 2, A_PAGE + 1);
 	vmsplice_release(&h);
 	set_private(A_PAGE, 2);
 	check_poisoned_file(self);
 	close_and_assert_lost(pfn);
 }
 
-int main(int argc, char *argv[])
-{
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_HUGETLB | NEEDS_PRIVATE_VM)

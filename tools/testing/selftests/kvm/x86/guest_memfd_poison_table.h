@@ -6,11 +6,6 @@
 #ifndef SELFTEST_KVM_GUEST_MEMFD_POISON_TABLE_H
 #define SELFTEST_KVM_GUEST_MEMFD_POISON_TABLE_H
 
-#include <errno.h>
-#include <signal.h>
-#include <stdbool.h>
-#include <stdio.h>
-
 #include "memory_failure.h"
 
 enum poison_page {
@@ -193,13 +188,13 @@ static const char poison_tail[] =
 	"  hole.\n"
 	"e\n"
 	"  Differs from 4KiB files in what is lost.  The next access, conversion or hole splits\n"
-	"  the huge page, or the piece, around the page that has failed.  The rest is mapped\n"
+	"  the huge page, or the piece, around the page that has failed.  What is left is mapped\n"
 	"  to the guest as large as can be: with one bad page in private memory of 1GiB,\n"
 	"  262143 pages are left, 511 mappings of 2MiB and 511 of 4KiB.  When the huge page is\n"
 	"  removed from the file, it is dissolved: all of it but the bad page is ordinary memory\n"
 	"  from then on.  The file gets a reservation for another huge page if the pool has one.\n"
 	"f\n"
-	"  See c and e.  A page that the host maps is isolated before it fails.\n"
+	"  See c and e.  What the host maps is isolated before it fails.\n"
 	"g\n"
 	"  Differs from d in that the kernel knows the huge page that the page is a part of, and\n"
 	"  takes care of the failure: with the last reference, the huge page is dissolved as in\n"

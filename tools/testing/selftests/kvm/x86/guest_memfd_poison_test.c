@@ -5,33 +5,19 @@
  * huge page around the failed page, and the guest gets the rest by the largest mappings that
  * are left.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
-
 #include "fail_nth.h"
+#include "guest_memfd_fixture.h"
 #include "guest_memfd_poison.h"
 
-FIXTURE_SETUP(reshape)
-{
-	const char *missing = setup_poison(1);
-
-	if (missing)
-		SKIP(return, "%s", missing);
-}
+GMEM_RESHAPE_FIXTURE(setup_poison(self, variant, 1));
 
 /* Return the mappings of the file alone, of which the guest had none at @before. */
-static struct mappings file_mappings(struct reshape_fixture *self, struct mappings before)
+static struct mappings file_mappings(struct gmem *self, struct mappings before)
 {
 	return mappings_minus(read_mappings(self->vcpu), before);
 }
 
-static void assert_file_mappings(struct reshape_fixture *self, struct mappings before,
+static void assert_file_mappings(struct gmem *self, struct mappings before,
 				 long nr_4k, long nr_2m, long nr_1g)
 {
 	struct mappings m = file_mappings(self, before);
@@ -45,7 +31,7 @@ static void assert_file_mappings(struct reshape_fixture *self, struct mappings b
  * Let one page fail, and check what the guest has mapped.  Of a unit of 1G, 262143 pages are
  * left: 511 of 512 mappings of 2M, and 511 pages of 4K.
  */
-static void test_one_page(struct reshape_fixture *self, u64 page)
+static void test_one_page(struct gmem *self, u64 page)
 {
 	const bool is_1g = self->unit == SZ_1G;
 	const long others = self->nr - 1;
@@ -60,27 +46,16 @@ static void test_one_page(struct reshape_fixture *self, u64 page)
 	__poison(self, page, pfn);
 	assert_file_mappings(self, before, 0, is_1g ? 0 : others, is_1g ? others : 0);
 	guest_is_told(self, page);
-	TEST_ASSERT_LAYOUT(&self->model);
+	assert_layout();
 	guest_check_others(self);
 	assert_file_mappings(self, before, 511, is_1g ? 511 : others, is_1g ? others : 0);
 	check_poisoned_file(self);
 	close_and_assert_lost(pfn);
 }
 
-TEST_F(reshape, first_page)
-{
-	test_one_page(self, 0);
-}
-
-TEST_F(reshape, some_page)
-{
-	test_one_page(self, A_PAGE);
-}
-
-TEST_F(reshape, last_page)
-{
-	test_one_page(self, self->unit_pages - 1);
-}
+GMEM_TEST(reshape, first_page, test_one_page(self, 0))
+GMEM_TEST(reshape, some_page, test_one_page(self, A_PAGE))
+GMEM_TEST(reshape, last_page, test_one_page(self, self->unit_pages - 1))
 
 /* The guest had the unit mapped as a whole, and a fault on a neighbour splits it. */
 TEST_F(reshape, neighbour_first)
@@ -92,7 +67,7 @@ TEST_F(reshape, neighbour_first)
 	guest_check_all();
 	__poison(self, A_PAGE, pfn);
 	guest_check(self, A_PAGE + 1, 1);
-	TEST_ASSERT_LAYOUT(&self->model);
+	assert_layout();
 	check_poisoned_file(self);
 	close_and_assert_lost(pfn);
 }
@@ -102,12 +77,10 @@ TEST_F(reshape, neighbour_first)
  * many.  The second page fails before the unit is split around the first one or, with
  * @use_between, after that.
  */
-static void test_two_pages(struct reshape_fixture *self, u64 page, u64 other, bool use_between)
+static void test_two_pages(struct gmem *self, u64 page, u64 other, bool use_between)
 {
-	u64 pfn;
+	u64 pfn = write_all_and_poison(self, page);
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = poison_whole(self, page);
 	if (use_between)
 		check_poisoned_file(self);
 	__poison(self, other, pfn - page + other);
@@ -121,58 +94,32 @@ static void test_two_pages(struct reshape_fixture *self, u64 page, u64 other, bo
 	set_private(0, self->unit_pages);
 	check_poisoned_file(self);
 
-	close_reshape_file(self);
-	assert_lost(0, 0);
-	TEST_ASSERT(is_marked_poisoned(pfn), "The first page should be marked");
-	mend(pfn - page + other);
-	assert_dissolved(self, pfn);
-	mend(pfn);
+	__close_and_assert_lost(self, pfn, pfn - page + other, 0);
 }
 
-TEST_F(reshape, two_pages_at_once)
-{
-	test_two_pages(self, A_PAGE, self->unit_pages - 1, false);
-}
-
-TEST_F(reshape, two_pages_one_by_one)
-{
-	test_two_pages(self, A_PAGE, self->unit_pages - 1, true);
-}
-
-TEST_F(reshape, two_pages_of_2m_at_once)
-{
-	test_two_pages(self, A_PAGE, A_PAGE + 1, false);
-}
-
-TEST_F(reshape, two_pages_of_2m_one_by_one)
-{
-	test_two_pages(self, 0, PAGES_2M - 1, true);
-}
+GMEM_TEST(reshape, two_pages_at_once, test_two_pages(self, A_PAGE, self->unit_pages - 1, false))
+GMEM_TEST(reshape, two_pages_one_by_one, test_two_pages(self, A_PAGE, self->unit_pages - 1, true))
+GMEM_TEST(reshape, two_pages_of_2m_at_once, test_two_pages(self, A_PAGE, A_PAGE + 1, false))
+GMEM_TEST(reshape, two_pages_of_2m_one_by_one, test_two_pages(self, 0, PAGES_2M - 1, true))
 
 /* The same page fails again, before and after the unit is split around it. */
 TEST_F(reshape, twice)
 {
 	u64 pfn;
-	long nr;
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = poison_whole(self, A_PAGE);
-	nr = nr_corrupted_pages();
-	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), EHWPOISON);
-	TEST_ASSERT_EQ(nr_corrupted_pages(), nr);
+	pfn = write_all_and_poison(self, A_PAGE);
+	assert_poisoned_already(pfn);
 	check_poisoned_file(self);
-	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), EHWPOISON);
-	TEST_ASSERT_EQ(nr_corrupted_pages(), nr);
+	assert_poisoned_already(pfn);
 	close_and_assert_lost(pfn);
 }
 
 /* Let a page fail.  A conversion of @nr pages at @first is the first to use the unit. */
-static void test_convert(struct reshape_fixture *self, u64 first, u64 nr)
+static void test_convert(struct gmem *self, u64 first, u64 nr)
 {
 	u64 pfn, i;
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = poison_whole(self, A_PAGE);
+	pfn = write_all_and_poison(self, A_PAGE);
 	set_shared(first, nr);
 	for (i = first; i < first + nr; i += nr - 1 ?: 1)
 		host_check(self, i);
@@ -186,27 +133,14 @@ static void test_convert(struct reshape_fixture *self, u64 first, u64 nr)
 	close_and_assert_lost(pfn);
 }
 
-TEST_F(reshape, convert_other_page)
-{
-	test_convert(self, 5, 1);
-}
-
-TEST_F(reshape, convert_range_over_it)
-{
-	test_convert(self, A_PAGE - 1, 3);
-}
-
-TEST_F(reshape, convert_end_of_unit)
-{
-	test_convert(self, self->unit_pages - 1, 2);
-}
+GMEM_TEST(reshape, convert_other_page, test_convert(self, 5, 1))
+GMEM_TEST(reshape, convert_range_over_it, test_convert(self, A_PAGE - 1, 3))
+GMEM_TEST(reshape, convert_end_of_unit, test_convert(self, self->unit_pages - 1, 2))
 
 TEST_F(reshape, convert_all)
 {
-	u64 pfn;
+	u64 pfn = write_all_and_poison(self, A_PAGE);
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = poison_whole(self, A_PAGE);
 	set_shared(0, self->unit_pages);
 	host_is_told(self, A_PAGE);
 	host_check(self, A_PAGE + 1);
@@ -236,10 +170,8 @@ TEST_F(reshape, shared_unit)
 /* As with 4K pages, the failed page is still there: fallocate() has nothing to do. */
 TEST_F(reshape, part_punched)
 {
-	u64 pfn;
+	u64 pfn = write_all_and_poison(self, A_PAGE);
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = poison_whole(self, A_PAGE);
 	allocate(self, 0, self->unit_pages);
 	guest_is_told(self, A_PAGE);
 
@@ -254,25 +186,21 @@ TEST_F(reshape, part_punched)
 /* A hole that is smaller than the unit is the first to use the unit after the failure. */
 TEST_F(reshape, part_punched_first)
 {
-	u64 pfn;
+	u64 pfn = write_all_and_poison(self, A_PAGE);
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = poison_whole(self, A_PAGE);
 	punch(self, 1, self->unit_pages - 1);
-	TEST_ASSERT_LAYOUT(&self->model);
+	assert_layout();
 	check_poisoned_file(self);
 	close_and_assert_lost(pfn);
 }
 
-static void test_punched(struct reshape_fixture *self, bool use_before)
+static void test_punched(struct gmem *self, bool use_before)
 {
-	u64 pfn;
+	u64 pfn = write_all_and_poison(self, A_PAGE);
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = poison_whole(self, A_PAGE);
 	if (use_before)
 		check_poisoned_file(self);
-	punch(self, 0, self->unit_pages);
+	punch_unit(self, 0);
 	assert_lost(self->nr - 1, 1);
 	assert_dissolved(self, pfn);
 	guest_check_all();
@@ -284,29 +212,21 @@ static void test_punched(struct reshape_fixture *self, bool use_before)
 
 TEST_F(reshape, punched)
 {
-	const char *missing = missing_spare_unit(self);
-
-	if (missing)
-		SKIP(return, "%s", missing);
+	SKIP_IF(return, missing_spare_unit(self));
 	test_punched(self, true);
 }
 
 TEST_F(reshape, punched_first)
 {
-	const char *missing = missing_spare_unit(self);
-
-	if (missing)
-		SKIP(return, "%s", missing);
+	SKIP_IF(return, missing_spare_unit(self));
 	test_punched(self, false);
 }
 
 TEST_F(reshape, closed_first)
 {
-	u64 pfn;
+	u64 pfn = write_all_and_poison(self, A_PAGE);
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = poison_whole(self, A_PAGE);
-	close_reshape_file(self);
+	gmem_close(self);
 	kvm_vm_free(self->vm);
 	assert_lost(0, 0);
 	assert_dissolved(self, pfn);
@@ -363,10 +283,4 @@ TEST_F(reshape, without_memory)
 	close_and_assert_lost(pfn);
 }
 
-int main(int argc, char *argv[])
-{
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_HUGETLB | NEEDS_PRIVATE_VM)

@@ -6,15 +6,7 @@
  * The tests need root and a kernel in which kvm_arch_gmem_reclaim() may be made to fail, i.e.
  * one with CONFIG_FAIL_FUNCTION and, e.g., CONFIG_KVM_AMD_SEV, but no confidential VM.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <linux/sizes.h>
-
-#include "guest_memfd_reshape.h"
-#include "text_file.h"
+#include "guest_memfd_fixture.h"
 
 #define FAIL_FUNCTION	"/sys/kernel/debug/fail_function/"
 #define CANNOT_FAIL	"needs root, CONFIG_FAIL_FUNCTION and a kernel with SEV"
@@ -42,14 +34,9 @@ static void let_it_fail(bool fails)
 		    "Fault injection should be there");
 }
 
-static void reclaim_fails(bool fails)
-{
-	let_it_fail(fails);
-}
-
 /*
- * Have KVM take all VMs for bugged, or none.  All functions share the settings of
- * fault injection, so only one of them can be in the list.
+ * Have KVM take all VMs for bugged, or none.  What fails is the same for all functions, i.e.
+ * only one of them can be in the list.
  */
 static void vm_is_bugged(bool bugged)
 {
@@ -62,29 +49,23 @@ static void vm_is_bugged(bool bugged)
 		let_it_fail(true);
 }
 
-FIXTURE_SETUP(reshape)
+static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 {
-	const char *missing = can_fail() ? NULL : CANNOT_FAIL;
+	if (!can_fail())
+		return CANNOT_FAIL;
 
-	if (missing)
-		SKIP(return, "%s", missing);
-
-	reclaim_fails(false);
-	missing = setup_reshape(0);
-	if (missing)
-		SKIP(return, "%s", missing);
+	let_it_fail(false);
+	return gmem_setup_guest(self, variant, 0);
 }
 
+GMEM_RESHAPE_FIXTURE(setup(self, variant));
+
 /* Check that pages stay private.  The layout may be finer, as the split comes first. */
-static void assert_not_shared(struct reshape_fixture *self, u64 first, u64 nr)
+static void assert_not_shared(struct gmem *self, u64 first, u64 nr)
 {
 	u64 error_offset = ~0ull, i;
-	int r;
 
-	r = __gmem_set_shared(self->fd, first * PAGE_SIZE, nr * PAGE_SIZE, &error_offset);
-	TEST_ASSERT(r == -1 && errno == EIO,
-		    "Conversion of pages %lu to %lu should fail with EIO, got %d, errno %d", first,
-		    first + nr - 1, r, errno);
+	TEST_ASSERT_EQ(try_convert(self->fd, first, nr, false, &error_offset), -EIO);
 	TEST_ASSERT(error_offset == ~0ull, "No page is to blame, not offset 0x%lx", error_offset);
 	for (i = first; i < first + nr; i++)
 		host_check(self, i);
@@ -98,7 +79,7 @@ TEST_F(reshape, not_converted)
 	set_shared(3, 2);
 	host_fill(self, 3);
 
-	reclaim_fails(true);
+	let_it_fail(true);
 	assert_not_shared(self, A_PAGE, 1);
 	assert_not_shared(self, nr - 3, 7);
 	assert_not_shared(self, 2, 4);
@@ -111,7 +92,7 @@ TEST_F(reshape, not_converted)
 	host_check(self, 3);
 	guest_check(self, 3, 1);
 
-	reclaim_fails(false);
+	let_it_fail(false);
 	__convert(self, A_PAGE, 1, false);
 	__convert(self, nr - 3, 7, false);
 	__convert(self, 2, 4, false);
@@ -122,22 +103,20 @@ TEST_F(reshape, not_converted)
 	guest_check_all();
 }
 
-static void assert_no_hole(struct reshape_fixture *self, u64 first, u64 nr)
+static void assert_no_hole(struct gmem *self, u64 first, u64 nr)
 {
-	TEST_ASSERT(fallocate(self->fd, PUNCH, first * PAGE_SIZE, nr * PAGE_SIZE) == -1 &&
-		    errno == EIO, "A hole of %lu + %lu pages should fail with EIO, errno %d",
-		    first, nr, errno);
+	assert_error(fallocate(self->fd, PUNCH, first * PAGE_SIZE, nr * PAGE_SIZE), EIO);
 }
 
 /* Punch a part of a huge page: this fails, as pages that don't come back can't be zeroed. */
 TEST_F(reshape, not_zeroed)
 {
 	guest_write(self, 0, self->nr_pages);
-	reclaim_fails(true);
+	let_it_fail(true);
 	assert_no_hole(self, A_PAGE, 2);
 	guest_check_all();
 
-	reclaim_fails(false);
+	let_it_fail(false);
 	punch(self, A_PAGE, 2);
 	guest_check_all();
 }
@@ -148,18 +127,18 @@ TEST_F(reshape, not_freed)
 	struct hugetlb_pool pool = self->pool;
 
 	guest_write(self, 0, self->nr_pages);
-	reclaim_fails(true);
-	punch(self, 0, self->unit_pages);
-	reclaim_fails(false);
+	let_it_fail(true);
+	punch_unit(self, 0);
+	let_it_fail(false);
 
 	/* The file has a hole, without a reservation for the huge page that doesn't come back. */
 	TEST_ASSERT_POOL(&pool, -self->nr, 0);
 	guest_check(self, self->unit_pages, self->nr_pages - self->unit_pages);
-	close_reshape_file(self);
+	gmem_close(self);
 	TEST_ASSERT_POOL_SETTLES(&pool, -1, 0);
 	self->pool.free--;
 	self->pool.node_free[0]--;
-	open_reshape_file(self, 0, variant->size_log2);
+	gmem_open(self, 0);
 }
 
 /*
@@ -208,21 +187,20 @@ TEST(small_pages)
 	if (!can_fail())
 		SKIP(goto out, CANNOT_FAIL);
 
-	reclaim_fails(false);
+	let_it_fail(false);
 	fd = vm_create_guest_memfd(vm, 4 * PAGE_SIZE, GUEST_MEMFD_FLAG_MMAP);
 	mem = kvm_mmap(4 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 4 * PAGE_SIZE);
+	allocate_fd(fd, 0, 4 * PAGE_SIZE);
 	gmem_set_shared(fd, 0, 2 * PAGE_SIZE);
 	WRITE_ONCE(*mem, 1);
 
-	reclaim_fails(true);
-	TEST_ASSERT(__gmem_set_shared(fd, 0, 4 * PAGE_SIZE, &error_offset) == -1 && errno == EIO,
-		    "A conversion should fail with EIO, errno %d", errno);
+	let_it_fail(true);
+	assert_error(__gmem_set_shared(fd, 0, 4 * PAGE_SIZE, &error_offset), EIO);
 	TEST_ASSERT(error_offset == ~0ull, "No page is to blame, not offset 0x%lx", error_offset);
 	TEST_ASSERT_EQ(READ_ONCE(*mem), 1);
 	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[2 * PAGE_SIZE]));
 
-	reclaim_fails(false);
+	let_it_fail(false);
 	gmem_set_shared(fd, 0, 4 * PAGE_SIZE);
 	TEST_ASSERT_EQ(READ_ONCE(mem[2 * PAGE_SIZE]), 0);
 	kvm_munmap(mem, 4 * PAGE_SIZE);
@@ -235,10 +213,7 @@ int main(int argc, char *argv[])
 {
 	int ret;
 
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
-		     KVM_MEMORY_ATTRIBUTE_PRIVATE);
-
+	gmem_init(NEEDS_HUGETLB | NEEDS_CONVERSION);
 	ret = test_harness_run(argc, argv);
 	write_text_file(FAIL_FUNCTION "probability", "0");
 	write_text_file(FAIL_FUNCTION "inject", "!" RECLAIM);

@@ -10,30 +10,9 @@
  *
  * After each step, the tests compare the layout with a model, see guestmem_units.h.
  */
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
+#include "guest_memfd_fixture.h"
 
-#include <linux/bitmap.h>
-#include <linux/sizes.h>
-
-#include "guest_memfd_reshape.h"
-#include "memory_holder.h"
-
-FIXTURE_SETUP(reshape)
-{
-	const char *missing = setup_reshape(0);
-
-	if (missing)
-		SKIP(return, "%s", missing);
-}
-
-static u64 random_below(u64 nr)
-{
-	return kvm_random_u64_in_range(&kvm_rng, 0, nr - 1);
-}
+GMEM_RESHAPE_FIXTURE(gmem_setup_guest(self, variant, 0));
 
 /*
  * Pick @max pages of a unit: those that are likely to be special, and random ones.
@@ -114,12 +93,9 @@ TEST_F(reshape, one_page_in_each_half)
 {
 	const u64 nr = self->unit_pages, half = nr / 2;
 	const u64 pairs[][2] = {
-		{ 0, half },
-		{ half - 1, nr - 1 },
-		{ half - 1, half },
-		{ 0, nr - 1 },
-		{ random_below(half), half + random_below(half) },
-		{ random_below(half), half + random_below(half) },
+		{ 0, half }, { half - 1, nr - 1 }, { half - 1, half }, { 0, nr - 1 },
+		{ random_below(half), half + random_below(half) }, { random_below(half),
+		half + random_below(half) },
 	};
 	int i;
 
@@ -348,12 +324,9 @@ TEST_F(reshape, all_shared_then_all_private)
 TEST_F(reshape, pinned_in_the_last_unit)
 {
 	const u64 nr = self->unit_pages, all = self->nr_pages, pinned = all - 3;
-	const u64 pinned_offset = pinned * PAGE_SIZE;
-	u64 error_offset, page;
 	struct mappings before;
-	char *units, *now;
 	struct holder h;
-	int r;
+	u64 page;
 
 	guest_write(self, 0, all);
 	set_shared(7, all - 7);
@@ -362,20 +335,11 @@ TEST_F(reshape, pinned_in_the_last_unit)
 	set_private(nr / 4, 5);
 	guest_check(self, 0, all);
 	host_check(self, pinned);
-	TEST_ASSERT(vmsplice_open(&h) && vmsplice_hold(&h, word_of(self, pinned), 1),
-		    "Holding a page should succeed, errno %d", errno);
+	vmsplice_open_and_hold(&h, addr_of(self, pinned));
 	assert_model();
 
 	before = read_mappings(self->vcpu);
-	units = guestmem_read_units();
-	r = __gmem_set_memory_attributes(self->fd, 3 * PAGE_SIZE, (all - 4) * PAGE_SIZE,
-					 KVM_MEMORY_ATTRIBUTE_PRIVATE, &error_offset);
-	TEST_ASSERT(r && errno == EAGAIN && error_offset == pinned_offset,
-		    "Expected EAGAIN for 0x%lx, got %d errno %d for 0x%lx", pinned_offset,
-		    r, errno, error_offset);
-
-	now = guestmem_read_units();
-	TEST_ASSERT(!strcmp(now, units), "Units should be\n%s\nare\n%s", units, now);
+	assert_busy(self, 3, all - 4, pinned);
 	assert_model();
 	guest_check(self, 0, all);
 	assert_mappings(self->vcpu, before, (struct mappings) {}, "after it has failed");
@@ -392,28 +356,26 @@ TEST_F(reshape, pinned_in_the_last_unit)
 	for (page = 0; page < self->nr; page++)
 		assert_nr_folios(page, 1);
 	guest_check(self, 0, all);
-	free(units);
-	free(now);
 }
 
 /* Ways to allocate a unit.  Whatever the way, the unit has its layout from the beginning. */
-static void allocate_by_guest(struct reshape_fixture *self, u64 first, u64 page)
+static void allocate_by_guest(struct gmem *self, u64 first, u64 page)
 {
 	guest_do(self->vcpu, OP_CHECK_ZERO, gpa_of(page), 1, PAGE_SIZE, 0);
 }
 
-static void allocate_by_fallocate(struct reshape_fixture *self, u64 first, u64 page)
+static void allocate_by_fallocate(struct gmem *self, u64 first, u64 page)
 {
-	kvm_fallocate(self->fd, FALLOC_FL_KEEP_SIZE, page * PAGE_SIZE, PAGE_SIZE);
+	allocate_fd(self->fd, page * PAGE_SIZE, PAGE_SIZE);
 }
 
-static void allocate_by_host(struct reshape_fixture *self, u64 first, u64 page)
+static void allocate_by_host(struct gmem *self, u64 first, u64 page)
 {
 	TEST_ASSERT_EQ(READ_ONCE(*word_of(self, first)), 0);
 	guestmem_model_touch(&self->model, first);
 }
 
-static void allocate_by_syscall(struct reshape_fixture *self, u64 first, u64 page)
+static void allocate_by_syscall(struct gmem *self, u64 first, u64 page)
 {
 	TEST_ASSERT(host_can_read(self, first), "The host should be able to read");
 	guestmem_model_touch(&self->model, first);
@@ -421,7 +383,7 @@ static void allocate_by_syscall(struct reshape_fixture *self, u64 first, u64 pag
 
 TEST_F(reshape, allocated_as_wanted)
 {
-	void (*const allocators[])(struct reshape_fixture *self, u64 first, u64 page) = {
+	void (*const allocators[])(struct gmem *self, u64 first, u64 page) = {
 		allocate_by_guest, allocate_by_fallocate, allocate_by_host, allocate_by_syscall,
 	};
 	const u64 nr = self->unit_pages;
@@ -438,9 +400,9 @@ TEST_F(reshape, allocated_as_wanted)
 	int i, j;
 
 	/* Fill the pool with data that must not be seen. */
-	close_reshape_file(self);
+	gmem_close(self);
 	hugetlb_dirty_pool(self->unit);
-	open_reshape_file(self, 0, variant->size_log2);
+	gmem_open(self, 0);
 
 	for (i = 0; i < ARRAY_SIZE(shared); i++) {
 		for (j = 0; j < ARRAY_SIZE(allocators); j++) {
@@ -535,7 +497,7 @@ static u64 random_range(u64 max, u64 *nr)
 	return random_below(max - *nr + 1);
 }
 
-static const char *random_step(struct reshape_fixture *self)
+static const char *random_step(struct gmem *self)
 {
 	u64 nr, first = random_range(self->nr_pages, &nr), unit, page, i;
 
@@ -646,7 +608,7 @@ TEST_F(reshape, racing_neighbours)
 	int round, j;
 
 	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, nr, PAGE_SIZE, base);
-	guest_allocates(self, 0, nr);
+	guestmem_model_allocate(&self->model, 0, nr);
 	for (i = 0; i < nr; i++)
 		self->tags[i] = base + i;
 
@@ -689,15 +651,4 @@ TEST_F(reshape, racing_neighbours)
 	guest_check(self, 0, nr);
 }
 
-int main(int argc, char *argv[])
-{
-	const char *seed = getenv("SEED");
-
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(VM_TYPE_PRIVATE));
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
-	/* SEED repeats an earlier run. */
-	if (seed)
-		kvm_random_seed = strtoul(seed, NULL, 0);
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(NEEDS_HUGETLB | NEEDS_PRIVATE_VM)

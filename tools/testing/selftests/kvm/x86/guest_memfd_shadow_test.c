@@ -5,14 +5,7 @@
  * more by one entry than the guest does.  The tests need kvm_amd.npt=0 or
  * kvm_intel.ept=0.
  */
-#include <linux/sizes.h>
-
-#include "guest_memfd_guest.h"
-#include "hugetlb_util.h"
-#include "kselftest_harness.h"
-#include "kvm_util.h"
-#include "processor.h"
-#include "test_util.h"
+#include "guest_memfd_fixture.h"
 
 #define NR_UNITS	2
 #define NR_PAGES	(NR_UNITS * PAGES_2M)
@@ -25,51 +18,39 @@
 #define OTHER_GPA	(TEST_GPA + SZ_1G)
 #define OTHER_GVA	(SMALL_GVA + SZ_1G)
 
-FIXTURE(shadow)
-{
-	struct hugetlb_pool pool;
-	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm;
-	u64 *mem;
-	int fd;
-};
+#define _test_data_shadow		gmem
+#define _fixture_variant_shadow	gmem_variant
 
-FIXTURE_SETUP(shadow)
+static const char *setup(struct gmem *self)
 {
-	const char *missing = missing_units(SZ_2M, NR_UNITS, &self->pool);
+	const struct gmem_variant variant = { .size_log2 = 21, .nr_units = NR_UNITS };
+	const char *missing = gmem_setup(self, &variant);
 
 	if (missing)
-		SKIP(return, "%s", missing);
-
-	self->vm = __create_guest(VM_TYPE_DEFAULT, &self->vcpu, 1);
-	self->fd = vm_create_guest_memfd_hugetlb(self->vm, NR_UNITS * SZ_2M,
-						 GUEST_MEMFD_FLAG_MMAP |
-						 GUEST_MEMFD_FLAG_INIT_SHARED, 21);
-	self->mem = kvm_mmap(NR_UNITS * SZ_2M, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
-	add_slot(self->vm, TEST_GPA, NR_UNITS * SZ_2M, self->mem, self->fd, 0);
+		return missing;
+	self->vm = create_guest(VM_TYPE_DEFAULT, self->vcpus, 1);
+	self->vcpu = self->vcpus[0];
+	gmem_open(self, GMEM_SHARED);
 	virt_map(self->vm, SMALL_GVA, TEST_GPA, NR_PAGES);
+	return NULL;
 }
 
-FIXTURE_TEARDOWN_PARENT(shadow)
-{
-	EXPECT_POOL_RESTORED(&self->pool);
-}
+GMEM_FIXTURE(shadow, setup(self));
 
-static void host_check_tags(const u64 *mem, u64 tag)
+static void host_check_tags(struct gmem *self, u64 tag)
 {
 	u64 i;
 
 	for (i = 0; i < NR_PAGES; i++)
-		TEST_ASSERT(mem[i * PAGE_WORDS] == tag + i,
-			    "Page %lu should be 0x%lx, is 0x%lx", i, tag + i,
-			    mem[i * PAGE_WORDS]);
+		TEST_ASSERT(*word_of(self, i) == tag + i, "Page %lu should be 0x%lx, is 0x%lx", i,
+			    tag + i, *word_of(self, i));
 }
 
 /* The folio is larger than the guest's mappings. */
 TEST_F(shadow, small_pages)
 {
 	guest_do(self->vcpu, OP_WRITE_TAGS, SMALL_GVA, NR_PAGES, PAGE_SIZE, TAG(0));
-	host_check_tags(self->mem, TAG(0));
+	host_check_tags(self, TAG(0));
 	guest_do(self->vcpu, OP_CHECK_TAGS, SMALL_GVA, NR_PAGES, PAGE_SIZE, TAG(0));
 }
 
@@ -81,13 +62,13 @@ TEST_F(shadow, large_pages)
 	guest_do(self->vcpu, OP_WRITE_TAGS, TEST_GPA, NR_PAGES, PAGE_SIZE, TAG(0));
 
 	for (i = 0; i < NR_PAGES; i += 3)
-		self->mem[i * PAGE_WORDS] = TAG2(i);
+		*word_of(self, i) = TAG2(i);
 	for (i = 0; i < NR_PAGES; i++)
 		guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA + i * PAGE_SIZE, 1, PAGE_SIZE,
 			 i % 3 ? TAG(i) : TAG2(i));
 
 	guest_do(self->vcpu, OP_WRITE_TAGS, SMALL_GVA, NR_PAGES, PAGE_SIZE, TAG2(0));
-	host_check_tags(self->mem, TAG2(0));
+	host_check_tags(self, TAG2(0));
 	guest_do(self->vcpu, OP_CHECK_TAGS, TEST_GPA, NR_PAGES, PAGE_SIZE, TAG2(0));
 }
 
@@ -99,8 +80,7 @@ TEST_F(shadow, large_pages)
 TEST_F(shadow, not_userspace_addr)
 {
 	const u64 nr = 64, size = nr * PAGE_SIZE;
-	u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
-	int fd = vm_create_guest_memfd(self->vm, size, flags);
+	int fd = vm_create_guest_memfd(self->vm, size, GMEM_SHARED);
 	u64 *file = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	void *other = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	u64 i;
@@ -111,7 +91,7 @@ TEST_F(shadow, not_userspace_addr)
 	virt_map(self->vm, OTHER_GVA, OTHER_GPA, nr);
 
 	guest_do(self->vcpu, OP_WRITE_TAGS, OTHER_GVA, nr, PAGE_SIZE, TAG(0));
-	kvm_fallocate(fd, PUNCH, 0, size);
+	punch_fd(fd, 0, size);
 	for (i = 0; i < nr; i++)
 		file[i * PAGE_WORDS] = TAG2(i);
 
@@ -132,9 +112,7 @@ TEST_F(shadow, not_userspace_addr)
 
 int main(int argc, char *argv[])
 {
-	TEST_REQUIRE_GUEST_MEMFD_HUGETLB();
+	gmem_init(NEEDS_HUGETLB);
 	__TEST_REQUIRE(!kvm_is_tdp_enabled(), "needs kvm_amd.npt=0 or kvm_intel.ept=0");
-	page_size = getpagesize();
-
 	return test_harness_run(argc, argv);
 }
