@@ -20,8 +20,7 @@ kvm_static_assert(offsetof(struct kvm_memory_attributes2, attributes) == 16);
 kvm_static_assert(offsetof(struct kvm_memory_attributes2, flags) == 24);
 kvm_static_assert(offsetof(struct kvm_memory_attributes2, error_offset) == 32);
 kvm_static_assert(offsetof(struct kvm_memory_attributes2, reserved) == 40);
-kvm_static_assert(KVM_SET_MEMORY_ATTRIBUTES2 ==
-		  _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0xd2, 128));
+kvm_static_assert(KVM_SET_MEMORY_ATTRIBUTES2 == _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0xd2, 128));
 
 /* Return the VM type with private memory, or VM_TYPE_DEFAULT if there is none. */
 static unsigned long private_type(void)
@@ -43,7 +42,8 @@ static bool conversion_is_on(void)
 #endif
 }
 
-static void create_file(struct gmem *self, unsigned long vm_type, u64 flags)
+/* Create a VM and a file.  Returns NULL. */
+static const char *create_file(struct gmem *self, unsigned long vm_type, u64 flags)
 {
 	kvm_pipe(self->pipe);
 	self->vm = vm_create_barebones_type(vm_type);
@@ -51,6 +51,7 @@ static void create_file(struct gmem *self, unsigned long vm_type, u64 flags)
 	self->nr = NR_PAGES;
 	self->size = NR_PAGES * page_size;
 	gmem_open(self, flags);
+	return NULL;
 }
 
 static void free_file(struct gmem *self)
@@ -117,7 +118,6 @@ static struct holder h;
 #define _fixture_variant_on gmem_variant
 
 FIXTURE(on);
-FIXTURE_VARIANT(on);
 
 FIXTURE_SETUP(on)
 {
@@ -181,16 +181,16 @@ TEST_F(on, init_shared)
 TEST_F(on, success_leaves_argument_alone)
 {
 	struct kvm_memory_attributes2 args = valid_args(PRIVATE), was;
+	int i;
 
 	args.error_offset = 1;
-	was = args;
-	TEST_ASSERT(!ioctl(self->fd, KVM_SET_MEMORY_ATTRIBUTES2, &args), "It should succeed");
-	TEST_ASSERT(!memcmp(&was, &args, sizeof(was)), "The argument should not change");
-
-	args.attributes = 0;
-	was = args;
-	TEST_ASSERT(!ioctl(self->fd, KVM_SET_MEMORY_ATTRIBUTES2, &args), "It should succeed");
-	TEST_ASSERT(!memcmp(&was, &args, sizeof(was)), "The argument should not change");
+	for (i = 0; i < 2; i++) {
+		args.attributes = i ? 0 : PRIVATE;
+		was = args;
+		TEST_ASSERT(!ioctl(self->fd, KVM_SET_MEMORY_ATTRIBUTES2, &args),
+			    "It should succeed");
+		TEST_ASSERT(!memcmp(&was, &args, sizeof(was)), "The argument should not change");
+	}
 }
 
 TEST_F(on, other_files)
@@ -432,23 +432,10 @@ TEST_F(on, any_descriptor)
 #define _test_data_no_private_memory gmem
 #define _fixture_variant_no_private_memory gmem_variant
 
-FIXTURE(no_private_memory);
-FIXTURE_VARIANT(no_private_memory);
-
+GMEM_SMALL_FIXTURE(no_private_memory, !conversion_is_on() ? "in-place conversion is off" :
+		   create_file(self, VM_TYPE_DEFAULT, variant->flags));
 GMEM_VARIANT(no_private_memory, init_shared, .flags = GUEST_MEMFD_FLAG_INIT_SHARED);
 GMEM_VARIANT(no_private_memory, no_flags, .flags = 0);
-
-FIXTURE_SETUP(no_private_memory)
-{
-	if (!conversion_is_on())
-		SKIP(return, "in-place conversion is off");
-	create_file(self, VM_TYPE_DEFAULT, variant->flags);
-}
-
-FIXTURE_TEARDOWN(no_private_memory)
-{
-	free_file(self);
-}
 
 TEST_F(no_private_memory, nothing_converts)
 {
@@ -496,20 +483,8 @@ TEST_F(no_private_memory, host_uses_shared_memory)
 #define _test_data_off gmem
 #define _fixture_variant_off gmem_variant
 
-FIXTURE(off);
-FIXTURE_VARIANT(off);
-
-FIXTURE_SETUP(off)
-{
-	if (conversion_is_on())
-		SKIP(return, "in-place conversion is on");
-	create_file(self, private_type(), 0);
-}
-
-FIXTURE_TEARDOWN(off)
-{
-	free_file(self);
-}
+GMEM_SMALL_FIXTURE(off, conversion_is_on() ? "in-place conversion is on" :
+		   create_file(self, private_type(), 0));
 
 TEST_F(off, capabilities)
 {

@@ -397,8 +397,7 @@ static void *read_gifts(const struct gift *gifts, int nr)
  * Assert that new guest memory doesn't change the file that is mapped at @mem, unmap
  * @mem, and give the guest memory back.
  */
-static void assert_independent(struct gmem *self, void *mem,
-			       const struct gift *gifts, int nr)
+static void assert_independent(struct gmem *self, void *mem, const struct gift *gifts, int nr)
 {
 	int i;
 

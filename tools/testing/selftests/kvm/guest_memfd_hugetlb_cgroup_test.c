@@ -92,8 +92,7 @@ static void __assert_charge(const char *cgroup, const char *size_name, const cha
 	TEST_ASSERT(now == bytes, "%s of %s should be %ld, is %ld", file, cgroup, bytes, now);
 }
 
-static void __set_limit(const char *cgroup, const char *size_name, const char *what,
-			long bytes)
+static void __set_limit(const char *cgroup, const char *size_name, const char *what, long bytes)
 {
 	char file[32];
 
@@ -415,8 +414,7 @@ TEST_F(cgroup, remove_while_reserved)
 	close(fd);
 	assert_pool(0, 0);
 
-	TEST_ASSERT(remove_and_wait(root, allocator),
-		    "Another cgroup should go away");
+	TEST_ASSERT(remove_and_wait(root, allocator), "Another cgroup should go away");
 }
 
 /* Despite the reservation, an allocation fails if a cpuset allows no node with a free page. */

@@ -21,8 +21,7 @@ static int __create(struct kvm_vm *vm, struct kvm_create_guest_memfd args)
 	return fd < 0 ? -errno : fd;
 }
 
-static void assert_args_fail(struct kvm_vm *vm, int error,
-			     struct kvm_create_guest_memfd args)
+static void assert_args_fail(struct kvm_vm *vm, int error, struct kvm_create_guest_memfd args)
 {
 	int r = __create(vm, args);
 
@@ -221,8 +220,7 @@ TEST_F(hugetlb, create_pool_too_small)
 	assert_pool(0, 0);
 
 	/* A file can reserve all pages to the last one, and then none is left for another file. */
-	fd = vm_create_guest_memfd_hugetlb(self->vm, avail * self->unit, 0,
-					   variant->size_log2);
+	fd = vm_create_guest_memfd_hugetlb(self->vm, avail * self->unit, 0, variant->size_log2);
 	assert_pool(0, avail);
 	assert_create_fails(self->vm, ENOMEM, self->unit, 0, variant->size_log2);
 	TEST_ASSERT(!__hugetlb_hog(self->unit, 1, -1),
@@ -553,15 +551,7 @@ TEST(vm_types)
 		u64 flags = vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS);
 		int fd = __vm_create_guest_memfd_hugetlb(vm, unit, 0, 0);
 
-		if (flags & GUEST_MEMFD_FLAG_HUGETLB) {
-			TEST_ASSERT(fd >= 0, "VM type %lu offers huge pages, errno %d",
-				    type, errno);
-			close(fd);
-		} else {
-			TEST_ASSERT(fd < 0 && errno == EINVAL,
-				    "VM type %lu does not offer huge pages, got %d errno %d",
-				    type, fd, errno);
-		}
+		assert_offered(fd, flags & GUEST_MEMFD_FLAG_HUGETLB, "GUEST_MEMFD_FLAG_HUGETLB");
 		kvm_vm_free(vm);
 		TEST_ASSERT_POOL(&pool, 0, 0);
 	}
@@ -598,15 +588,7 @@ TEST(in_place_conversion_decides)
 		}
 
 		fd = __vm_create_guest_memfd(vm, page_size, GUEST_MEMFD_FLAG_INIT_SHARED);
-		if (flags & GUEST_MEMFD_FLAG_INIT_SHARED)
-			TEST_ASSERT(fd >= 0, "VM type %lu offers INIT_SHARED, errno %d",
-				    type, errno);
-		else
-			TEST_ASSERT(fd < 0 && errno == EINVAL,
-				    "VM type %lu does not offer INIT_SHARED, got %d errno %d",
-				    type, fd, errno);
-		if (fd >= 0)
-			close(fd);
+		assert_offered(fd, flags & GUEST_MEMFD_FLAG_INIT_SHARED, "INIT_SHARED");
 		kvm_vm_free(vm);
 	}
 }

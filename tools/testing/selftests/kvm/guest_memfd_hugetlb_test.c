@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test guest_memfd files made of HugeTLB pages without a running guest: allocation,
- * punching holes, lifetime, mmap() and NUMA placement.  The tests assert the state of
+ * punching holes, lifetime and NUMA placement.  The tests assert the state of
  * the pool after every step.
  */
 #include "guest_memfd_fixture.h"
@@ -332,233 +332,6 @@ TEST_F(hugetlb, references_keep_file)
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 }
 
-/* Return the number of a mapping's pages in the page table: bit 63 of their pagemap entries. */
-static size_t nr_present(void *mem, size_t size)
-{
-	size_t nr = size / page_size, i, present = 0;
-	int fd = open("/proc/self/pagemap", O_RDONLY);
-	u64 *entries = malloc(nr * sizeof(*entries));
-	ssize_t len = nr * sizeof(*entries);
-
-	TEST_ASSERT(fd >= 0, "Cannot open /proc/self/pagemap");
-	TEST_ASSERT_EQ(pread(fd, entries, len, (uintptr_t)mem / page_size * sizeof(*entries)), len);
-	for (i = 0; i < nr; i++)
-		present += entries[i] >> 63;
-	free(entries);
-	close(fd);
-	return present;
-}
-
-#define assert_not_mapped(mem, what)					\
-	TEST_ASSERT(!nr_present(mem, self->size), "%s should map nothing", what)
-
-TEST_F(hugetlb, mmap_without_flag)
-{
-	int fd = gmem_create(self, 0);
-
-	assert_error(mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), ENODEV);
-	assert_error(mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, 0), ENODEV);
-	close(fd);
-}
-
-TEST_F(hugetlb, mmap_private_mapping)
-{
-	int fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP);
-
-	assert_error(mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0), EINVAL);
-	close(fd);
-}
-
-/* All memory is private: the host cannot access it, allocated or not. */
-TEST_F(hugetlb, mmap_faults_are_sigbus)
-{
-	const size_t offsets[] = {
-		0, page_size, self->unit / 2, self->unit - page_size, self->unit,
-		self->size - page_size,
-	};
-	int fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP), i, pass;
-	char *mem = gmem_map(self, fd);
-
-	for (pass = 0; pass < 2; pass++) {
-		for (i = 0; i < ARRAY_SIZE(offsets); i++) {
-			TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[offsets[i]]));
-			TEST_EXPECT_SIGBUS(WRITE_ONCE(mem[offsets[i]], 1));
-		}
-		assert_not_mapped(mem, "A fault");
-		/* A fault that fails neither allocates nor frees a unit. */
-		assert_pool(pass, self->nr - pass);
-		allocate_fd(fd, 0, page_size);
-	}
-	kvm_munmap(mem, self->size);
-	close(fd);
-}
-
-TEST_F(hugetlb, mmap_at_any_offset)
-{
-	int fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP);
-	char *mem;
-
-	mem = __kvm_mmap(2 * page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-			 self->unit - page_size);
-	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[0]));
-	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[page_size]));
-	kvm_munmap(mem, 2 * page_size);
-
-	/* Beyond the end of the file there is no page, private or not. */
-	mem = __kvm_mmap(2 * page_size, PROT_READ, MAP_SHARED, fd, self->size - page_size);
-	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[page_size]));
-	kvm_munmap(mem, 2 * page_size);
-	close(fd);
-}
-
-/* mremap() can make a mapping longer than mmap() can, up to where file offsets overflow. */
-TEST_F(hugetlb, mmap_offset_overflows)
-{
-	int fd = gmem_create(self, GMEM_SHARED), i;
-	char *mem;
-
-	mem = __kvm_mmap(page_size, PROT_READ, MAP_SHARED, fd, LLONG_MAX - 2 * page_size + 1);
-	mem = mremap(mem, page_size, 3 * page_size, MREMAP_MAYMOVE);
-	TEST_ASSERT(mem != MAP_FAILED, "mremap() should succeed, errno %d", errno);
-	for (i = 0; i < 3; i++)
-		TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[i * page_size]));
-	assert_pool(0, self->nr);
-	kvm_munmap(mem, 3 * page_size);
-	close(fd);
-}
-
-TEST_F(hugetlb, mmap_advice_is_harmless)
-{
-	const struct {
-		const char *name;
-		int advice;
-	} advices[] = {
-		{ "MADV_WILLNEED", MADV_WILLNEED },
-		{ "MADV_DONTNEED", MADV_DONTNEED },
-		{ "MADV_HUGEPAGE", MADV_HUGEPAGE },
-		{ "MADV_COLLAPSE", MADV_COLLAPSE },
-		{ "MADV_NOHUGEPAGE", MADV_NOHUGEPAGE },
-		{ "MADV_MERGEABLE", MADV_MERGEABLE },
-		{ "MADV_COLD", MADV_COLD },
-		{ "MADV_PAGEOUT", MADV_PAGEOUT },
-		{ "MADV_FREE", MADV_FREE },
-		{ "MADV_REMOVE", MADV_REMOVE },
-		{ "MADV_HWPOISON", MADV_HWPOISON },
-		{ "MADV_SOFT_OFFLINE", MADV_SOFT_OFFLINE },
-	};
-	int fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP), i;
-	char *mem = gmem_map(self, fd), *moved;
-	unsigned char vec;
-
-	allocate_fd(fd, 0, self->unit);
-
-	assert_error(madvise(mem, self->size, MADV_POPULATE_READ), EFAULT);
-	assert_error(madvise(mem, self->size, MADV_POPULATE_WRITE), EFAULT);
-	assert_not_mapped(mem, "MADV_POPULATE");
-
-	TEST_ASSERT(madvise(mem, self->size, MADV_COLLAPSE), "MADV_COLLAPSE should fail");
-	for (i = 0; i < ARRAY_SIZE(advices); i++) {
-		/* MADV_REMOVE may punch a hole, no other advice changes anything. */
-		madvise(mem, self->size, advices[i].advice);
-		assert_not_mapped(mem, advices[i].name);
-		allocate_fd(fd, 0, self->unit);
-		assert_pool(1, self->nr - 1);
-	}
-
-	mlock(mem, self->size);
-	assert_not_mapped(mem, "mlock()");
-	munlock(mem, self->size);
-	mincore(mem, page_size, &vec);
-	msync(mem, self->size, MS_SYNC);
-	mprotect(mem, self->size, PROT_READ);
-	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[0]));
-
-	moved = mremap(mem, self->size, self->size, MREMAP_MAYMOVE | MREMAP_FIXED,
-		       kvm_mmap(self->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1));
-	if (moved != MAP_FAILED)
-		mem = moved;
-	assert_not_mapped(mem, "mremap()");
-	TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[0]));
-	assert_pool(1, self->nr - 1);
-
-	kvm_munmap(mem, self->size);
-	close(fd);
-	assert_pool(0, 0);
-}
-
-/* The kernel cannot access private memory through user addresses either. */
-TEST_F(hugetlb, mmap_gup_fails)
-{
-	int fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP), fds[2];
-	char *mem = gmem_map(self, fd);
-	pid_t pid;
-
-	allocate_fd(fd, 0, self->unit);
-	kvm_pipe(fds);
-	assert_error(write(fds[1], mem, page_size), EFAULT);
-	TEST_ASSERT(write(fds[1], "x", 1) == 1, "write() to a pipe should succeed");
-	assert_error(read(fds[0], mem, 1), EFAULT);
-
-	pid = kvm_fork();
-	if (!pid) {
-		TEST_EXPECT_SIGBUS((void)READ_ONCE(mem[0]));
-		TEST_EXPECT_SIGBUS(WRITE_ONCE(mem[self->unit - 1], 1));
-		_exit(nr_present(mem, self->size) != 0);
-	}
-	assert_child_succeeds(pid);
-	assert_not_mapped(mem, "Nothing");
-	kvm_munmap(mem, self->size);
-	close(fd);
-}
-
-/* All memory is shared: the host can use it, and maps the pages that it touches one by one. */
-TEST_F(hugetlb, mmap_shared)
-{
-	const struct {
-		size_t offset;
-		int nr_allocated;
-	} pages[] = {
-		{ self->unit / 2,		1 },
-		{ 0,				1 },
-		{ page_size,			1 },
-		{ self->unit - page_size,	1 },
-		{ self->size - page_size,	2 },
-		{ self->unit,			min(self->nr, 3) },
-	};
-	int fd = gmem_create(self, GMEM_SHARED), fds[2], i;
-	char *mem = gmem_map(self, fd);
-
-	assert_pool(0, self->nr);
-	for (i = 0; i < ARRAY_SIZE(pages); i++) {
-		TEST_ASSERT_EQ(READ_ONCE(mem[pages[i].offset]), 0);
-		WRITE_ONCE(mem[pages[i].offset], i + 1);
-		assert_pool(pages[i].nr_allocated, self->nr - pages[i].nr_allocated);
-	}
-	for (i = 0; i < ARRAY_SIZE(pages); i++)
-		TEST_ASSERT_EQ(READ_ONCE(mem[pages[i].offset]), i + 1);
-	TEST_ASSERT_EQ(nr_present(mem, self->size), ARRAY_SIZE(pages));
-
-	/* The kernel may access shared memory as well. */
-	kvm_pipe(fds);
-	TEST_ASSERT(write(fds[1], mem, page_size) == page_size,
-		    "write() from shared memory should succeed");
-	TEST_ASSERT(read(fds[0], mem + 2 * page_size, page_size) == page_size,
-		    "read() into shared memory should succeed");
-	TEST_ASSERT_EQ(READ_ONCE(mem[2 * page_size]), 2);
-
-	/* munmap() removes the pages from the page table, but they keep their contents. */
-	kvm_munmap(mem, self->size);
-	mem = kvm_mmap(self->size, PROT_READ, MAP_SHARED, fd);
-	TEST_ASSERT_EQ(nr_present(mem, self->size), 0);
-	TEST_ASSERT_EQ(READ_ONCE(mem[self->unit / 2]), 1);
-	punch_fd(fd, 0, self->unit);
-	TEST_ASSERT_EQ(nr_present(mem, self->size), 0);
-	TEST_ASSERT_EQ(READ_ONCE(mem[self->unit / 2]), 0);
-	kvm_munmap(mem, self->size);
-	close(fd);
-	assert_pool(0, 0);
-}
-
 static bool has_two_nodes(const struct hugetlb_pool *pool)
 {
 	return pool->nr_nodes > 1 && pool->node_free[0] > 0 && pool->node_free[1] > 0;
@@ -571,9 +344,21 @@ static void bind_to_node(void *mem, size_t size, int node)
 	kvm_mbind(mem, size, MPOL_BIND, &nodemask, BITS_PER_TYPE(nodemask), 0);
 }
 
-TEST_F(hugetlb, numa_mbind_places_units)
+/* Allocate a unit of the file, and assert that it's from the pool of @node. */
+static void allocate_on_node(struct gmem *self, int fd, int unit, int node)
 {
 	struct hugetlb_pool now;
+
+	allocate_fd(fd, unit * self->unit, page_size);
+	assert_pool(unit + 1, 1 - unit);
+	hugetlb_read_pool(self->unit, &now);
+	TEST_ASSERT(now.node_free[node] == self->pool.node_free[node] - 1,
+		    "Unit %d should be on node %d, free are %ld and %ld pages", unit, node,
+		    now.node_free[0], now.node_free[1]);
+}
+
+TEST_F(hugetlb, numa_mbind_places_units)
+{
 	int fd, node;
 	void *mem;
 
@@ -590,20 +375,8 @@ TEST_F(hugetlb, numa_mbind_places_units)
 		bind_to_node(mem, self->unit, node);
 		bind_to_node(mem + self->unit, self->unit, !node);
 
-		allocate_fd(fd, 0, page_size);
-		assert_pool(1, 1);
-		hugetlb_read_pool(self->unit, &now);
-		TEST_ASSERT(now.node_free[node] == self->pool.node_free[node] - 1,
-			    "Unit 0 should be on node %d, free are %ld and %ld pages",
-			    node, now.node_free[0], now.node_free[1]);
-
-		allocate_fd(fd, self->unit, page_size);
-		assert_pool(2, 0);
-		hugetlb_read_pool(self->unit, &now);
-		TEST_ASSERT(now.node_free[!node] == self->pool.node_free[!node] - 1,
-			    "Unit 1 should be on node %d, free are %ld and %ld pages",
-			    !node, now.node_free[0], now.node_free[1]);
-
+		allocate_on_node(self, fd, 0, node);
+		allocate_on_node(self, fd, 1, !node);
 		punch_fd(fd, 0, self->size);
 		assert_pool(0, 2);
 	}
@@ -658,7 +431,6 @@ TEST_F(hugetlb, numa_node_without_pages)
 /* Threads that allocate the same unit at the same time. */
 struct race {
 	pthread_barrier_t barrier;
-	size_t unit;
 	int fd;
 	int rounds;
 	int errors;
@@ -687,10 +459,7 @@ static void *race_to_allocate(void *data)
 TEST_F(hugetlb, race_to_one_unit)
 {
 	long rest = hugetlb_available(&self->pool) - 1;
-	struct race race = {
-		.unit = self->unit,
-		.rounds = self->unit > SZ_2M ? 3 : 100,
-	};
+	struct race race = { .rounds = self->unit > SZ_2M ? 3 : 100 };
 	pthread_t threads[NR_RACERS];
 	void *hog;
 	int i;
@@ -725,10 +494,8 @@ TEST_F(hugetlb, race_to_one_unit)
 
 /* Threads allocate, punch, create and close files at once, and no page may get lost. */
 struct stress {
-	struct kvm_vm *vm;
-	size_t size, unit;
+	struct gmem *self;
 	int fd;
-	u8 size_log2;
 	u32 seed;
 	time_t end;
 	long done;
@@ -737,19 +504,20 @@ struct stress {
 static void *stress_worker(void *data)
 {
 	struct stress *s = data;
+	struct gmem *self = s->self;
 	int fd;
 
 	while (time(NULL) < s->end) {
 		u64 r = (u64)rand_r(&s->seed) << 16 ^ rand_r(&s->seed);
-		off_t off = r % (s->size / page_size) * page_size;
-		off_t len = min_t(size_t, s->size - off, s->unit);
+		off_t off = r % (self->size / page_size) * page_size;
+		off_t len = min_t(size_t, self->size - off, self->unit);
 
 		switch (rand_r(&s->seed) % 8) {
 		case 0 ... 2:
 			allocate_fd(s->fd, off, page_size);
 			break;
 		case 3 ... 4:
-			punch_fd(s->fd, align_down(off, s->unit), s->unit);
+			punch_fd(s->fd, align_down(off, self->unit), self->unit);
 			break;
 		case 5:
 			punch_fd(s->fd, off, len);
@@ -759,12 +527,12 @@ static void *stress_worker(void *data)
 			break;
 		case 7:
 			/* A file of its own; the pool may be too small for it. */
-			fd = __vm_create_guest_memfd_hugetlb(s->vm, s->unit, 0, s->size_log2);
+			fd = __gmem_create(self, self->unit, 0);
 			TEST_ASSERT(fd >= 0 || errno == ENOMEM,
 				    "Creation should succeed or fail with ENOMEM, errno %d", errno);
 			if (fd < 0)
 				break;
-			allocate_fd(fd, 0, s->unit);
+			allocate_fd(fd, 0, self->unit);
 			close(fd);
 			break;
 		}
@@ -782,9 +550,7 @@ TEST_F(hugetlb, stress)
 
 	for (i = 0; i < NR_RACERS; i++) {
 		s[i] = (struct stress) {
-			.vm = self->vm, .size = self->size, .unit = self->unit,
-			.fd = fd, .size_log2 = variant->size_log2,
-			.seed = seed + i, .end = time(NULL) + 5,
+			.self = self, .fd = fd, .seed = seed + i, .end = time(NULL) + 5,
 		};
 		kvm_pthread_create(&threads[i], NULL, stress_worker, &s[i]);
 	}

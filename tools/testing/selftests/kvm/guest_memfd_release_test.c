@@ -49,15 +49,17 @@ struct file {
 	int fd;
 };
 
-static bool try_open(struct file *f, size_t size, u8 size_log2, bool hugetlbfs)
+static bool try_open(struct file *f, struct gmem *self, size_t size, bool hugetlbfs)
 {
 	*f = (struct file) { .size = size };
 	if (hugetlbfs) {
-		f->fd = memfd_create("release", MFD_HUGETLB | size_log2 << MAP_HUGE_SHIFT);
+		f->fd = memfd_create("release", MFD_HUGETLB |
+				   __builtin_ctzll(self->unit) << MAP_HUGE_SHIFT);
 		TEST_ASSERT(f->fd >= 0 && !ftruncate(f->fd, size), "A memfd should be created");
 	} else {
 		f->vm = vm_create_barebones_type(VM_TYPE_PRIVATE);
-		f->fd = __vm_create_guest_memfd_hugetlb(f->vm, size, GMEM_SHARED, size_log2);
+		self->vm = f->vm;
+		f->fd = __gmem_create(self, size, GMEM_SHARED);
 		if (f->fd < 0) {
 			TEST_ASSERT(errno == ENOMEM, "Creation should fail with ENOMEM, not %d",
 				    errno);
@@ -88,7 +90,7 @@ static void close_file(struct file *f)
 do {										\
 	size_t __size = size;							\
 										\
-	TEST_ASSERT(try_open(f, __size, variant->size_log2, variant->hugetlbfs), \
+	TEST_ASSERT(try_open(f, self, __size, variant->hugetlbfs), \
 		    "There should be %zu bytes", __size);			\
 } while (0)
 
@@ -105,7 +107,7 @@ TEST_F(release, pinned_and_closed)
 	TEST_ASSERT_POOL(&self->pool, -1, 0);
 
 	open_file(&other, self->size - self->unit);
-	TEST_ASSERT(!try_open(&f, self->unit, variant->size_log2, variant->hugetlbfs),
+	TEST_ASSERT(!try_open(&f, self, self->unit, variant->hugetlbfs),
 		    "There should be nothing left");
 	TEST_ASSERT_POOL(&self->pool, -1, self->nr - 1);
 	vmsplice_release(&h);
@@ -162,7 +164,7 @@ TEST_F(release, mlocked_and_exited)
 		pin_self_to_cpu(0);
 		_exit(0);
 	}
-	TEST_ASSERT(waitpid(pid, NULL, 0) == pid, "waitpid() should succeed");
+	assert_child_succeeds(pid);
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 }
 
@@ -180,8 +182,7 @@ TEST_F(release, munmapped_and_closed)
 {
 	struct file f;
 
-	if (variant->hugetlbfs)
-		SKIP(return, "has no pages to unmap");
+	SKIP_IF(return, variant->hugetlbfs ? "has no pages to unmap" : NULL);
 
 	open_file(&f, self->size);
 	mlock_and_munmap_page(&f);
@@ -193,8 +194,7 @@ TEST_F(release, munmapped_and_punched)
 {
 	struct file f;
 
-	if (variant->hugetlbfs)
-		SKIP(return, "has no pages to unmap");
+	SKIP_IF(return, variant->hugetlbfs ? "has no pages to unmap" : NULL);
 
 	open_file(&f, self->size);
 	mlock_and_munmap_page(&f);
@@ -306,40 +306,35 @@ static void prepare(struct file *f, size_t unit)
 	WRITE_ONCE(*(u64 *)(f->mem + unit), 1);
 }
 
-/* CPU 1 is busy and never gets to do what other CPUs want of it. */
-TEST_F(release, busy_cpu)
+static void test_busy(struct gmem *self, void (*fn)(void), bool hog)
 {
 	struct task task;
 	struct file f;
 
-	if (variant->hugetlbfs)
-		SKIP(return, "is about guest_memfd");
-
-	create_task(&task, hog_cpu_1);
-	open_file(&f, self->size);
+	create_task(&task, fn);
+	TEST_ASSERT(try_open(&f, self, self->size, false), "There should be a file");
 	prepare(&f, self->unit);
-	let_tasks_hog_cpus(true);
+	if (hog)
+		let_tasks_hog_cpus(true);
 	start_task(&task);
 	punch_and_close(&f, self->unit, &self->pool, self->nr);
 	end_task(&task);
-	let_tasks_hog_cpus(false);
+	if (hog)
+		let_tasks_hog_cpus(false);
+}
+
+/* CPU 1 is busy and never gets to do what other CPUs want of it. */
+TEST_F(release, busy_cpu)
+{
+	SKIP_IF(return, variant->hugetlbfs ? "is about guest_memfd" : NULL);
+	test_busy(self, hog_cpu_1, true);
 }
 
 /* A task that doesn't sleep holds grace periods off, which matters for giving struct pages back. */
 TEST_F(release, busy_task)
 {
-	struct task task;
-	struct file f;
-
-	if (variant->hugetlbfs)
-		SKIP(return, "is about guest_memfd");
-
-	create_task(&task, fill_in_file);
-	open_file(&f, self->size);
-	prepare(&f, self->unit);
-	start_task(&task);
-	punch_and_close(&f, self->unit, &self->pool, self->nr);
-	end_task(&task);
+	SKIP_IF(return, variant->hugetlbfs ? "is about guest_memfd" : NULL);
+	test_busy(self, fill_in_file, false);
 }
 
 /*
@@ -354,22 +349,18 @@ static void vmm(struct file *f, size_t unit, int kind, int ready)
 	for (i = 0; i < nr; i++)
 		WRITE_ONCE(*(u64 *)(f->mem + i * unit), 1);
 
-	switch (kind) {
-	case 1:
+	if (kind == 1)
 		vmsplice_open_and_hold(&h, f->mem);
-		break;
-	case 2:
+	if (kind == 2)
 		TEST_ASSERT(io_uring_open(&h) && io_uring_hold(&h, f->mem, 1),
 			    "A fixed buffer should be possible");
-		break;
-	}
 	tell(ready);
 	pause();
 }
 
 static const char * const vmm_kinds[] = { "nothing", "a pipe", "a ring" };
 
-static s64 kill_and_open(size_t size, size_t unit, u8 size_log2, bool hugetlbfs, int kind)
+static s64 kill_and_open(struct gmem *self, bool hugetlbfs, int kind)
 {
 	int ready[2];
 	struct file f;
@@ -379,14 +370,14 @@ static s64 kill_and_open(size_t size, size_t unit, u8 size_log2, bool hugetlbfs,
 	kvm_pipe(ready);
 	pid = kvm_fork();
 	if (!pid) {
-		TEST_ASSERT(try_open(&f, size, size_log2, hugetlbfs), "There should be a file");
-		vmm(&f, unit, kind, ready[1]);
+		TEST_ASSERT(try_open(&f, self, self->size, hugetlbfs), "There should be a file");
+		vmm(&f, self->unit, kind, ready[1]);
 	}
 	TEST_ASSERT(wait_for(ready[0]), "The VMM should be there");
 	kill_child(pid);
 
 	start = now_us();
-	while (!try_open(&f, size, size_log2, hugetlbfs))
+	while (!try_open(&f, self, self->size, hugetlbfs))
 		TEST_ASSERT(now_us() - start < 20 * 1000000ll, "There should be a file again");
 	us = now_us() - start;
 	close_file(&f);
@@ -397,15 +388,14 @@ static s64 kill_and_open(size_t size, size_t unit, u8 size_log2, bool hugetlbfs,
 }
 
 /* Returns how often an equal file was not possible within SLOW_MS. */
-static int kill_repeatedly(size_t size, size_t unit, u8 size_log2, bool hugetlbfs, int kind,
-			   int nr_rounds)
+static int kill_repeatedly(struct gmem *self, bool hugetlbfs, int kind, int nr_rounds)
 {
 	s64 us, max = 0;
 	int nr_slow = 0;
 	int i;
 
 	for (i = 0; i < nr_rounds; i++) {
-		us = kill_and_open(size, unit, size_log2, hugetlbfs, kind);
+		us = kill_and_open(self, hugetlbfs, kind);
 		max = us > max ? us : max;
 		nr_slow += us > SLOW_MS * 1000ll;
 	}
@@ -423,14 +413,11 @@ TEST_F(release, killed)
 	const int nr_rounds = self->unit > SZ_2M ? 2 : 13;
 	int kind, nr_slow, nr_slow_hugetlbfs;
 
-	if (variant->hugetlbfs)
-		SKIP(return, "is what guest_memfd is compared with");
+	SKIP_IF(return, variant->hugetlbfs ? "is what guest_memfd is compared with" : NULL);
 
 	for (kind = 0; kind < ARRAY_SIZE(vmm_kinds); kind++) {
-		nr_slow_hugetlbfs = kill_repeatedly(self->size, self->unit, variant->size_log2,
-						    true, kind, nr_rounds);
-		nr_slow = kill_repeatedly(self->size, self->unit, variant->size_log2,
-					  false, kind, nr_rounds);
+		nr_slow_hugetlbfs = kill_repeatedly(self, true, kind, nr_rounds);
+		nr_slow = kill_repeatedly(self, false, kind, nr_rounds);
 		TEST_ASSERT(nr_slow <= nr_slow_hugetlbfs + nr_rounds / 4 + 1,
 			    "An equal file should be possible within %d ms as often as with hugetlbfs, %d of %d times is too slow, against %d",
 			    SLOW_MS, nr_slow, nr_rounds, nr_slow_hugetlbfs);
@@ -449,7 +436,6 @@ static void *convert_two_pages(void *arg)
 
 	pin_self_to_cpu(0);
 	c->r = __gmem_set_private(c->fd, 0, 2 * page_size, &error_offset);
-
 	return NULL;
 }
 
@@ -509,7 +495,7 @@ out:
 struct slot_vmm {
 	int vm_fd;
 	int fd;
-	bool ready, go, returned;
+	bool ready, go, returned, punched;
 };
 
 static void slot_vmm(struct slot_vmm *v, bool create)
@@ -532,46 +518,28 @@ static void slot_vmm(struct slot_vmm *v, bool create)
 	pause();
 }
 
-struct slow_punch {
-	int fd;
-	bool done;
-};
-
 static void *punch_slowly(void *arg)
 {
-	struct slow_punch *p = arg;
+	struct slot_vmm *v = arg;
 
-	punch_fd(p->fd, 0, SLOW_SIZE);
-	WRITE_ONCE(p->done, true);
-
+	punch_fd(v->fd, 0, SLOW_SIZE);
+	WRITE_ONCE(v->punched, true);
 	return NULL;
-}
-
-static bool is_alive(pid_t pid)
-{
-	return !waitpid(pid, NULL, WNOHANG);
 }
 
 /* Whether a task waits in a system call, but not in usleep(). */
 static bool is_blocked(pid_t pid)
 {
-	char path[40], state = 0;
-	FILE *file;
+	char path[40], text[256], state = 0;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	file = fopen(path, "r");
-	if (!file || fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
-		state = 0;
-	if (file)
-		fclose(file);
-
-	return state == 'D';
+	return read_text_file(path, text, sizeof(text)) &&
+	       sscanf(text, "%*d (%*[^)]) %c", &state) == 1 && state == 'D';
 }
 
 /* Kill a VMM whose memslot waits while another task punches a hole into the same file. */
 static void test_killable(bool create)
 {
-	struct slow_punch p = {};
 	struct slot_vmm *v;
 	pthread_t thread;
 	pid_t pid;
@@ -583,21 +551,20 @@ static void test_killable(bool create)
 		_exit(1);
 	}
 	while (!READ_ONCE(v->ready)) {
-		TEST_ASSERT(is_alive(pid), "The VMM should become ready");
+		TEST_ASSERT(!waitpid(pid, NULL, WNOHANG), "The VMM should become ready");
 		usleep(1000);
 	}
 
 	allocate_fd(v->fd, 0, SLOW_SIZE);
-	p.fd = v->fd;
-	kvm_pthread_create(&thread, NULL, punch_slowly, &p);
+	kvm_pthread_create(&thread, NULL, punch_slowly, v);
 	while (nr_cached_pages(v->fd) == SLOW_SIZE / page_size)
 		usleep(100);
 	WRITE_ONCE(v->go, true);
-	while (!is_blocked(pid) && !READ_ONCE(p.done))
+	while (!is_blocked(pid) && !READ_ONCE(v->punched))
 		usleep(100);
 	TEST_ASSERT(!READ_ONCE(v->returned), "The VMM should wait for the other one");
 	kill_child(pid);
-	TEST_ASSERT(!READ_ONCE(p.done),
+	TEST_ASSERT(!READ_ONCE(v->punched),
 		    "The VMM should be gone while the other one still punches");
 
 	pthread_join(thread, NULL);

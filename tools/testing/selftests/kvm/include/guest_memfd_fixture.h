@@ -48,6 +48,23 @@ FIXTURE_TEARDOWN_PARENT(type)						\
 	}								\
 }
 
+/* As above, for a file of 4K pages, which the test's own process closes and frees with its VM. */
+#define GMEM_SMALL_FIXTURE(type, setup)					\
+FIXTURE(type);								\
+struct gmem_variant;							\
+FIXTURE_SETUP(type)							\
+{									\
+	const char *missing = setup;					\
+									\
+	if (missing)							\
+		SKIP({ }, "%s", missing);				\
+}									\
+FIXTURE_TEARDOWN(type)							\
+{									\
+	close(self->fd);						\
+	kvm_vm_free(self->vm);						\
+}
+
 #define GMEM_VARIANT(fixture, variant, ...)				\
 struct gmem_variant;							\
 FIXTURE_VARIANT_ADD(fixture, variant) { __VA_ARGS__ }

@@ -45,7 +45,7 @@
 
 extern size_t page_size;
 
-/* The things without which a program skips all tests. */
+/* What a program needs to run any test at all. */
 enum {
 	NEEDS_HUGETLB		= BIT(0),
 	NEEDS_PRIVATE_VM	= BIT(1),
@@ -58,7 +58,7 @@ void gmem_init(unsigned int needs);
 bool has_guest_memfd_hugetlb(void);
 bool has_conversion(void);
 
-/* The parameters of a fixture. */
+/* What a fixture is created with. */
 struct gmem_variant {
 	u8 size_log2;
 	int nr_units;
@@ -267,6 +267,9 @@ do {									\
 	TEST_ASSERT(__r == -1 && errno == (error), "%s should be %s, is %ld, errno %d", \
 		    #call, #error, __r, errno);				\
 } while (0)
+
+/* Assert that the creation of a file has succeeded if @offered, and closes it, or is EINVAL. */
+void assert_offered(int fd, bool offered, const char *what);
 
 /* Processes.  Each function asserts that it succeeds. */
 void kvm_pipe(int fds[2]);

@@ -147,6 +147,16 @@ int gmem_create(struct gmem *self, u64 flags)
 	return fd;
 }
 
+void assert_offered(int fd, bool offered, const char *what)
+{
+	if (offered) {
+		TEST_ASSERT(fd >= 0, "%s should be accepted, errno %d", what, errno);
+		close(fd);
+	} else {
+		assert_error(fd, EINVAL);
+	}
+}
+
 void *gmem_map(struct gmem *self, int fd)
 {
 	return kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);

@@ -183,8 +183,7 @@ void *__hugetlb_hog(size_t size, long nr, int node)
 	if (mem == MAP_FAILED)
 		return NULL;
 	if (node >= 0)
-		kvm_mbind(mem, nr * size, MPOL_BIND, &nodemask,
-			  BITS_PER_TYPE(nodemask), 0);
+		kvm_mbind(mem, nr * size, MPOL_BIND, &nodemask, BITS_PER_TYPE(nodemask), 0);
 	for (i = 0; i < nr; i++) {
 		if (madvise(mem + i * size, size, MADV_POPULATE_WRITE)) {
 			kvm_munmap(mem, nr * size);
@@ -212,8 +211,7 @@ static void write_long(const char *path, long val)
 {
 	FILE *f = fopen(path, "w");
 
-	TEST_ASSERT(f && fprintf(f, "%ld", val) > 0 && !fclose(f),
-		    "Cannot write to %s", path);
+	TEST_ASSERT(f && fprintf(f, "%ld", val) > 0 && !fclose(f), "Cannot write to %s", path);
 }
 
 void hugetlb_write_attr(size_t size, const char *attr, long val)

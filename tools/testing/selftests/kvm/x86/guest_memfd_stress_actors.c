@@ -211,8 +211,7 @@ void *rebind_thread(void *data)
 	struct actor *a = data;
 
 	while (s->gpa && !stopped(world)) {
-		set_slot(REBIND_SLOT, s->gpa + pick(&a->rng, 3) * PAGE_SIZE,
-			 s->nr * PAGE_SIZE);
+		set_slot(REBIND_SLOT, s->gpa + pick(&a->rng, 3) * PAGE_SIZE, s->nr * PAGE_SIZE);
 		pause_up_to_us(a, 5000);
 		set_slot(REBIND_SLOT, 0, 0);
 		count(world, EVENT_slot_moves);

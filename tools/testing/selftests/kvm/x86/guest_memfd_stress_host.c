@@ -367,8 +367,7 @@ void host_unpin(struct actor *a, struct pinned_cell *p)
 	check_pin(p);
 }
 
-void host_convert_pinned(struct actor *a, struct pinned_cell *p, u64 first, u64 nr,
-			 bool all)
+void host_convert_pinned(struct actor *a, struct pinned_cell *p, u64 first, u64 nr, bool all)
 {
 	u64 start = cell_offset(first), size = nr * PAGE_SIZE, error_offset;
 	int r;

@@ -130,8 +130,7 @@ void host_unpin(struct actor *a, struct pinned_cell *p);
  * Assert that a range with a pinned page can't become private.  The conversion fails
  * at that page, or at a page before it that is in use as well.
  */
-void host_convert_pinned(struct actor *a, struct pinned_cell *p, u64 first, u64 nr,
-			 bool all);
+void host_convert_pinned(struct actor *a, struct pinned_cell *p, u64 first, u64 nr, bool all);
 
 /* Pin a page.  It stays shared, or leaves the file with all that is in it. */
 void host_pin_page(struct actor *a, u64 c);

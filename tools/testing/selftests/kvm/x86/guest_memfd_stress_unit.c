@@ -239,8 +239,7 @@ static void do_op(struct actor *a, struct session *s, enum unit_op op)
 	case OP_pin:
 		c = pick_sound_cell(a, s);
 		/* If a page is pinned already, it stays so; undo the second pin. */
-		if (!world->cells[c].poison &&
-		    host_pin(a, s->pin.active ? &other : &s->pin, c))
+		if (!world->cells[c].poison && host_pin(a, s->pin.active ? &other : &s->pin, c))
 			host_unpin(a, &other);
 		break;
 	case OP_unpin:

@@ -19,23 +19,6 @@ static inline u64 page_mask(int first, int nr)
 	return GENMASK_ULL(first + nr - 1, first);
 }
 
-/* A fixture with such a file.  @setup is a call that returns why the tests can't run, or NULL. */
-#define GMEM_SMALL_FIXTURE(type, setup)						\
-FIXTURE(type);									\
-struct gmem_variant;								\
-FIXTURE_SETUP(type)								\
-{										\
-	const char *missing = setup;						\
-										\
-	if (missing)								\
-		SKIP({ }, "%s", missing);					\
-}										\
-FIXTURE_TEARDOWN(type)								\
-{										\
-	close(self->fd);							\
-	kvm_vm_free(self->vm);							\
-}
-
 /* Create the VM and the file.  With @bind, the file is in a memslot.  Returns NULL. */
 const char *create_small_file(struct gmem *self, u64 flags, bool bind);
 

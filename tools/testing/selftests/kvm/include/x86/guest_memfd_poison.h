@@ -12,6 +12,9 @@
 /* A page somewhere in the first unit.  It isn't the first page of any larger block. */
 #define A_PAGE		77
 
+/* Fill up the pool to @nr available units, in place of those that earlier tests have lost. */
+void fill_up_pool(size_t unit, long nr);
+
 /*
  * For the setup of a fixture: fill up the pool to @spare units more than the file has, to
  * replace those that fail, and create a guest.  Returns why the test can't run, or NULL.

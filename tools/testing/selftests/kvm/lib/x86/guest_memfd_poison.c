@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "guest_memfd_poison.h"
 
-/* Fill up the pool to @nr available units, in place of those that earlier tests have lost. */
-static void fill_up_pool(size_t unit, long nr)
+void fill_up_pool(size_t unit, long nr)
 {
 	struct hugetlb_pool pool;
 	long missing;
 
-	if (!hugetlb_size_supported(unit))
+	if (!unit || !hugetlb_size_supported(unit))
 		return;
 	hugetlb_read_pool(unit, &pool);
 	missing = nr - hugetlb_available(&pool);
