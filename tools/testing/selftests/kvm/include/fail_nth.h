@@ -20,7 +20,7 @@
 
 #include "test_util.h"
 
-/* What operations work on.  The test defines it. */
+/* The things that operations work on, defined by the test. */
 struct context;
 
 /* An operation.  A function that isn't needed may be NULL. */

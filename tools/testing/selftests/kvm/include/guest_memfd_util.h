@@ -45,7 +45,7 @@
 
 extern size_t page_size;
 
-/* What a program needs to run any test at all. */
+/* The things without which a program skips all tests. */
 enum {
 	NEEDS_HUGETLB		= BIT(0),
 	NEEDS_PRIVATE_VM	= BIT(1),
@@ -58,7 +58,7 @@ void gmem_init(unsigned int needs);
 bool has_guest_memfd_hugetlb(void);
 bool has_conversion(void);
 
-/* What a fixture is created with. */
+/* The parameters of a fixture. */
 struct gmem_variant {
 	u8 size_log2;
 	int nr_units;

@@ -70,7 +70,7 @@ TEST_F(flush, once_for_a_fragmented_range)
 
 #define NR_VCPUS	2
 #define FAULT_SIZE	((u64)SZ_256M)
-/* What else makes a thread sleep. */
+/* How often a thread sleeps for other reasons. */
 #define MAX_SLEEPS	2
 
 struct faulter {

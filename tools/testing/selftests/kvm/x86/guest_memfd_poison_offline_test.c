@@ -338,7 +338,7 @@ TEST_F(reshape, remove_while_converted)
 	pthread_join(thread, NULL);
 	TEST_ASSERT(f.nr > i, "The page should be converted all the time, not %ld times", f.nr);
 
-	/* What was in the way of a merge is done a moment later. */
+	/* A moment later, no reference is in the way of a merge. */
 	guestmem_settle();
 	convert_despite_races(self->fd, A_PAGE, 1, false);
 	convert_despite_races(self->fd, A_PAGE, 1, true);

@@ -248,8 +248,13 @@ TEST_F(reshape, shared_piece)
 TEST_F(reshape, merge)
 {
 	const u64 nr = self->unit_pages, other = nr - 3;
-	static u8 before[PAGES_1G], after[PAGES_1G];
+	u8 *before, *after;
 	u64 pfn;
+
+	/* Not static: all of the program is loaded into the guest. */
+	before = calloc(2, nr);
+	TEST_ASSERT(before, "calloc");
+	after = before + nr;
 
 	guest_write(self, 0, self->nr_pages);
 	set_shared(A_PAGE, 1);
@@ -266,6 +271,7 @@ TEST_F(reshape, merge)
 	sleep(2);
 	guestmem_read_unit(self->fd, 0, nr, after);
 	TEST_ASSERT(!memcmp(before, after, nr), "All orders should be as before");
+	free(before);
 
 	/* Convert all of the unit back and forth. */
 	set_shared(0, nr);

@@ -35,8 +35,8 @@ static void let_it_fail(bool fails)
 }
 
 /*
- * Have KVM take all VMs for bugged, or none.  What fails is the same for all functions, i.e.
- * only one of them can be in the list.
+ * Have KVM take all VMs for bugged, or none.  All functions share the settings of
+ * fault injection, so only one of them can be in the list.
  */
 static void vm_is_bugged(bool bugged)
 {

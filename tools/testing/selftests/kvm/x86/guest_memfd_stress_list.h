@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the test counts.  This is included once for each table of these. */
+/* The events that the test counts.  Each table of events includes this file once. */
 #ifdef EVENT
 EVENT(guest_peeks, IN_BOTH) EVENT(guest_found_pages_busy, IN_BOTH)
 EVENT(guest_writes, IN_BOTH) EVENT(guest_to_shared, IN_BOTH)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What tests of guest mappings on arm64 have in common: an INIT_SHARED file made of HugeTLB
+ * The common part of tests of guest mappings on arm64: an INIT_SHARED file made of HugeTLB
  * pages of any size, in a slot of a guest, and threads that use it at the same time.
  *
  * On any host, there must be about as many exits as there are mappings to make.
