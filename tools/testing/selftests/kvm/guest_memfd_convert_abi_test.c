@@ -20,7 +20,7 @@ kvm_static_assert(offsetof(struct kvm_memory_attributes2, attributes) == 16);
 kvm_static_assert(offsetof(struct kvm_memory_attributes2, flags) == 24);
 kvm_static_assert(offsetof(struct kvm_memory_attributes2, error_offset) == 32);
 kvm_static_assert(offsetof(struct kvm_memory_attributes2, reserved) == 40);
-kvm_static_assert(KVM_SET_MEMORY_ATTRIBUTES2 == _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0xd2, 128));
+kvm_static_assert(_IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0xd2, 128) == KVM_SET_MEMORY_ATTRIBUTES2);
 
 /* Return the VM type with private memory, or VM_TYPE_DEFAULT if there is none. */
 static unsigned long private_type(void)
