@@ -2,22 +2,26 @@
 #include "guest_memfd_stress_matrix.h"
 
 static const char * const event_names[] = {
-#define EVENT(name, ...)	[EVENT_##name] = #name,
+#define EVENT(name, ...)	\
+	[EVENT_##name] = #name,
 #include "guest_memfd_stress_list.h"
 };
 
 static const int event_where[] = {
-#define EVENT(name, where)	[EVENT_##name] = where,
+#define EVENT(name, where)	\
+	[EVENT_##name] = where,
 #include "guest_memfd_stress_list.h"
 };
 
 static const char * const op_names[] = {
-#define OP(name)		[OP_##name] = #name,
+#define OP(name)	\
+	[OP_##name] = #name,
 #include "guest_memfd_stress_list.h"
 };
 
 static const char * const state_names[] = {
-#define STATE(name)		[STATE_##name] = #name,
+#define STATE(name)	\
+	[STATE_##name] = #name,
 #include "guest_memfd_stress_list.h"
 };
 
