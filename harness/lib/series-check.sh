@@ -5,7 +5,9 @@
 use clone kernel ktap packages resume series tree
 
 # MAINTAINERS has a patch of its own; the submitter signs.
-checkpatch_options=(--strict --no-signoff --ignore FILE_PATH_CHANGES --show-types -q --summary-file)
+# The base has no history, i.e. none of the commits that Fixes: names.
+checkpatch_options=(--strict --no-signoff --ignore "FILE_PATH_CHANGES,UNKNOWN_COMMIT_ID"
+	--show-types -q --summary-file)
 
 series_check() {
 	local with_build=${1-} target
