@@ -68,8 +68,6 @@ struct context {
 /* Do nothing but KVM_RUN, as allocations fail meanwhile.  Returns 0 or a negative errno. */
 int enter_guest(struct context *ctx);
 
-void run_guest(struct context *ctx);
-
 /* Have the guest read a page, when it runs next, and find @val. */
 void request_read(struct context *ctx, u64 index, u64 val);
 

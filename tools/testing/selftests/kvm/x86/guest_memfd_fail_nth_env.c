@@ -44,7 +44,7 @@ int enter_guest(struct context *ctx)
 	return r;
 }
 
-void run_guest(struct context *ctx)
+static void run_vcpu(struct context *ctx)
 {
 	struct kvm_run *run = ctx->vcpu->run;
 	const u64 no_memslot = NO_MEMSLOT;
@@ -73,13 +73,13 @@ void guest_do_probes(struct context *ctx, bool write)
 		if (!ctx->probes[i].hole)
 			add_word(r, gpa_of(ctx->probes[i].index), STAMP(ctx->probes[i].index));
 	}
-	run_guest(ctx);
+	run_vcpu(ctx);
 }
 
 void guest_read(struct context *ctx, u64 index, u64 val)
 {
 	request_read(ctx, index, val);
-	run_guest(ctx);
+	run_vcpu(ctx);
 }
 
 long nr_cached(struct context *ctx)
