@@ -244,6 +244,13 @@ static bool remove_and_wait(const char *root, const char *cgroup)
 	return false;
 }
 
+static void leave_and_remove(const char *cgroup, const char *what)
+{
+	TEST_ASSERT(!cg_enter_current(root), "Leaving a cgroup should succeed");
+	TEST_ASSERT(remove_and_wait(root, cgroup),
+		    "A cgroup should go away although %s was charged to it", what);
+}
+
 /* Removing a cgroup waits until nothing is charged to it, so charges have to move to its parent. */
 TEST_F(cgroup, remove_while_allocated)
 {
@@ -252,10 +259,7 @@ TEST_F(cgroup, remove_while_allocated)
 	enter(allocator);
 	allocate_fd(fd, 0, self->unit);
 	assert_charge(allocator, "current", 1);
-	TEST_ASSERT(!cg_enter_current(root), "Leaving a cgroup should succeed");
-
-	TEST_ASSERT(remove_and_wait(root, allocator),
-		    "A cgroup should go away although a unit was charged to it");
+	leave_and_remove(allocator, "a unit");
 	assert_pool(1, self->nr - 1);
 
 	/* The unit can be used and freed as ever. */
@@ -358,10 +362,7 @@ TEST_F(cgroup, remove_while_split)
 	enter(allocator);
 	WRITE_ONCE(mem[page_size], 1);
 	assert_charge(allocator, "current", 1);
-	TEST_ASSERT(!cg_enter_current(root), "Leaving a cgroup should succeed");
-
-	TEST_ASSERT(remove_and_wait(root, allocator),
-		    "A cgroup should go away although a unit that is split was charged to it");
+	leave_and_remove(allocator, "a unit that is split");
 	assert_pool(1, self->nr - 1);
 
 	WRITE_ONCE(mem[0], 1);
@@ -385,10 +386,7 @@ TEST_F(cgroup, remove_while_held)
 	vmsplice_open_and_hold(&h, mem);
 	punch_fd(fd, 0, self->unit);
 	assert_charge(allocator, "current", 1);
-	TEST_ASSERT(!cg_enter_current(root), "Leaving a cgroup should succeed");
-
-	TEST_ASSERT(remove_and_wait(root, allocator),
-		    "A cgroup should go away although a unit that is held was charged to it");
+	leave_and_remove(allocator, "a unit that is held");
 	assert_pool(1, self->nr - 1);
 	vmsplice_release(&h);
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, self->nr);
@@ -486,9 +484,7 @@ TEST_F(cgroup, poisoned)
 	/* In use until the pool has lost it. */
 	TEST_ASSERT_POOL_SETTLES(&lost, 0, 0);
 	assert_charge(allocator, "current", 0);
-	TEST_ASSERT(!cg_enter_current(root), "Leaving a cgroup should succeed");
-	TEST_ASSERT(remove_and_wait(root, allocator),
-		    "A cgroup should go away although a page that has failed was charged to it");
+	leave_and_remove(allocator, "a page that has failed");
 
 	/* Mend the page for other tests.  This works a moment after the pool has lost it. */
 	mend_page(pfn);

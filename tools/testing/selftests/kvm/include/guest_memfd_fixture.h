@@ -34,10 +34,7 @@ FIXTURE(type);								\
 struct gmem_variant;							\
 FIXTURE_SETUP(type)							\
 {									\
-	const char *missing = setup;					\
-									\
-	if (missing)							\
-		SKIP({ }, "%s", missing);				\
+	SKIP_IF({ }, setup);						\
 }									\
 FIXTURE_TEARDOWN_PARENT(type)						\
 {									\
@@ -54,10 +51,7 @@ FIXTURE(type);								\
 struct gmem_variant;							\
 FIXTURE_SETUP(type)							\
 {									\
-	const char *missing = setup;					\
-									\
-	if (missing)							\
-		SKIP({ }, "%s", missing);				\
+	SKIP_IF({ }, setup);						\
 }									\
 FIXTURE_TEARDOWN(type)							\
 {									\

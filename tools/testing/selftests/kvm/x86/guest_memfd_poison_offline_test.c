@@ -257,10 +257,10 @@ static void removal_is_refused(u64 pfn)
 		    block, error < 0 ? "nowhere" : strerror(error));
 }
 
-static bool can_offline(void)
+static const char *missing_hotremove(void)
 {
-	return !access(MEMORY_DIR "block_size_bytes", R_OK) &&
-	       !access(MEMORY_DIR "memory0/state", W_OK);
+	return access(MEMORY_DIR "block_size_bytes", R_OK) ||
+	       access(MEMORY_DIR "memory0/state", W_OK) ? "needs CONFIG_MEMORY_HOTREMOVE" : NULL;
 }
 
 TEST_F(reshape, remove_whole)
@@ -268,8 +268,7 @@ TEST_F(reshape, remove_whole)
 	long corrupted = nr_corrupted_pages();
 	u64 pfn;
 
-	if (!can_offline())
-		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
+	SKIP_IF(return, missing_hotremove());
 	guest_write(self, 0, self->nr_pages);
 	pfn = pfn_of_whole(self, A_PAGE);
 	removal_is_refused(pfn);
@@ -282,8 +281,7 @@ TEST_F(reshape, remove_split)
 	long corrupted = nr_corrupted_pages();
 	u64 pfn;
 
-	if (!can_offline())
-		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
+	SKIP_IF(return, missing_hotremove());
 	guest_write(self, 0, self->nr_pages);
 	set_shared(A_PAGE, 1);
 	host_fill(self, A_PAGE);
@@ -324,8 +322,7 @@ TEST_F(reshape, remove_while_converted)
 	u64 pfn;
 	int i;
 
-	if (!can_offline())
-		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
+	SKIP_IF(return, missing_hotremove());
 	guest_write(self, 0, self->nr_pages);
 	pfn = pfn_of_whole(self, A_PAGE);
 	kvm_pthread_create(&thread, NULL, flip_page, &f);
@@ -351,8 +348,7 @@ TEST_F(reshape, remove_held)
 	struct holder h = {};
 	u64 pfn;
 
-	if (!can_offline())
-		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
+	SKIP_IF(return, missing_hotremove());
 	set_shared(A_PAGE, 1);
 	host_fill(self, A_PAGE);
 	vmsplice_open_and_hold(&h, addr_of(self, A_PAGE));
@@ -370,8 +366,7 @@ TEST_F(reshape, remove_poisoned)
 {
 	u64 pfn;
 
-	if (!can_offline())
-		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
+	SKIP_IF(return, missing_hotremove());
 	pfn = write_all_and_poison(self, A_PAGE);
 	removal_is_refused(pfn);
 	check_poisoned_file(self);
