@@ -2,17 +2,23 @@
 /**
  * DOC: Debugging
  *
- * /sys/kernel/debug/guestmem/units shows all units that are split, one line each::
+ * With CONFIG_DEBUG_GUESTMEM, /sys/kernel/debug/guestmem/units shows all units that are
+ * split, one line each::
  *
  *   pfn 0x140000 order 18 out 0 ino 41 index 0x0 folios 19: 0*2 1 2 3 4 ... 17
+ *   pfn 0x180000 out 1
  *
  * The list at the end has the orders of all folios, in the order of the file, with
  * repetitions counted.  "out" is the number of pages that have left the page cache
- * and aren't back yet.
+ * and aren't back yet.  The second kind of line is that of a late unit, or of a unit that
+ * is being split or merged.
  *
  * Reading the file also checks everything that must be true of a unit.  A violation
  * is one more line, which begins with "BAD".  The last line has the number of units
  * and of violations.
+ *
+ * tools/testing/selftests/kvm/lib/guestmem_units.c parses the lines.  It takes one of the
+ * first kind whose format has changed for one of the second kind.
  */
 #define pr_fmt(fmt) "guestmem: " fmt
 

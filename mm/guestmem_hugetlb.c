@@ -81,6 +81,13 @@
  * guestmem_debug.c     debugfs, and a check of everything that must be true
  * ==================== ===============================================================
  *
+ * tools/testing/guestmem tests guestmem_layout.c in user space.  The KUnit tests in mm/tests
+ * test all that splits, merges and removes units, for late and for poisoned ones as well.
+ * Tests of the rest are selftests of KVM: guest_memfd_hugetlb_test of units and files,
+ * guest_memfd_hugetlb_create_test and guest_memfd_hugetlb_cgroup_test of reservations,
+ * guest_memfd_release_test of units that are in use when they leave their file, and
+ * guest_memfd_fail_nth_test of allocations that fail.
+ *
  * Functions and data are called guestmem_*, be they static or not.  KVM uses what is in
  * include/linux/guestmem.h, and the rest of mm uses what is in mm/guestmem.h.
  */
@@ -108,8 +115,11 @@
  *                              merge, trim and remove them
  *     unit bit                 allocation of one unit, guestmem_hugetlb.busy
  *       folio lock             memory_failure() takes it without any of the above
- *         hugetlb_lock, i_pages
- *           subpool lock
+ *         hugetlb_lock, subpool lock, i_pages   no two of them at a time
+ *
+ * The counters of the pool are under hugetlb_lock, and those of a subpool under its own
+ * lock.  A page that returns is counted by the subpool first, and by the pool a moment
+ * later.
  *
  * The unit bit does what the fault mutex does for hugetlbfs.  Clearing a unit takes
  * long, so a task that waits must be killable, and a task must not have to wait just

@@ -6,8 +6,9 @@
  * Otherwise a worker does so when the last piece is freed: the unit is a *late* one.  A
  * piece that leaves the page cache may be in use for as long as a user has a reference to
  * it, e.g. for DMA.  The final folio_put() may come in any context, and when the file, the
- * VM and KVM are gone.  The page type of the piece, PGTY_guestmem, tells it to call
- * guestmem_free_folio() instead of giving the piece to the buddy allocator.  The piece
+ * VM and KVM are gone.  The page type of the piece, PGTY_guestmem, tells mm/folio.c, see
+ * folio_type_has_owner(), to call guestmem_free_folio() instead of giving the piece to the
+ * buddy allocator.  Without CONFIG_GUESTMEM_HUGETLB, that test is constant.  The piece
  * keeps its type and its contents, and waits with a reference count of 0 until all pages
  * of the unit are *back*.
  */

@@ -6,6 +6,13 @@
  * that folio.  A folio that has a reference beside those of the page cache, or has a
  * poisoned page, stays as it is, and the blocks next to it are merged as far as possible.
  *
+ * A block that has been detached can't be put back, as the nodes of its folios are gone.
+ * So all that can fail comes before that, and joining struct pages can't fail, neither here
+ * nor for late units.
+ *
+ * A reason to put a merge off belongs in guestmem_reshape_merge(), which tells its caller
+ * to try again.  The functions that it calls also merge units that leave their file.
+ *
  * The first struct page of a piece has had a reference count, and becomes the struct
  * page of a tail.  The struct page remains an ordinary, writable one as long as a task
  * that has seen the reference count may still use it, see guestmem_reshape_barrier().

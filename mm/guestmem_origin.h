@@ -29,8 +29,8 @@ struct page;
  * @h_cg_rsvd: hugetlb cgroup that is charged for the reservation
  * @memcg_data: memcg that is charged, or 0
  * @poison: the failed pages, a list of struct raw_hwp_page.  Entries are added under
- *	hugetlb_lock, as long as the page isn't part of a frozen folio, and are never
- *	removed
+ *	hugetlb_lock, for a page that is back or isn't part of a frozen folio, and are
+ *	never removed
  * @optimized: the vmemmap was optimized, i.e. tails had no struct pages, and is going to
  *	be optimized again if the unit isn't split after all
  * @held: this unit is counted in @late->nr_held

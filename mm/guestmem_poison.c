@@ -12,10 +12,13 @@
  *
  * memory_failure() adds to the list while it has a reference to the folio and holds the
  * folio lock, i.e. neither list nor flag change in a folio that is frozen.  So it waits
- * until a reshape is finished, and no reshape waits for it in turn.  memory_failure()
- * keeps no reference, as a failed page isn't used again: a folio with poison isn't mapped
- * before it has been split around the failed pages, and a merge leaves these alone.  The
- * unit leaves the pool when it leaves the file.
+ * until a reshape is finished, and no reshape waits for it in turn.  A page of a late unit
+ * that is back has no reference, and gets none: memory_failure() adds it under hugetlb_lock
+ * alone.
+ *
+ * memory_failure() keeps no reference, as a failed page isn't used again: a folio with
+ * poison isn't mapped before it has been split around the failed pages, and a merge leaves
+ * these alone.  The unit leaves the pool when it leaves the file.
  */
 #include <linux/err.h>
 #include <linux/guestmem.h>
