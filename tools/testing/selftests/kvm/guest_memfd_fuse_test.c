@@ -18,7 +18,6 @@
 #define MAX_PAGES	8
 #define COPIED(nr)	"c" #nr
 
-#define STAMP(file, page)	(((u64)(file) + 0x7a67) << 40 | (u32)(page) << 12)
 #define TAG_COPIED	0xff
 
 /*
@@ -150,7 +149,7 @@ static void answer_read(struct server *s, struct fuse_in_header *in)
 	}
 
 	for (i = 0; i < arg->size / page_size; i++)
-		fill(buf + i * page_size, STAMP(TAG_COPIED, i));
+		fill(buf + i * page_size, UNIT_TAG(TAG_COPIED, i));
 	answer(s, in, 0, buf, arg->size);
 }
 
@@ -272,11 +271,6 @@ static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 GMEM_FIXTURE(fuse, setup(self, variant));
 GMEM_VARIANTS(fuse, 4, 2);
 
-static void *page_of(struct gmem *self, int unit, long page)
-{
-	return addr_of(self, unit * self->unit_pages + page);
-}
-
 static int open_file(const char *name)
 {
 	int fd = openat(mnt, name, O_RDONLY);
@@ -322,14 +316,14 @@ static void fill_pages(struct gmem *self, int unit, long first, int nr)
 	int i;
 
 	for (i = first; i < first + nr; i++)
-		fill(page_of(self, unit, i), STAMP(unit, i));
+		fill(page_of(self, unit, i), UNIT_TAG(unit, i));
 	gmem_set_private(self->fd, unit * self->unit, self->unit);
 	gmem_set_shared(self->fd, unit * self->unit, self->unit);
 }
 
 static struct gift give_filled_page(struct gmem *self, int unit, long page)
 {
-	return give(page_of(self, unit, page), STAMP(unit, page), false);
+	return give(page_of(self, unit, page), UNIT_TAG(unit, page), false);
 }
 
 static struct gift give_guest_page(struct gmem *self, int unit, long page)
@@ -353,7 +347,7 @@ static struct gift give_ordinary_page(void)
 
 	TEST_ASSERT(read(fd, &c, 1) == 1, "read() should succeed, errno %d", errno);
 	mem = map_file(fd, 1);
-	gift = give(mem, STAMP(TAG_COPIED, 0), true);
+	gift = give(mem, UNIT_TAG(TAG_COPIED, 0), true);
 	kvm_munmap(mem, page_size);
 	close(fd);
 

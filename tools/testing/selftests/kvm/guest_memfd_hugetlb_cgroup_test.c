@@ -41,23 +41,14 @@ static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 	return NULL;
 }
 
-FIXTURE(cgroup);
-FIXTURE_VARIANT(cgroup);
+GMEM_FIXTURE_SETUP(cgroup, setup(self, variant));
 GMEM_VARIANTS(cgroup, 4, 2);
-
-FIXTURE_SETUP(cgroup)
-{
-	SKIP_IF(return, setup(self, variant));
-}
 
 FIXTURE_TEARDOWN_PARENT(cgroup)
 {
-	const char *left = gmem_left_behind(self);
 	int i;
 
-	EXPECT_EQ(NULL, left) {
-		TH_LOG("Left behind: %s", left);
-	}
+	EXPECT_NOTHING_LEFT_BEHIND();
 	EXPECT_EQ(0, cg_find_unified_root(root, sizeof(root), NULL));
 
 	/* A cgroup whose last task has just exited may be busy for a moment. */
@@ -271,18 +262,23 @@ TEST_F(cgroup, remove_while_allocated)
 }
 
 /* Create and map a file that the host uses page by page, i.e. whose units are split. */
-static char *map_shared_file(struct gmem *self, int *fd)
+static char *map_shared_file(struct gmem *self)
 {
-	*fd = gmem_create(self, GMEM_SHARED);
-	return gmem_map(self, *fd);
+	self->fd = gmem_create(self, GMEM_SHARED);
+	self->mem = gmem_map(self, self->fd);
+	return self->mem;
+}
+
+static void unmap_shared_file(struct gmem *self)
+{
+	kvm_munmap(self->mem, self->size);
+	close(self->fd);
 }
 
 TEST_F(cgroup, usage_limit_of_a_fault)
 {
-	char *mem;
-	int fd;
+	char *mem = map_shared_file(self);
 
-	mem = map_shared_file(self, &fd);
 	set_limit(allocator, "max", 1);
 	enter(allocator);
 	WRITE_ONCE(mem[0], 1);
@@ -297,8 +293,7 @@ TEST_F(cgroup, usage_limit_of_a_fault)
 	WRITE_ONCE(mem[self->unit], 1);
 	assert_charge(creator, "current", 1);
 
-	kvm_munmap(mem, self->size);
-	close(fd);
+	unmap_shared_file(self);
 	assert_charge(allocator, "current", 0);
 	assert_charge(creator, "current", 0);
 }
@@ -306,10 +301,9 @@ TEST_F(cgroup, usage_limit_of_a_fault)
 TEST_F(cgroup, split_is_one_unit)
 {
 	char *mem;
-	int fd;
 
 	enter(creator);
-	mem = map_shared_file(self, &fd);
+	mem = map_shared_file(self);
 	enter(allocator);
 	WRITE_ONCE(mem[page_size], 1);
 	WRITE_ONCE(mem[self->unit / 2], 1);
@@ -321,12 +315,11 @@ TEST_F(cgroup, split_is_one_unit)
 	assert_charge(creator, "current", 0);
 	assert_charge(allocator, "current", 1);
 
-	punch_fd(fd, 0, self->unit);
+	punch_fd(self->fd, 0, self->unit);
 	assert_charge(allocator, "current", 0);
 	WRITE_ONCE(mem[self->unit], 1);
 	assert_charge(creator, "current", 1);
-	kvm_munmap(mem, self->size);
-	close(fd);
+	unmap_shared_file(self);
 	assert_charge(creator, "current", 0);
 	assert_charge(creator, "rsvd.current", 0);
 }
@@ -336,14 +329,12 @@ TEST_F(cgroup, held_and_closed)
 {
 	struct holder h;
 	char *mem;
-	int fd;
 
 	enter(creator);
-	mem = map_shared_file(self, &fd);
+	mem = map_shared_file(self);
 	enter(allocator);
 	vmsplice_open_and_hold(&h, mem);
-	kvm_munmap(mem, self->size);
-	close(fd);
+	unmap_shared_file(self);
 	assert_charge(creator, "rsvd.current", 0);
 	assert_charge(allocator, "current", 1);
 	assert_pool(1, 0);
@@ -355,10 +346,8 @@ TEST_F(cgroup, held_and_closed)
 
 TEST_F(cgroup, remove_while_split)
 {
-	char *mem;
-	int fd;
+	char *mem = map_shared_file(self);
 
-	mem = map_shared_file(self, &fd);
 	enter(allocator);
 	WRITE_ONCE(mem[page_size], 1);
 	assert_charge(allocator, "current", 1);
@@ -367,10 +356,9 @@ TEST_F(cgroup, remove_while_split)
 
 	WRITE_ONCE(mem[0], 1);
 	TEST_ASSERT_EQ(READ_ONCE(mem[page_size]), 1);
-	punch_fd(fd, 0, self->unit);
+	punch_fd(self->fd, 0, self->unit);
 	assert_pool(0, self->nr);
-	kvm_munmap(mem, self->size);
-	close(fd);
+	unmap_shared_file(self);
 	assert_pool(0, 0);
 }
 
@@ -378,20 +366,17 @@ TEST_F(cgroup, remove_while_split)
 TEST_F(cgroup, remove_while_held)
 {
 	struct holder h;
-	char *mem;
-	int fd;
+	char *mem = map_shared_file(self);
 
-	mem = map_shared_file(self, &fd);
 	enter(allocator);
 	vmsplice_open_and_hold(&h, mem);
-	punch_fd(fd, 0, self->unit);
+	punch_fd(self->fd, 0, self->unit);
 	assert_charge(allocator, "current", 1);
 	leave_and_remove(allocator, "a unit that is held");
 	assert_pool(1, self->nr - 1);
 	vmsplice_release(&h);
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, self->nr);
-	kvm_munmap(mem, self->size);
-	close(fd);
+	unmap_shared_file(self);
 	assert_pool(0, 0);
 }
 
@@ -423,9 +408,7 @@ TEST_F(cgroup, cpuset_without_pages)
 	void *hog;
 	int fd;
 
-	if (hogged < 1 || self->pool.node_free[0] < 1)
-		SKIP(return, "needs a free page on nodes 0 and 1, have %ld and %ld",
-		     self->pool.node_free[0], hogged);
+	SKIP_IF(return, hugetlb_missing_nodes(&self->pool));
 	if (cg_read_strstr(root, "cgroup.controllers", "cpuset") ||
 	    cg_write(root, "cgroup.subtree_control", "+cpuset"))
 		SKIP(return, "needs the cpuset controller in cgroup2");
@@ -461,7 +444,6 @@ TEST_F(cgroup, poisoned)
 {
 	struct hugetlb_pool lost = self->pool;
 	char *mem;
-	int fd;
 	u64 pfn;
 
 	if (!can_inject_memory_failure())
@@ -469,7 +451,7 @@ TEST_F(cgroup, poisoned)
 
 	hugetlb_pool_lose(&lost, 1);
 	enter(creator);
-	mem = map_shared_file(self, &fd);
+	mem = map_shared_file(self);
 	enter(allocator);
 	WRITE_ONCE(mem[page_size], 1);
 	pfn = read_pagemap_pfn(mem + page_size);
@@ -477,9 +459,8 @@ TEST_F(cgroup, poisoned)
 	assert_charge(creator, "rsvd.current", self->nr);
 	assert_charge(allocator, "current", 1);
 
-	punch_fd(fd, 0, self->unit);
-	kvm_munmap(mem, self->size);
-	close(fd);
+	punch_fd(self->fd, 0, self->unit);
+	unmap_shared_file(self);
 	assert_charge(creator, "rsvd.current", 0);
 	/* In use until the pool has lost it. */
 	TEST_ASSERT_POOL_SETTLES(&lost, 0, 0);

@@ -5,7 +5,6 @@
  * the pool after every step.
  */
 #include "guest_memfd_fixture.h"
-#include "numaif.h"
 
 #define _test_data_hugetlb		gmem
 #define _fixture_variant_hugetlb	gmem_variant
@@ -239,7 +238,7 @@ TEST_F(hugetlb, reservation_holds)
 {
 	int fd = gmem_create(self, 0), i;
 	long rest = hugetlb_available(&self->pool) - self->nr;
-	void *hog = rest ? hugetlb_hog(self->unit, rest, -1) : NULL;
+	void *hog = hugetlb_hog(self->unit, rest, -1);
 
 	assert_pool(rest, self->nr);
 	for (i = 0; i < 3; i++) {
@@ -252,8 +251,7 @@ TEST_F(hugetlb, reservation_holds)
 	}
 	close(fd);
 	assert_pool(rest, 0);
-	if (rest)
-		hugetlb_unhog(hog, self->unit, rest);
+	hugetlb_unhog(hog, self->unit, rest);
 	assert_pool(0, 0);
 }
 
@@ -332,18 +330,6 @@ TEST_F(hugetlb, references_keep_file)
 	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
 }
 
-static bool has_two_nodes(const struct hugetlb_pool *pool)
-{
-	return pool->nr_nodes > 1 && pool->node_free[0] > 0 && pool->node_free[1] > 0;
-}
-
-static void bind_to_node(void *mem, size_t size, int node)
-{
-	unsigned long nodemask = BIT(node);
-
-	kvm_mbind(mem, size, MPOL_BIND, &nodemask, BITS_PER_TYPE(nodemask), 0);
-}
-
 /* Allocate a unit of the file, and assert that it's from the pool of @node. */
 static void allocate_on_node(struct gmem *self, int fd, int unit, int node)
 {
@@ -362,9 +348,7 @@ TEST_F(hugetlb, numa_mbind_places_units)
 	int fd, node;
 	void *mem;
 
-	if (!has_two_nodes(&self->pool))
-		SKIP(return, "needs a free page on nodes 0 and 1, have %ld and %ld",
-		     self->pool.node_free[0], self->pool.node_free[1]);
+	SKIP_IF(return, hugetlb_missing_nodes(&self->pool));
 
 	self->size = 2 * self->unit;
 	fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP);
@@ -393,9 +377,7 @@ TEST_F(hugetlb, numa_node_without_pages)
 	void *mem, *hog;
 	int fd;
 
-	if (!has_two_nodes(&self->pool))
-		SKIP(return, "needs a free page on nodes 0 and 1, have %ld and %ld",
-		     self->pool.node_free[0], self->pool.node_free[1]);
+	SKIP_IF(return, hugetlb_missing_nodes(&self->pool));
 
 	hogged = self->pool.node_free[1];
 	self->size = self->unit;
@@ -428,67 +410,15 @@ TEST_F(hugetlb, numa_node_without_pages)
 	assert_pool(0, 0);
 }
 
-/* Threads that allocate the same unit at the same time. */
-struct race {
-	pthread_barrier_t barrier;
-	int fd;
-	int rounds;
-	int errors;
-};
-
 #define NR_RACERS	4
-
-static void *race_to_allocate(void *data)
-{
-	struct race *race = data;
-	int i;
-
-	for (i = 0; i < race->rounds; i++) {
-		pthread_barrier_wait(&race->barrier);
-		if (fallocate(race->fd, FALLOC_FL_KEEP_SIZE, 0, page_size)) {
-			pr_info("round %d: fallocate: %s\n", i, strerror(errno));
-			__atomic_fetch_add(&race->errors, 1, __ATOMIC_RELAXED);
-		}
-		pthread_barrier_wait(&race->barrier);
-		/* The main thread looks at the pool and punches. */
-		pthread_barrier_wait(&race->barrier);
-	}
-	return NULL;
-}
 
 TEST_F(hugetlb, race_to_one_unit)
 {
-	long rest = hugetlb_available(&self->pool) - 1;
-	struct race race = { .rounds = self->unit > SZ_2M ? 3 : 100 };
-	pthread_t threads[NR_RACERS];
-	void *hog;
-	int i;
-
+	self->nr = 1;
 	self->size = self->unit;
-	race.fd = gmem_create(self, 0);
-
-	/* Leave exactly one page: a thread that loses the race must not need a second one. */
-	hog = rest ? hugetlb_hog(self->unit, rest, -1) : NULL;
-
-	pthread_barrier_init(&race.barrier, NULL, NR_RACERS + 1);
-	for (i = 0; i < NR_RACERS; i++)
-		kvm_pthread_create(&threads[i], NULL, race_to_allocate, &race);
-
-	for (i = 0; i < race.rounds; i++) {
-		pthread_barrier_wait(&race.barrier);
-		pthread_barrier_wait(&race.barrier);
-		assert_pool(rest + 1, 0);
-		punch_fd(race.fd, 0, self->unit);
-		assert_pool(rest, 1);
-		pthread_barrier_wait(&race.barrier);
-	}
-	for (i = 0; i < NR_RACERS; i++)
-		kvm_pthread_join(threads[i], NULL);
-
-	TEST_ASSERT(!race.errors, "All threads should succeed, %d did not", race.errors);
-	close(race.fd);
-	if (rest)
-		hugetlb_unhog(hog, self->unit, rest);
+	self->fd = gmem_create(self, 0);
+	race_to_first_unit(self, 0, NR_RACERS);
+	close(self->fd);
 	assert_pool(0, 0);
 }
 

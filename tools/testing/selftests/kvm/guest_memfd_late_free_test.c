@@ -12,14 +12,16 @@
 #define _test_data_late		gmem
 #define _fixture_variant_late	gmem_variant
 
+static const struct holder_ops *ops;
 static struct holder holders[MAX_HOLDERS];
 
 static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 {
 	int i;
 
+	ops = variant->holder;
 	for (i = 0; i < MAX_HOLDERS; i++)
-		if (!variant->holder->open(&holders[i]))
+		if (!ops->open(&holders[i]))
 			return "needs CONFIG_GUP_TEST, or CONFIG_IO_URING";
 	return gmem_setup_shared(self, variant);
 }
@@ -31,29 +33,42 @@ GMEM_VARIANT_OF_UNITS(late, 2m_io_uring, 21, 4, .holder = &holder_io_uring);
 GMEM_VARIANT_OF_UNITS(late, 1g_longterm, 30, 2, .holder = &holder_longterm_write);
 GMEM_VARIANT_OF_UNITS(late, 1g_vmsplice, 30, 2, .holder = &holder_vmsplice);
 
-static void *page_of(struct gmem *self, int unit, long page)
+static void hold(struct holder *h, void *mem)
 {
-	return addr_of(self, unit * self->unit_pages +
-		       (page + self->unit_pages) % self->unit_pages);
+	TEST_ASSERT(ops->hold(h, mem, 1), "Holding a page should succeed, errno %d", errno);
 }
 
-#define hold(h, mem)								\
-	TEST_ASSERT(variant->holder->hold(h, mem, 1),				\
-		    "Holding a page should succeed, errno %d", errno)
+/* Fill a page with its tag, and hold it.  Returns its address. */
+static void *fill_and_hold(struct gmem *self, struct holder *h, int unit, long page)
+{
+	void *mem = page_of(self, unit, page);
 
-#define assert_held(h, tag)							\
-do {										\
-	char __buf[page_size];							\
-										\
-	if (variant->holder->read) {							\
-		variant->holder->read(h, __buf);					\
-		assert_filled(__buf, tag);					\
-	}									\
-} while (0)
+	fill(mem, UNIT_TAG(unit, page));
+	hold(h, mem);
+	return mem;
+}
 
-#define release(h)	variant->holder->release(h)
+static void assert_held(struct holder *h, u64 tag)
+{
+	char buf[page_size];
 
-#define STAMP(unit, page)	(((u64)(unit) + 0x7a67) << 40 | (u32)(page) << 12)
+	if (ops->read) {
+		ops->read(h, buf);
+		assert_filled(buf, tag);
+	}
+}
+
+static void release(struct holder *h)
+{
+	ops->release(h);
+}
+
+/* Assert that all pages are back in the pool, of which @rsvd are for the file. */
+static void assert_all_back(struct gmem *self, long rsvd)
+{
+	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, rsvd);
+	assert_nr_late(0);
+}
 
 static void allocate_unit(struct gmem *self, int unit)
 {
@@ -67,44 +82,40 @@ TEST_F(late, punched)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(pages); i++) {
-		mem = page_of(self, 0, pages[i]);
-		fill(mem, STAMP(0, pages[i]));
-		fill(page_of(self, 0, 5), STAMP(0, 5));
-		hold(&holders[0], mem);
+		fill(page_of(self, 0, 5), UNIT_TAG(0, 5));
+		mem = fill_and_hold(self, &holders[0], 0, pages[i]);
 		assert_nr_allocated(1);
 
 		/* The unit is in use, but not by the file. */
 		punch_unit(self, 0);
 		assert_nr_allocated(1);
 		assert_nr_late(1);
-		assert_held(&holders[0], STAMP(0, pages[i]));
+		assert_held(&holders[0], UNIT_TAG(0, pages[i]));
 
 		/* An access of the file allocates another unit in its place. */
 		TEST_ASSERT_EQ(*(u64 *)mem, 0);
-		fill(mem, STAMP(9, 9));
+		fill(mem, UNIT_TAG(9, 9));
 		assert_nr_allocated(2);
 		assert_nr_late(1);
-		assert_held(&holders[0], STAMP(0, pages[i]));
+		assert_held(&holders[0], UNIT_TAG(0, pages[i]));
 
 		/* The new unit can be punched like any other. */
 		punch_unit(self, 0);
 		assert_nr_allocated(1);
 		release(&holders[0]);
-		assert_nr_allocated_settles(0);
-		assert_nr_late(0);
+		assert_all_back(self, self->nr);
 	}
 }
 
 /* The reservation has one page per unit of the file, and the late unit still uses one of them. */
 TEST_F(late, no_page_meanwhile)
 {
-	void *mem = page_of(self, 0, 3);
+	void *mem;
 	int i;
 
 	for (i = 0; i < self->nr; i++)
 		allocate_unit(self, i);
-	fill(mem, STAMP(0, 3));
-	hold(&holders[0], mem);
+	mem = fill_and_hold(self, &holders[0], 0, 3);
 	punch_unit(self, 0);
 
 	for (i = 0; i < 2; i++) {
@@ -113,7 +124,7 @@ TEST_F(late, no_page_meanwhile)
 		assert_nr_allocated(self->nr);
 		assert_nr_late(1);
 	}
-	assert_held(&holders[0], STAMP(0, 3));
+	assert_held(&holders[0], UNIT_TAG(0, 3));
 
 	/*
 	 * The file can use the page of another unit or, once it is back, the page of
@@ -139,8 +150,7 @@ TEST_F(late, released_just_now)
 	for (i = 0; i < self->nr; i++)
 		allocate_unit(self, i);
 	for (round = 0; round < nr_rounds; round++) {
-		fill(page_of(self, 0, round), STAMP(0, round));
-		hold(&holders[0], page_of(self, 0, round));
+		fill_and_hold(self, &holders[0], 0, round);
 		punch_unit(self, 0);
 		release(&holders[0]);
 		allocate_unit(self, 0);
@@ -155,19 +165,16 @@ TEST_F(late, several_pages)
 	const long pages[MAX_HOLDERS] = { 0, 1, -1, 13, 14, 15, -7, 200 };
 	int i;
 
-	for (i = 0; i < MAX_HOLDERS; i++) {
-		fill(page_of(self, 1, pages[i]), STAMP(1, pages[i]));
-		hold(&holders[i], page_of(self, 1, pages[i]));
-	}
+	for (i = 0; i < MAX_HOLDERS; i++)
+		fill_and_hold(self, &holders[i], 1, pages[i]);
 	punch_unit(self, 1);
 	for (i = 0; i < MAX_HOLDERS; i++) {
 		assert_nr_allocated(1);
 		assert_nr_late(1);
-		assert_held(&holders[i], STAMP(1, pages[i]));
+		assert_held(&holders[i], UNIT_TAG(1, pages[i]));
 		release(&holders[i]);
 	}
-	assert_nr_allocated_settles(0);
-	assert_nr_late(0);
+	assert_all_back(self, self->nr);
 }
 
 /* All holders hold the same page. */
@@ -176,13 +183,13 @@ TEST_F(late, several_holders)
 	void *mem = page_of(self, 0, 42);
 	int i;
 
-	fill(mem, STAMP(0, 42));
+	fill(mem, UNIT_TAG(0, 42));
 	for (i = 0; i < MAX_HOLDERS; i++)
 		hold(&holders[i], mem);
 	punch_unit(self, 0);
 	for (i = MAX_HOLDERS - 1; i >= 0; i--) {
 		assert_nr_allocated(1);
-		assert_held(&holders[i], STAMP(0, 42));
+		assert_held(&holders[i], UNIT_TAG(0, 42));
 		release(&holders[i]);
 	}
 	assert_nr_allocated_settles(0);
@@ -193,41 +200,37 @@ TEST_F(late, several_units)
 	int i;
 
 	for (i = 0; i < self->nr; i++) {
-		fill(page_of(self, i, i), STAMP(i, i));
-		fill(page_of(self, i, -i), STAMP(i, i));
-		hold(&holders[i], page_of(self, i, i));
+		fill(page_of(self, i, -i), UNIT_TAG(i, i));
+		fill_and_hold(self, &holders[i], i, i);
 	}
 	punch_fd(self->fd, 0, self->size);
 	assert_nr_late(self->nr);
 	for (i = self->nr - 1; i >= 0; i--) {
 		assert_nr_allocated_settles(i + 1);
-		assert_held(&holders[i], STAMP(i, i));
+		assert_held(&holders[i], UNIT_TAG(i, i));
 		release(&holders[i]);
 	}
-	assert_nr_allocated_settles(0);
-	assert_nr_late(0);
+	assert_all_back(self, self->nr);
 }
 
 /* A holder of a page whose unit stays in the file sees what happens to the page. */
 TEST_F(late, punched_in_part)
 {
+	void *mem = fill_and_hold(self, &holders[0], 0, 8);
 	char buf[page_size];
-	void *mem = page_of(self, 0, 8);
 
-	fill(mem, STAMP(0, 8));
-	fill(mem + page_size, STAMP(0, 9));
-	hold(&holders[0], mem);
+	fill(mem + page_size, UNIT_TAG(0, 9));
 	punch_fd(self->fd, 0, self->unit - page_size);
 	assert_nr_allocated(1);
 	assert_nr_late(0);
-	if (variant->holder->read) {
-		variant->holder->read(&holders[0], buf);
+	if (ops->read) {
+		ops->read(&holders[0], buf);
 		TEST_ASSERT_EQ(*(u64 *)buf, 0);
 	}
 	TEST_ASSERT_EQ(*(u64 *)mem, 0);
 	TEST_ASSERT_EQ(*(u64 *)(mem + page_size), 0);
-	fill(mem, STAMP(1, 1));
-	assert_held(&holders[0], STAMP(1, 1));
+	fill(mem, UNIT_TAG(1, 1));
+	assert_held(&holders[0], UNIT_TAG(1, 1));
 	release(&holders[0]);
 	punch_unit(self, 0);
 	assert_nr_allocated(0);
@@ -252,67 +255,54 @@ static void close_file(struct gmem *self, bool free_vm)
 
 TEST_F(late, closed)
 {
-	void *mem = page_of(self, 1, 99);
 	int i;
 
 	for (i = 0; i < self->nr; i++)
-		fill(page_of(self, i, 1000), STAMP(i, 1000));
-	fill(mem, STAMP(1, 99));
-	hold(&holders[0], mem);
+		fill(page_of(self, i, 1000), UNIT_TAG(i, 1000));
+	fill_and_hold(self, &holders[0], 1, 99);
 	close_file(self, false);
-	assert_held(&holders[0], STAMP(1, 99));
+	assert_held(&holders[0], UNIT_TAG(1, 99));
 	release(&holders[0]);
-	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
-	assert_nr_late(0);
+	assert_all_back(self, 0);
 }
 
 TEST_F(late, closed_and_vm_freed)
 {
-	void *mem = page_of(self, 0, -99);
-
-	fill(mem, STAMP(0, -99));
+	fill_and_hold(self, &holders[0], 0, -99);
 	allocate_unit(self, 1);
-	hold(&holders[0], mem);
 	close_file(self, true);
 	sleep(2);
 	assert_nr_late(1);
-	assert_held(&holders[0], STAMP(0, -99));
+	assert_held(&holders[0], UNIT_TAG(0, -99));
 	release(&holders[0]);
-	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
-	assert_nr_late(0);
+	assert_all_back(self, 0);
 }
 
 /* The file is punched first, and closed while the punched unit is still held. */
 TEST_F(late, punched_and_closed)
 {
-	void *mem = page_of(self, 0, 1);
-
-	fill(mem, STAMP(0, 1));
-	hold(&holders[0], mem);
+	fill_and_hold(self, &holders[0], 0, 1);
 	punch_unit(self, 0);
 	allocate_unit(self, 0);
 	close_file(self, true);
-	assert_held(&holders[0], STAMP(0, 1));
+	assert_held(&holders[0], UNIT_TAG(0, 1));
 	release(&holders[0]);
-	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, 0);
-	assert_nr_late(0);
+	assert_all_back(self, 0);
 }
 
 /* The holder is killed instead of releasing the page. */
 TEST_F(late, killed_holder)
 {
-	void *mem = page_of(self, 0, 1);
 	struct holder h;
 	int to_parent[2];
 	pid_t pid;
 
 	kvm_pipe(to_parent);
-	fill(mem, STAMP(0, 1));
 	pid = kvm_fork();
 	if (!pid) {
 		/* Open a holder that the parent doesn't have as well. */
-		TEST_ASSERT(variant->holder->open(&h), "Opening should succeed once more");
-		hold(&h, mem);
+		TEST_ASSERT(ops->open(&h), "Opening should succeed once more");
+		fill_and_hold(self, &h, 0, 1);
 		tell(to_parent[1]);
 		pause();
 	}
@@ -322,14 +312,13 @@ TEST_F(late, killed_holder)
 	assert_nr_late(1);
 
 	kill_child(pid);
-	assert_nr_allocated_settles(0);
-	assert_nr_late(0);
+	assert_all_back(self, self->nr);
 }
 
 /* The held page has been private, and pages next to it still are. */
 TEST_F(late, converted_before)
 {
-	void *mem = page_of(self, 0, 300);
+	void *mem;
 
 	if (!has_conversion())
 		SKIP(return, "needs private memory");
@@ -337,8 +326,7 @@ TEST_F(late, converted_before)
 	gmem_set_private(self->fd, 0, self->size);
 	allocate_unit(self, 0);
 	gmem_set_shared(self->fd, 300 * page_size, page_size);
-	fill(mem, STAMP(0, 300));
-	hold(&holders[0], mem);
+	mem = fill_and_hold(self, &holders[0], 0, 300);
 	gmem_set_shared(self->fd, 301 * page_size, page_size);
 	punch_unit(self, 0);
 	assert_nr_allocated(1);
@@ -352,7 +340,7 @@ TEST_F(late, converted_before)
 	TEST_ASSERT_EQ(*(u64 *)page_of(self, 0, self->unit_pages / 2), 0);
 	gmem_set_private(self->fd, 0, self->unit);
 	assert_nr_allocated(2);
-	assert_held(&holders[0], STAMP(0, 300));
+	assert_held(&holders[0], UNIT_TAG(0, 300));
 	punch_unit(self, 0);
 	release(&holders[0]);
 	assert_nr_allocated_settles(0);
@@ -370,7 +358,7 @@ TEST_F(late, rounds)
 	for (round = 0; round < nr_rounds; round++) {
 		for (i = 0; i < MAX_HOLDERS; i++) {
 			if (held[i]) {
-				assert_held(&holders[i], STAMP(held[i], page[i]));
+				assert_held(&holders[i], UNIT_TAG(held[i], page[i]));
 				if (rand_r(&seed) % 4)
 					continue;
 				release(&holders[i]);
@@ -385,7 +373,7 @@ TEST_F(late, rounds)
 				continue;
 			}
 			held[i] = round + 1;
-			fill(page_of(self, 0, page[i]), STAMP(held[i], page[i]));
+			fill(page_of(self, 0, page[i]), UNIT_TAG(held[i], page[i]));
 			hold(&holders[i], page_of(self, 0, page[i]));
 			punch_unit(self, 0);
 		}
@@ -393,8 +381,7 @@ TEST_F(late, rounds)
 	for (i = 0; i < MAX_HOLDERS; i++)
 		if (held[i])
 			release(&holders[i]);
-	assert_nr_allocated_settles(0);
-	assert_nr_late(0);
+	assert_all_back(self, self->nr);
 }
 
 GMEM_TEST_MAIN(NEEDS_HUGETLB)

@@ -283,7 +283,7 @@ TEST_F(guest, execute)
 TEST_F(guest, punch_under_running_guest)
 {
 	add_whole_slot();
-	run_churners(self, 3, NULL);
+	run_churners(self, 3, 1, NULL);
 
 	/* vCPUs that raced to map the same block must have mapped the largest one. */
 	do_pages(OP_CHURN, 0, self->nr_pages, TAG(0));

@@ -46,16 +46,21 @@ static int pages_to_touch(struct gmem *self, u64 *pages)
 
 #define MAX_TOUCHED	7
 
+/* Map the file, for the guest as well, and pick pages to touch. */
+static int map_file_and_pick(struct gmem *self, u64 *pages)
+{
+	map_file(self);
+	add_whole_slot();
+	return pages_to_touch(self, pages);
+}
+
 TEST_F(guest, guest_keeps_mappings)
 {
 	const struct mappings all = largest_mappings(0, 0, self->nr_pages, self->unit);
 	u64 pages[MAX_TOUCHED];
 	int nr, i;
 
-	map_file(self);
-	nr = pages_to_touch(self, pages);
-
-	add_whole_slot();
+	nr = map_file_and_pick(self, pages);
 	do_pages(OP_WRITE_TAGS, 0, self->nr_pages, TAG(0));
 	guestmem_model_allocate(&self->model, 0, self->nr_pages);
 	assert_whole_slot(all, "whole");
@@ -92,10 +97,7 @@ TEST_F(guest, guest_maps_part_anew)
 	u64 pages[MAX_TOUCHED];
 	u64 start, i, nr;
 
-	map_file(self);
-	nr = pages_to_touch(self, pages);
-
-	add_whole_slot();
+	nr = map_file_and_pick(self, pages);
 	do_pages(OP_WRITE_TAGS, 0, self->nr_pages, TAG(0));
 	guestmem_model_allocate(&self->model, 0, self->nr_pages);
 	for (i = 0; i < nr; i++)
@@ -112,9 +114,7 @@ TEST_F(guest, guest_maps_part_anew)
 	assert_layout();
 
 	anew = mappings_of_layout(&self->model, start, block);
-	want.nr_4k += anew.nr_4k;
-	want.nr_2m += anew.nr_2m;
-	want.nr_1g += anew.nr_1g;
+	want = mappings_plus(want, anew, 1);
 	WRITE_ONCE(*word_of(self, pages[0]), TAG(pages[0]));
 	guest_do_faults(self->vcpu, OP_CHECK_TAGS, TEST_GPA, self->nr_pages, TAG(0),
 			nr_mappings(anew), "mapped anew");
@@ -139,9 +139,7 @@ TEST_F(guest, guest_maps_what_is_left)
 	u64 pages[MAX_TOUCHED];
 	int nr, i;
 
-	map_file(self);
-	nr = pages_to_touch(self, pages);
-	add_whole_slot();
+	nr = map_file_and_pick(self, pages);
 
 	/* Here the host's touch allocates the unit. */
 	touch(self, pages[0], 0);
@@ -179,7 +177,7 @@ TEST_F(guest, host_access_under_running_guest)
 
 	map_file(self);
 	add_whole_slot();
-	run_churners(self, 5, self->mem);
+	run_churners(self, 5, 1, self->mem);
 
 	/* Guest and host see the same memory. */
 	do_pages(OP_WRITE_TAGS, 0, self->nr_pages, TAG2(0));

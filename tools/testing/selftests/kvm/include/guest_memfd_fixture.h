@@ -25,34 +25,37 @@ do {									\
 		SKIP(statement, "%s", __why);				\
 } while (0)
 
-/*
- * A fixture.  @setup is a call that returns why the tests can't run, or NULL.  When a test's
- * processes are gone, nothing may be left behind.
- */
-#define GMEM_FIXTURE(type, setup)					\
+/* A fixture without a teardown.  @setup is a call that returns why the tests can't run, or NULL. */
+#define GMEM_FIXTURE_SETUP(type, setup)					\
 FIXTURE(type);								\
 struct gmem_variant;							\
 FIXTURE_SETUP(type)							\
 {									\
 	SKIP_IF({ }, setup);						\
-}									\
-FIXTURE_TEARDOWN_PARENT(type)						\
-{									\
+}
+
+#define EXPECT_NOTHING_LEFT_BEHIND()					\
+do {									\
 	const char *left = gmem_left_behind(self);			\
 									\
 	EXPECT_EQ(NULL, left) {						\
 		TH_LOG("Left behind: %s", left);			\
 	}								\
+} while (0)
+
+/* A fixture.  When a test's processes are gone, nothing may be left behind. */
+#define GMEM_FIXTURE(type, setup)					\
+struct gmem_variant;							\
+GMEM_FIXTURE_SETUP(type, setup)						\
+FIXTURE_TEARDOWN_PARENT(type)						\
+{									\
+	EXPECT_NOTHING_LEFT_BEHIND();					\
 }
 
 /* As above, for a file of 4K pages, which the test's own process closes and frees with its VM. */
 #define GMEM_SMALL_FIXTURE(type, setup)					\
-FIXTURE(type);								\
 struct gmem_variant;							\
-FIXTURE_SETUP(type)							\
-{									\
-	SKIP_IF({ }, setup);						\
-}									\
+GMEM_FIXTURE_SETUP(type, setup)						\
 FIXTURE_TEARDOWN(type)							\
 {									\
 	close(self->fd);						\

@@ -174,6 +174,16 @@ static inline void *addr_of(struct gmem *self, u64 page)
 	return self->mem + page * page_size;
 }
 
+/* Return the address of a page of a unit.  Negative numbers count from the end of the unit. */
+static inline void *page_of(struct gmem *self, int unit, long page)
+{
+	return addr_of(self, unit * self->unit_pages +
+		       (page + self->unit_pages) % self->unit_pages);
+}
+
+/* A value for fill(), and for a page that page_of() returns. */
+#define UNIT_TAG(unit, page)	(((u64)(unit) + 0x7a67) << 40 | (u32)(page) << 12)
+
 static inline u64 *word_of(struct gmem *self, u64 page)
 {
 	return addr_of(self, page);
@@ -222,6 +232,19 @@ static inline void punch_unit(struct gmem *self, u64 unit)
 {
 	punch(self, unit * self->unit_pages, self->unit_pages);
 }
+
+/*
+ * Have vCPUs and threads allocate the first unit of the file at the same time, again and
+ * again.  All other units are allocated, and the pool has no page but those of the file, so
+ * that the losers of a race have to do without another page.
+ */
+void race_to_first_unit(struct gmem *self, int nr_vcpus, int nr_threads);
+
+/*
+ * Have all vCPUs, threads that punch, and a thread that uses @mem if that isn't NULL, use the
+ * same pages for some time.  A single thread that punches leaves the others time in between.
+ */
+void run_churners(struct gmem *self, int seconds, int nr_punchers, void *mem);
 
 u64 new_tag(u64 page);
 

@@ -65,9 +65,15 @@ do {									\
 	TEST_ASSERT(!__diff, "%s", __diff);				\
 } while (0)
 
+/* Return why a pool has no free page on nodes 0 and 1, as text in a static buffer, or NULL. */
+const char *hugetlb_missing_nodes(const struct hugetlb_pool *pool);
+
+void bind_to_node(void *mem, size_t size, int node);
+
 /*
  * Map and touch @nr pages of a pool, on @node unless that is negative.  If there aren't
- * enough pages, __hugetlb_hog() returns NULL, and hugetlb_hog() fails the test.
+ * enough pages, __hugetlb_hog() returns NULL, and hugetlb_hog() fails the test.  It returns
+ * NULL for no pages.
  */
 void *__hugetlb_hog(size_t size, long nr, int node);
 void *hugetlb_hog(size_t size, long nr, int node);

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
+#include <time.h>
+
 #include "guest_memfd_util.h"
 
 bool has_guest_memfd_hugetlb(void)
@@ -304,4 +306,174 @@ void allocate(struct gmem *self, u64 first, u64 nr)
 {
 	allocate_fd(self->fd, first * page_size, nr * page_size);
 	guestmem_model_allocate(&self->model, first, nr);
+}
+
+/* A vCPU, or a thread of the host. */
+struct racer {
+	pthread_t thread;
+	struct kvm_vcpu *vcpu;
+	pthread_barrier_t *barrier;
+	int fd, rounds;
+	u64 page;
+};
+
+static void *race_to_unit(void *data)
+{
+	struct racer *r = data;
+	int i;
+
+	for (i = 0; i < r->rounds; i++) {
+		/* All want the same page, or each another one of the unit. */
+		u64 page = i & 1 ? r->page : 0;
+
+		pthread_barrier_wait(r->barrier);
+		if (r->vcpu)
+			guest_do(r->vcpu, OP_WRITE_TAGS, gpa_of(page), 1, page_size, 1);
+		else
+			allocate_fd(r->fd, page * page_size, page_size);
+		pthread_barrier_wait(r->barrier);
+		/* The main thread looks at the pool and punches. */
+		pthread_barrier_wait(r->barrier);
+	}
+	return NULL;
+}
+
+void race_to_first_unit(struct gmem *self, int nr_vcpus, int nr_threads)
+{
+	const long rest = hugetlb_available(&self->pool) - self->nr;
+	void *hog = hugetlb_hog(self->unit, rest, -1);
+	const int nr = nr_vcpus + nr_threads, rounds = self->unit > SZ_2M ? 4 : 100;
+	pthread_barrier_t barrier;
+	struct racer racers[nr];
+	int i;
+
+	allocate_fd(self->fd, 0, self->size);
+	punch_fd(self->fd, 0, self->unit);
+	pthread_barrier_init(&barrier, NULL, nr + 1);
+	for (i = 0; i < nr; i++) {
+		racers[i] = (struct racer) {
+			.vcpu = i < nr_vcpus ? self->vcpus[i] : NULL,
+			.barrier = &barrier,
+			.fd = self->fd,
+			.rounds = rounds,
+			.page = self->unit_pages / nr * i,
+		};
+		kvm_pthread_create(&racers[i].thread, NULL, race_to_unit, &racers[i]);
+	}
+	for (i = 0; i < rounds; i++) {
+		pthread_barrier_wait(&barrier);
+		pthread_barrier_wait(&barrier);
+		assert_pool(rest + self->nr, 0);
+		punch_fd(self->fd, 0, self->unit);
+		assert_pool(rest + self->nr - 1, 1);
+		pthread_barrier_wait(&barrier);
+	}
+	for (i = 0; i < nr; i++)
+		kvm_pthread_join(racers[i].thread, NULL);
+	hugetlb_unhog(hog, self->unit, rest);
+}
+
+/*
+ * Roles of threads that use the memory at the same time.  A page has its tag or zero,
+ * never another tag.
+ */
+enum churn_role {
+	CHURN_GUEST,		/* writes tags */
+	CHURN_HOST,		/* writes tags, and maps pages for it */
+	CHURN_PUNCH,
+};
+
+struct churner {
+	enum churn_role role;
+	struct kvm_vcpu *vcpu;
+	u64 *mem;
+	u64 nr_pages;
+	size_t unit;
+	time_t end;
+	u32 seed;
+	int fd, pause_us;
+	long done;
+};
+
+static void churn_host(struct churner *c, u64 page)
+{
+	const u64 tag = TAG(page);
+	u64 *p = c->mem + page * page_size / sizeof(u64);
+	u64 val;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		val = READ_ONCE(*p);
+		TEST_ASSERT(!val || val == tag, "Page %lu should be 0x%lx, is 0x%lx", page, tag,
+			    val);
+		if (!i)
+			WRITE_ONCE(*p, tag);
+	}
+
+	if (!(c->done % 4))
+		TEST_ASSERT(!madvise(p, page_size, MADV_DONTNEED), "madvise(), errno %d", errno);
+}
+
+static void churn_punch(struct churner *c, u64 page, u64 nr)
+{
+	if (c->done % 8)
+		punch_fd(c->fd, page * page_size, nr * page_size);
+	else
+		punch_fd(c->fd, page * page_size / c->unit * c->unit, c->unit);
+	usleep(c->pause_us);
+}
+
+static void *churn(void *data)
+{
+	struct churner *c = data;
+
+	for (; time(NULL) < c->end; c->done++) {
+		u64 r = (u64)rand_r(&c->seed) << 16 ^ rand_r(&c->seed);
+		u64 page = r % c->nr_pages;
+		u64 nr = min(c->nr_pages - page, (u64)64);
+
+		switch (c->role) {
+		case CHURN_GUEST:
+			guest_do(c->vcpu, OP_CHURN, gpa_of(page), nr, page_size, TAG(page));
+			break;
+		case CHURN_HOST:
+			churn_host(c, page);
+			break;
+		case CHURN_PUNCH:
+			churn_punch(c, page, nr);
+			break;
+		}
+	}
+	return NULL;
+}
+
+void run_churners(struct gmem *self, int seconds, int nr_punchers, void *mem)
+{
+	const int nr = MAX_VCPUS + nr_punchers + !!mem, host = MAX_VCPUS + nr_punchers;
+	struct churner churners[nr];
+	pthread_t threads[nr];
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		churners[i] = (struct churner) {
+			.role = i < MAX_VCPUS ? CHURN_GUEST : i < host ? CHURN_PUNCH : CHURN_HOST,
+			.vcpu = i < MAX_VCPUS ? self->vcpus[i] : NULL,
+			.mem = mem,
+			/* With more pages, threads would rarely meet. */
+			.nr_pages = min(self->nr_pages, (u64)SZ_32M / page_size),
+			.unit = self->unit,
+			.end = time(NULL) + seconds,
+			.seed = kvm_random_seed + i,
+			.fd = self->fd,
+			/* Let the other threads run for longer than zeroing takes. */
+			.pause_us = nr_punchers > 1 ? 0 : self->unit > SZ_32M ? 100000 : 1000,
+		};
+		kvm_pthread_create(&threads[i], NULL, churn, &churners[i]);
+	}
+	for (i = 0; i < nr; i++)
+		kvm_pthread_join(threads[i], NULL);
+
+	ksft_print_msg("seed %#x, rounds of vCPU 0: %ld, holes: %ld, pages of the host: %ld\n",
+		       kvm_random_seed, churners[0].done, churners[MAX_VCPUS].done,
+		       mem ? churners[host].done : 0);
 }

@@ -168,9 +168,26 @@ static int hugetlb_map_flags(size_t size)
 	       (__builtin_ctzl(size) << MAP_HUGE_SHIFT);
 }
 
+const char *hugetlb_missing_nodes(const struct hugetlb_pool *pool)
+{
+	static char text[80];
+
+	if (pool->node_free[0] > 0 && pool->node_free[1] > 0)
+		return NULL;
+	snprintf(text, sizeof(text), "needs a free page on nodes 0 and 1, have %ld and %ld",
+		 pool->node_free[0], pool->node_free[1]);
+	return text;
+}
+
+void bind_to_node(void *mem, size_t size, int node)
+{
+	unsigned long nodemask = 1UL << node;
+
+	kvm_mbind(mem, size, MPOL_BIND, &nodemask, BITS_PER_TYPE(nodemask), 0);
+}
+
 void *__hugetlb_hog(size_t size, long nr, int node)
 {
-	unsigned long nodemask = node < 0 ? 0 : 1UL << node;
 	char *mem;
 	long i;
 
@@ -183,7 +200,7 @@ void *__hugetlb_hog(size_t size, long nr, int node)
 	if (mem == MAP_FAILED)
 		return NULL;
 	if (node >= 0)
-		kvm_mbind(mem, nr * size, MPOL_BIND, &nodemask, BITS_PER_TYPE(nodemask), 0);
+		bind_to_node(mem, nr * size, node);
 	for (i = 0; i < nr; i++) {
 		if (madvise(mem + i * size, size, MADV_POPULATE_WRITE)) {
 			kvm_munmap(mem, nr * size);
@@ -195,16 +212,17 @@ void *__hugetlb_hog(size_t size, long nr, int node)
 
 void *hugetlb_hog(size_t size, long nr, int node)
 {
-	void *mem = __hugetlb_hog(size, nr, node);
+	void *mem = nr ? __hugetlb_hog(size, nr, node) : NULL;
 
-	TEST_ASSERT(mem, "Cannot get %ld free pages of %zu kB (node %d)",
+	TEST_ASSERT(mem || !nr, "Cannot get %ld free pages of %zu kB (node %d)",
 		    nr, size / 1024, node);
 	return mem;
 }
 
 void hugetlb_unhog(void *mem, size_t size, long nr)
 {
-	kvm_munmap(mem, nr * size);
+	if (nr)
+		kvm_munmap(mem, nr * size);
 }
 
 static void write_long(const char *path, long val)

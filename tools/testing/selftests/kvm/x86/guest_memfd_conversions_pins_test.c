@@ -55,6 +55,18 @@ static void assert_pinned(struct gmem *self, int first, int nr, int page)
 	TEST_ASSERT_EQ(allocated_pages(self), ALL_PAGES);
 }
 
+/* Assert that a held page is still the page of the file, after conversions of it have failed. */
+static void assert_held(struct gmem *self, const struct holder_ops *ops, int page)
+{
+	u64 words[PAGE_SIZE / sizeof(u64)];
+
+	if (!ops->read)
+		return;
+	ops->read(&h, words);
+	TEST_ASSERT_EQ(words[0], self->tags[page]);
+	TEST_ASSERT_EQ(words[ARRAY_SIZE(words) - 1], self->tags[page]);
+}
+
 TEST_F(pins, single_page)
 {
 	const int page = 21;
@@ -64,8 +76,10 @@ TEST_F(pins, single_page)
 	assert_pinned(self, page, 1, page);
 	/* Host and guest can still use the page. */
 	guest_write_set(self, ALL_PAGES);
+	assert_held(self, variant->holder, page);
 	host_check_set(self, ALL_PAGES);
 	host_write_set(self, ALL_PAGES);
+	assert_held(self, variant->holder, page);
 	assert_pinned(self, page, 1, page);
 
 	release_pages();
@@ -247,30 +261,6 @@ TEST_F(pins, killed_holder)
 	}
 	guestmem_model_convert(&self->model, 0, NR_PAGES, true);
 	check(self, ALL_PAGES);
-}
-
-/* A pinned page is still the page of the file, even after a conversion of it has failed. */
-TEST(pinned_page_is_the_page)
-{
-	struct gmem gmem = {}, *self = &gmem;
-	u64 page[PAGE_SIZE / sizeof(u64)];
-
-	if (!gup_open(&h))
-		SKIP(return, NEEDS_GUP_TEST);
-
-	create_small_file(self, GUEST_MEMFD_FLAG_INIT_SHARED, true);
-	host_write_set(self, ALL_PAGES);
-	TEST_ASSERT(gup_hold_write(&h, addr_of(self, 3), 1), "Pinning should succeed");
-	assert_pinned(self, 0, NR_PAGES, 3);
-	guest_write_set(self, page_mask(3, 1));
-	gup_read(&h, page);
-	TEST_ASSERT(page[0] == self->tags[3] && page[ARRAY_SIZE(page) - 1] == self->tags[3],
-		    "The pinned page should be that of the file");
-	gup_release(&h);
-	set_private(0, NR_PAGES);
-	check(self, ALL_PAGES);
-	close(self->fd);
-	kvm_vm_free(self->vm);
 }
 
 /*

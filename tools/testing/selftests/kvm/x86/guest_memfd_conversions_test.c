@@ -123,25 +123,12 @@ static const struct {
 	{ 3, 50 }, { 62, 2 },
 };
 
-TEST_F(conversion, ranges_are_exact)
-{
-	int i, private;
-
-	guest_write_set(self, ALL_PAGES);
-	for (private = 0; private < 2; private++) {
-		for (i = 0; i < ARRAY_SIZE(ranges); i++) {
-			set_all(self, !private);
-			guest_check_set(self, ALL_PAGES);
-			convert(self, ranges[i].first, ranges[i].nr, private);
-			assert_unmapped(page_mask(ranges[i].first, ranges[i].nr));
-			host_check_set(self, ALL_PAGES);
-		}
-	}
-	check(self, ALL_PAGES);
-}
-
-/* A conversion doesn't touch pages of its range that are in the wanted state already. */
-TEST_F(conversion, unchanged_pages_keep_mappings)
+/*
+ * Convert ranges, and assert that the guest has lost its mappings of the pages that have
+ * changed, and no others.  With @in_part, two pages of the range are in the wanted state
+ * before.
+ */
+static void test_ranges(struct gmem *self, bool in_part)
 {
 	int i, private;
 	u64 was;
@@ -149,19 +136,26 @@ TEST_F(conversion, unchanged_pages_keep_mappings)
 	guest_write_set(self, ALL_PAGES);
 	for (private = 0; private < 2; private++) {
 		for (i = 0; i < ARRAY_SIZE(ranges); i++) {
+			const int first = ranges[i].first, nr = ranges[i].nr;
+
 			set_all(self, !private);
-			convert(self, ranges[i].first + ranges[i].nr / 2, 1, private);
-			convert(self, ranges[i].first + ranges[i].nr / 4, 1, private);
+			if (in_part) {
+				convert(self, first + nr / 2, 1, private);
+				convert(self, first + nr / 4, 1, private);
+			}
 			guest_check_set(self, ALL_PAGES);
 
 			was = private_pages(self);
-			convert(self, ranges[i].first, ranges[i].nr, private);
+			convert(self, first, nr, private);
 			assert_unmapped(private_pages(self) ^ was);
 			host_check_set(self, ALL_PAGES);
 		}
 	}
 	check(self, ALL_PAGES);
 }
+
+GMEM_TEST(conversion, ranges_are_exact, test_ranges(self, false))
+GMEM_TEST(conversion, unchanged_pages_keep_mappings, test_ranges(self, true))
 
 TEST_F(conversion, repeated_call_is_a_nop)
 {
@@ -385,12 +379,11 @@ TEST_F(conversion, all_processes_see_it)
 static void host_write_on_all_cpus(struct gmem *self, u64 mask)
 {
 	cpu_set_t possible, one;
-	int cpu, page;
+	unsigned long page;
+	int cpu = 0;
 
 	kvm_sched_getaffinity(0, sizeof(possible), &possible);
-	for (cpu = 0, page = 0; page < NR_PAGES; page++) {
-		if (!(mask & BIT_ULL(page)))
-			continue;
+	for_each_set_bit(page, &mask, NR_PAGES) {
 		do {
 			cpu = (cpu + 1) % CPU_SETSIZE;
 		} while (!CPU_ISSET(cpu, &possible));

@@ -41,15 +41,9 @@ static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 	return missing;
 }
 
-FIXTURE(coredump);
-FIXTURE_VARIANT(coredump);
+GMEM_FIXTURE_SETUP(coredump, setup(self, variant));
 GMEM_VARIANT_OF_UNITS(coredump, 4k, 12, NR);
 GMEM_VARIANTS(coredump, NR, NR);
-
-FIXTURE_SETUP(coredump)
-{
-	SKIP_IF(return, setup(self, variant));
-}
 
 FIXTURE_TEARDOWN(coredump)
 {

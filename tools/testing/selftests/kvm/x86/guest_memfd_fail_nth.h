@@ -115,51 +115,28 @@ bool becomes_private(const struct conversion *c, u64 i);
 extern const struct conversion small_conversions[NR_CONVERSIONS];
 extern const struct conversion huge_conversions[NR_CONVERSIONS];
 
-/* The operations: how to prepare, run, check and undo them. */
-void check_allocated(struct context *ctx);
-void check_allocation_failed(struct context *ctx, int error);
-void check_bind_failed(struct context *ctx, int error);
-void check_bound(struct context *ctx);
-void check_conversion_done(struct context *ctx);
-void check_conversion_failed(struct context *ctx, int error);
-void check_create_failed(struct context *ctx, int error);
-void check_first_fault_done(struct context *ctx);
-void check_first_fault_failed(struct context *ctx, int error);
-void check_guest_fault_done(struct context *ctx);
-void check_lost_is_retried(struct context *ctx, const char *kind);
-void check_never_fails(struct context *ctx, int error);
-void check_poison_converted(struct context *ctx);
-void check_poison_failed(struct context *ctx, int error);
-void check_poison_faulted(struct context *ctx);
-void check_poison_not_converted(struct context *ctx, int error);
-void check_punched(struct context *ctx);
-void check_unbind_failed(struct context *ctx, int error);
-void check_unbound(struct context *ctx);
-void prepare_allocation(struct context *ctx);
-void prepare_bind(struct context *ctx);
-void prepare_conversion(struct context *ctx);
-void prepare_first_fault(struct context *ctx);
-void prepare_guest_fault(struct context *ctx);
-void prepare_host_fault(struct context *ctx);
+extern const struct fail_nth_op op_create, op_bind, op_unbind, op_convert, op_allocate, op_punch,
+				op_guest_fault, op_prefault, op_first_fault,
+				op_host_fault, op_huge_host_fault, op_host_syscall, op_host_pin,
+				op_fault_beside_poison, op_convert_beside_poison;
+
+/* Let a page fail in a huge page that is private and whole, and not used since. */
 void prepare_poison(struct context *ctx);
+
+/*
+ * Let a page fail in a huge page that was never split since it has shared its struct pages.
+ * The host can't tell which huge page it is.  So it looks at one, and gives it back, and
+ * once the pool has optimized its vmemmap, the file gets it again.
+ */
 void prepare_poison_without_vmemmap(struct context *ctx);
-void prepare_punch(struct context *ctx);
+
+/* Punch the huge page, wait until the pool has lost it, and let another one replace it. */
 void replace_lost_unit(struct context *ctx);
-int run_bind(struct context *ctx);
-int run_conversion(struct context *ctx);
-int run_conversion_of_other_page(struct context *ctx);
-int run_create(struct context *ctx);
-int run_fallocate(struct context *ctx);
-int run_host_fault(struct context *ctx);
-int run_host_pin(struct context *ctx);
-int run_host_syscall(struct context *ctx);
-int run_huge_host_fault(struct context *ctx);
-int run_prefault(struct context *ctx);
-int run_punch(struct context *ctx);
-int run_unbind(struct context *ctx);
-void undo_create(struct context *ctx);
-void undo_first_fault(struct context *ctx);
-void undo_pipe(struct context *ctx);
-void undo_unbind(struct context *ctx);
+
+/*
+ * The worker that takes huge pages out of the pool lacks memory of one kind.  The pool keeps
+ * the huge page meanwhile, and loses it afterwards.
+ */
+void check_lost_is_retried(struct context *ctx, const char *kind);
 
 #endif /* SELFTEST_KVM_GUEST_MEMFD_FAIL_NTH_H */

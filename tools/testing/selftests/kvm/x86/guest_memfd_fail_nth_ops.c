@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "guest_memfd_fail_nth.h"
 
+/* For operations that must not fail, with or without memory. */
+static void check_never_fails(struct context *ctx, int error)
+{
+	TEST_FAIL("Failed with %s", strerror(-error));
+}
+
 /* Conversion. */
 
 const struct conversion small_conversions[] = {
@@ -62,7 +68,7 @@ static void read_layout(struct context *ctx)
 	ctx->layout = guestmem_has_units() ? guestmem_read_units() : NULL;
 }
 
-void prepare_conversion(struct context *ctx)
+static void prepare_conversion(struct context *ctx)
 {
 	const struct conversion *c = ctx->conversion;
 	const struct range all = { 0, ctx->size / PAGE_SIZE };
@@ -88,7 +94,7 @@ void prepare_conversion(struct context *ctx)
 	read_layout(ctx);
 }
 
-int run_conversion(struct context *ctx)
+static int run_conversion(struct context *ctx)
 {
 	const struct conversion *c = ctx->conversion;
 
@@ -96,7 +102,7 @@ int run_conversion(struct context *ctx)
 			   &ctx->error_offset);
 }
 
-void check_conversion_failed(struct context *ctx, int error)
+static void check_conversion_failed(struct context *ctx, int error)
 {
 	const struct conversion *c = ctx->conversion;
 	u64 i = ctx->error_offset / PAGE_SIZE;
@@ -111,32 +117,40 @@ void check_conversion_failed(struct context *ctx, int error)
 	assert_file(ctx, was_private);
 }
 
-void check_conversion_done(struct context *ctx)
+static void check_conversion_done(struct context *ctx)
 {
 	assert_file(ctx, becomes_private);
 }
 
+const struct fail_nth_op op_convert = {
+	NULL, prepare_conversion, run_conversion, check_conversion_failed, check_conversion_done,
+};
+
 /* Creation. */
 
-int run_create(struct context *ctx)
+static int run_create(struct context *ctx)
 {
 	ctx->new_fd = ctx->huge ? __vm_create_guest_memfd_hugetlb(ctx->vm, SZ_4M, 0, 21) :
 				  __vm_create_guest_memfd(ctx->vm, SZ_4M, GUEST_MEMFD_FLAG_MMAP);
 	return ctx->new_fd < 0 ? -errno : 0;
 }
 
-void check_create_failed(struct context *ctx, int error)
+static void check_create_failed(struct context *ctx, int error)
 {
 	TEST_ASSERT_EQ(error, -ENOMEM);
 	TEST_ASSERT_EQ(nr_open_fds(), ctx->nr_fds);
 	assert_reservation(ctx);
 }
 
-void undo_create(struct context *ctx)
+static void undo_create(struct context *ctx)
 {
 	kvm_close(ctx->new_fd);
 	assert_reservation(ctx);
 }
+
+const struct fail_nth_op op_create = {
+	"create", NULL, run_create, check_create_failed, NULL, undo_create,
+};
 
 /* Memslots.  Here, a file starts without one. */
 
@@ -155,69 +169,77 @@ static int set_region(struct context *ctx, u64 size)
 	return ioctl(ctx->vm->fd, KVM_SET_USER_MEMORY_REGION2, &region) ? -errno : 0;
 }
 
-void prepare_bind(struct context *ctx)
+static void prepare_bind(struct context *ctx)
 {
 	TEST_ASSERT_EQ(set_region(ctx, 0), 0);
 }
 
-int run_bind(struct context *ctx)
+static int run_bind(struct context *ctx)
 {
 	return set_region(ctx, ctx->size);
 }
 
-void check_bind_failed(struct context *ctx, int error)
+static void check_bind_failed(struct context *ctx, int error)
 {
 	TEST_ASSERT_EQ(error, -ENOMEM);
 	guest_read(ctx, 0, NO_MEMSLOT);
 }
 
-void check_bound(struct context *ctx)
+static void check_bound(struct context *ctx)
 {
 	guest_do_probes(ctx, false);
 }
 
-int run_unbind(struct context *ctx)
+const struct fail_nth_op op_bind = {
+	"bind", prepare_bind, run_bind, check_bind_failed, check_bound,
+};
+
+static int run_unbind(struct context *ctx)
 {
 	return set_region(ctx, 0);
 }
 
-void check_unbind_failed(struct context *ctx, int error)
+static void check_unbind_failed(struct context *ctx, int error)
 {
 	TEST_ASSERT_EQ(error, -ENOMEM);
 	check_bound(ctx);
 }
 
-void check_unbound(struct context *ctx)
+static void check_unbound(struct context *ctx)
 {
 	guest_read(ctx, 0, NO_MEMSLOT);
 }
 
-void undo_unbind(struct context *ctx)
+static void undo_unbind(struct context *ctx)
 {
 	set_slot(ctx);
 }
 
+const struct fail_nth_op op_unbind = {
+	"unbind", NULL, run_unbind, check_unbind_failed, check_unbound, undo_unbind,
+};
+
 /* Allocation of @len bytes at @offset, where the file has a hole. */
 
-void prepare_allocation(struct context *ctx)
+static void prepare_allocation(struct context *ctx)
 {
 	punch_fd(ctx->fd, ctx->offset, ctx->len);
 	TEST_ASSERT_EQ(nr_cached(ctx), ctx->nr_cached);
 	ctx->nr_mapped = nr_mapped(ctx);
 }
 
-int run_fallocate(struct context *ctx)
+static int run_fallocate(struct context *ctx)
 {
 	return fallocate(ctx->fd, FALLOC_FL_KEEP_SIZE, ctx->offset, ctx->len) ? -errno : 0;
 }
 
-int run_punch(struct context *ctx)
+static int run_punch(struct context *ctx)
 {
 	return fallocate(ctx->fd, PUNCH, ctx->offset, ctx->len) ? -errno : 0;
 }
 
 /* Check after an allocation has failed.  Some of the pages may be there. */
-void check_allocation_failed(struct context *ctx, int error)
+static void check_allocation_failed(struct context *ctx, int error)
 {
 	long nr = nr_cached(ctx) - ctx->nr_cached;
 
@@ -227,7 +249,7 @@ void check_allocation_failed(struct context *ctx, int error)
 	assert_reservation(ctx);
 }
 
-void check_allocated(struct context *ctx)
+static void check_allocated(struct context *ctx)
 {
 	u64 i;
 
@@ -238,37 +260,49 @@ void check_allocated(struct context *ctx)
 	assert_reservation(ctx);
 }
 
-void check_punched(struct context *ctx)
+const struct fail_nth_op op_allocate = {
+	"fallocate", prepare_allocation, run_fallocate, check_allocation_failed, check_allocated,
+};
+
+static void check_punched(struct context *ctx)
 {
 	TEST_ASSERT_EQ(nr_cached(ctx), ctx->nr_cached);
 	assert_reservation(ctx);
 }
 
-void prepare_punch(struct context *ctx)
+static void prepare_punch(struct context *ctx)
 {
 	TEST_ASSERT_EQ(run_fallocate(ctx), 0);
 }
 
+const struct fail_nth_op op_punch = {
+	"punch", prepare_punch, run_punch, check_never_fails, check_punched,
+};
+
 /* Faults of the host: of user space, and of the kernel on its behalf. */
 
-void prepare_host_fault(struct context *ctx)
+static void prepare_host_fault(struct context *ctx)
 {
 	prepare_allocation(ctx);
 	gmem_set_shared(ctx->fd, ctx->offset, ctx->len);
 }
 
-int run_host_fault(struct context *ctx)
+static int run_host_fault(struct context *ctx)
 {
 	TEST_ASSERT_EQ(READ_ONCE(*(u64 *)(ctx->mem + ctx->offset)), 0);
 	return 0;
 }
+
+const struct fail_nth_op op_host_fault = {
+	"host fault", prepare_host_fault, run_host_fault, check_never_fails, check_allocated,
+};
 
 /*
  * Have the host fault.  Returns 0, or -ENOMEM after SIGBUS.  Without memory for the
  * pieces of a huge page, the fault ends in SIGBUS, neither in a loop nor in the OOM
  * killer.
  */
-int run_huge_host_fault(struct context *ctx)
+static int run_huge_host_fault(struct context *ctx)
 {
 	u64 val;
 
@@ -278,19 +312,24 @@ int run_huge_host_fault(struct context *ctx)
 	return 0;
 }
 
-int run_host_syscall(struct context *ctx)
+const struct fail_nth_op op_huge_host_fault = {
+	"host fault", prepare_host_fault, run_huge_host_fault, check_allocation_failed,
+	check_allocated,
+};
+
+static int run_host_syscall(struct context *ctx)
 {
 	return write(ctx->pipe[1], ctx->mem + ctx->offset, 8) == 8 ? 0 : -errno;
 }
 
-int run_host_pin(struct context *ctx)
+static int run_host_pin(struct context *ctx)
 {
 	struct iovec iov = { ctx->mem + ctx->offset, 8 };
 
 	return vmsplice(ctx->pipe[1], &iov, 1, 0) == 8 ? 0 : -errno;
 }
 
-void undo_pipe(struct context *ctx)
+static void undo_pipe(struct context *ctx)
 {
 	u64 val;
 
@@ -298,21 +337,35 @@ void undo_pipe(struct context *ctx)
 	TEST_ASSERT_EQ(val, 0);
 }
 
+const struct fail_nth_op op_host_syscall = {
+	"host system call", prepare_host_fault, run_host_syscall, check_allocation_failed,
+	check_allocated, undo_pipe,
+};
+
+const struct fail_nth_op op_host_pin = {
+	"host pin", prepare_host_fault, run_host_pin, check_allocation_failed,
+	check_allocated, undo_pipe,
+};
+
 /* Faults of the guest. */
 
-void prepare_guest_fault(struct context *ctx)
+static void prepare_guest_fault(struct context *ctx)
 {
 	prepare_allocation(ctx);
 	request_read(ctx, ctx->offset / PAGE_SIZE, 0);
 }
 
-void check_guest_fault_done(struct context *ctx)
+static void check_guest_fault_done(struct context *ctx)
 {
 	assert_request_done(ctx->vcpu);
 	check_allocated(ctx);
 }
 
-int run_prefault(struct context *ctx)
+const struct fail_nth_op op_guest_fault = {
+	NULL, prepare_guest_fault, enter_guest, check_allocation_failed, check_guest_fault_done,
+};
+
+static int run_prefault(struct context *ctx)
 {
 	struct kvm_pre_fault_memory range = {
 		.gpa = TEST_GPA + ctx->offset,
@@ -322,35 +375,38 @@ int run_prefault(struct context *ctx)
 	return __vcpu_ioctl(ctx->vcpu, KVM_PRE_FAULT_MEMORY, &range) ? -errno : 0;
 }
 
+const struct fail_nth_op op_prefault = {
+	NULL, prepare_allocation, run_prefault, check_allocation_failed, check_allocated,
+};
+
 /* Prepare the first fault of a new VM, for which nothing is preallocated. */
-void prepare_first_fault(struct context *ctx)
+static void prepare_first_fault(struct context *ctx)
 {
 	create_file(ctx);
 	request_read(ctx, 0, 0);
 }
 
-void check_first_fault_failed(struct context *ctx, int error)
+static void check_first_fault_failed(struct context *ctx, int error)
 {
 	/* KVM doesn't find out why it can't access the guest's ordinary memory. */
 	TEST_ASSERT(error == -ENOMEM || error == -EFAULT, "error %d", error);
 }
 
-void check_first_fault_done(struct context *ctx)
+static void check_first_fault_done(struct context *ctx)
 {
 	assert_request_done(ctx->vcpu);
 }
 
-void undo_first_fault(struct context *ctx)
-{
-	destroy_context(ctx);
-}
+const struct fail_nth_op op_first_fault = {
+	"first guest fault", prepare_first_fault, enter_guest, check_first_fault_failed,
+	check_first_fault_done, destroy_context,
+};
 
 /* A page of a huge page fails. */
 
 #define BAD_PAGE	5
 #define OTHER_PAGE	7
 
-/* Punch the huge page, wait until the pool has lost it, and let another one replace it. */
 void replace_lost_unit(struct context *ctx)
 {
 	struct hugetlb_pool now;
@@ -371,7 +427,6 @@ void replace_lost_unit(struct context *ctx)
 	ctx->pfn = 0;
 }
 
-/* Let a page fail in a huge page that is private and whole, and not used since. */
 void prepare_poison(struct context *ctx)
 {
 	char *bad = ctx->mem + ctx->offset + BAD_PAGE * PAGE_SIZE;
@@ -390,7 +445,7 @@ void prepare_poison(struct context *ctx)
 }
 
 /* Without memory to split the huge page, the kernel maps no page of it. */
-void check_poison_failed(struct context *ctx, int error)
+static void check_poison_failed(struct context *ctx, int error)
 {
 	TEST_ASSERT_EQ(error, -ENOMEM);
 	TEST_ASSERT_EQ(nr_mapped(ctx), ctx->nr_mapped);
@@ -405,35 +460,41 @@ static void check_bad_page(struct context *ctx)
 	guest_start_over(ctx->vcpu);
 }
 
-void check_poison_faulted(struct context *ctx)
+static void check_poison_faulted(struct context *ctx)
 {
 	assert_request_done(ctx->vcpu);
 	check_bad_page(ctx);
 }
 
-int run_conversion_of_other_page(struct context *ctx)
+const struct fail_nth_op op_fault_beside_poison = {
+	"guest fault beside poison", prepare_poison, enter_guest, check_poison_failed,
+	check_poison_faulted,
+};
+
+static int run_conversion_of_other_page(struct context *ctx)
 {
 	return try_convert(ctx->fd, ctx->offset / PAGE_SIZE + OTHER_PAGE, 1, false,
 			   &ctx->error_offset);
 }
 
-void check_poison_not_converted(struct context *ctx, int error)
+static void check_poison_not_converted(struct context *ctx, int error)
 {
 	check_poison_failed(ctx, error);
 	TEST_ASSERT_EQ(ctx->error_offset, ctx->offset + OTHER_PAGE * PAGE_SIZE);
 }
 
-void check_poison_converted(struct context *ctx)
+static void check_poison_converted(struct context *ctx)
 {
 	TEST_ASSERT_EQ(READ_ONCE(ctx->mem[ctx->offset + OTHER_PAGE * PAGE_SIZE]), 0);
 	guest_read(ctx, ctx->offset / PAGE_SIZE + OTHER_PAGE, 0);
 	check_bad_page(ctx);
 }
 
-/*
- * The worker that takes huge pages out of the pool lacks memory of one kind.  The pool keeps
- * the huge page meanwhile, and loses it afterwards.
- */
+const struct fail_nth_op op_convert_beside_poison = {
+	"conversion beside poison", prepare_poison, run_conversion_of_other_page,
+	check_poison_not_converted, check_poison_converted,
+};
+
 void check_lost_is_retried(struct context *ctx, const char *kind)
 {
 	unsigned long start, end;
@@ -453,11 +514,6 @@ void check_lost_is_retried(struct context *ctx, const char *kind)
 	replace_lost_unit(ctx);
 }
 
-/*
- * Let a page fail in a huge page that was never split since it has shared its struct pages.
- * The host can't tell which huge page it is.  So it looks at one, and gives it back, and
- * once the pool has optimized its vmemmap, the file gets it again.
- */
 void prepare_poison_without_vmemmap(struct context *ctx)
 {
 	struct kernel_counters before, now;
@@ -479,10 +535,4 @@ void prepare_poison_without_vmemmap(struct context *ctx)
 	TEST_ASSERT_EQ(now.memmap, before.memmap);
 	allocate_fd(ctx->fd, ctx->offset, ctx->len);
 	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, ctx->pfn), 0);
-}
-
-/* For operations that must not fail, with or without memory. */
-void check_never_fails(struct context *ctx, int error)
-{
-	TEST_FAIL("Failed with %s", strerror(-error));
 }

@@ -82,39 +82,25 @@ static unsigned int check_sweeps(struct context *ctx, const struct fail_nth_op *
 
 TEST_F(fail_nth, create)
 {
-	const struct fail_nth_op op = {
-		"create", NULL, run_create, check_create_failed, NULL, undo_create,
-	};
-
-	check_sweeps(&self->ctx, &op, 2, 256);
+	check_sweeps(&self->ctx, &op_create, 2, 256);
 }
 
 TEST_F(fail_nth, bind)
 {
-	const struct fail_nth_op bind = {
-		"bind", prepare_bind, run_bind, check_bind_failed, check_bound,
-	};
-	const struct fail_nth_op unbind = {
-		"unbind", NULL, run_unbind, check_unbind_failed, check_unbound, undo_unbind,
-	};
-
-	check_sweeps(&self->ctx, &bind, 2, 64);
-	check_sweeps(&self->ctx, &unbind, 1, 64);
+	check_sweeps(&self->ctx, &op_bind, 2, 64);
+	check_sweeps(&self->ctx, &op_unbind, 1, 64);
 }
 
 TEST_F(fail_nth, convert)
 {
 	const struct conversion *all = variant->huge ? huge_conversions : small_conversions;
+	struct fail_nth_op op = op_convert;
 	const int nr = NR_CONVERSIONS;
-	int i;
 	unsigned int nr_failed = 0;
+	int i;
 
 	for (i = 0; i < nr; i++) {
-		struct fail_nth_op op = {
-			all[i].name, prepare_conversion, run_conversion,
-			check_conversion_failed, check_conversion_done,
-		};
-
+		op.name = all[i].name;
 		self->ctx.conversion = &all[i];
 		nr_failed += check_sweeps(&self->ctx, &op, 0, 64);
 	}
@@ -122,96 +108,63 @@ TEST_F(fail_nth, convert)
 	TEST_ASSERT(nr_failed >= nr / 2, "Where are the allocations?");
 }
 
+/* Have operations work on @nr pages of the file that aren't allocated. */
+static void set_hole(struct context *ctx, u64 nr)
+{
+	ctx->offset = ctx->huge ? 10 * SZ_2M : 400000 * PAGE_SIZE;
+	ctx->len = ctx->huge ? SZ_2M : nr * PAGE_SIZE;
+}
+
 TEST_F(fail_nth, allocate)
 {
-	const struct fail_nth_op allocate = {
-		"fallocate", prepare_allocation, run_fallocate, check_allocation_failed,
-		check_allocated,
-	};
-	const struct fail_nth_op punch = {
-		"punch", prepare_punch, run_punch, check_never_fails, check_punched,
-	};
-
-	self->ctx.offset = variant->huge ? 10 * SZ_2M : 400000 * PAGE_SIZE;
-	self->ctx.len = variant->huge ? SZ_2M : 16 * PAGE_SIZE;
-	check_sweeps(&self->ctx, &allocate, 1, 64);
-	check_sweeps(&self->ctx, &punch, 0, 64);
+	set_hole(&self->ctx, 16);
+	check_sweeps(&self->ctx, &op_allocate, 1, 64);
+	check_sweeps(&self->ctx, &op_punch, 0, 64);
 }
 
 TEST_F(fail_nth, guest_fault)
 {
-	struct fail_nth_op op = {
-		"guest fault, private", prepare_guest_fault, enter_guest,
-		check_allocation_failed, check_guest_fault_done,
-	};
-	struct fail_nth_op prefault = {
-		"prefault, private", prepare_allocation, run_prefault, check_allocation_failed,
-		check_allocated,
-	};
+	struct fail_nth_op fault = op_guest_fault, prefault = op_prefault;
 
-	self->ctx.offset = variant->huge ? 10 * SZ_2M : 400000 * PAGE_SIZE;
-	self->ctx.len = self->ctx.unit;
-	check_sweeps(&self->ctx, &op, 1, 64);
+	set_hole(&self->ctx, 1);
+	fault.name = "guest fault, private";
+	check_sweeps(&self->ctx, &fault, 1, 64);
+	prefault.name = "prefault, private";
 	check_sweeps(&self->ctx, &prefault, 1, 64);
 
 	gmem_set_shared(self->ctx.fd, self->ctx.offset, self->ctx.len);
-	op.name = "guest fault, shared";
-	check_sweeps(&self->ctx, &op, 1, 64);
+	fault.name = "guest fault, shared";
+	check_sweeps(&self->ctx, &fault, 1, 64);
 	prefault.name = "prefault, shared";
 	check_sweeps(&self->ctx, &prefault, 1, 64);
 }
 
 TEST_F(fail_nth, host_fault)
 {
-	struct fail_nth_op op = {
-		"host fault", prepare_host_fault, run_host_fault, check_never_fails,
-		check_allocated,
-	};
-
-	self->ctx.offset = variant->huge ? 10 * SZ_2M : 400000 * PAGE_SIZE;
-	self->ctx.len = self->ctx.unit;
+	set_hole(&self->ctx, 1);
 	if (variant->huge) {
-		op.run = run_huge_host_fault;
-		op.check_failed = check_allocation_failed;
-		check_sweeps(&self->ctx, &op, 1, 64);
+		check_sweeps(&self->ctx, &op_huge_host_fault, 1, 64);
 	} else {
 		/* The kernel retries the fault, and the allocation that failed succeeds then. */
-		check_sweep(&self->ctx, &op, FAIL_ONE, 0, 64);
+		check_sweep(&self->ctx, &op_host_fault, FAIL_ONE, 0, 64);
 	}
 
 	self->ctx.may_efault = true;
-	op.check_failed = check_allocation_failed;
-	op.undo = undo_pipe;
-	op.name = "host system call";
-	op.run = run_host_syscall;
-	check_sweeps(&self->ctx, &op, 1, 64);
-
-	op.name = "host pin";
-	op.run = run_host_pin;
-	check_sweeps(&self->ctx, &op, 1, 64);
+	check_sweeps(&self->ctx, &op_host_syscall, 1, 64);
+	check_sweeps(&self->ctx, &op_host_pin, 1, 64);
 }
 
 TEST_F(fail_nth, poison)
 {
-	const struct fail_nth_op fault = {
-		"guest fault beside poison", prepare_poison, enter_guest,
-		check_poison_failed, check_poison_faulted,
-	};
-	const struct fail_nth_op convert = {
-		"conversion beside poison", prepare_poison, run_conversion_of_other_page,
-		check_poison_not_converted, check_poison_converted,
-	};
-
 	if (!variant->huge)
 		SKIP(return, "is about huge pages");
 	if (!can_inject_memory_failure())
 		SKIP(return, "needs CONFIG_HWPOISON_INJECT");
 
-	self->ctx.offset = 10 * SZ_2M;
-	self->ctx.len = self->ctx.unit;
+	set_hole(&self->ctx, 1);
 	/* Don't look for leaks: each of the many rounds would cost a huge page. */
-	check_sweeps(&self->ctx, &fault, 2, 0);
-	check_sweeps(&self->ctx, &convert, 2, 0);
+	check_sweeps(&self->ctx, &op_fault_beside_poison, 2, 0);
+	check_sweeps(&self->ctx, &op_convert_beside_poison, 2, 0);
 	replace_lost_unit(&self->ctx);
 }
 
@@ -224,8 +177,7 @@ TEST_F(fail_nth, lost_unit)
 	    access("/sys/kernel/debug/failslab/require-start", F_OK))
 		SKIP(return, "needs HWPOISON_INJECT and FAULT_INJECTION_STACKTRACE_FILTER");
 
-	self->ctx.offset = 10 * SZ_2M;
-	self->ctx.len = self->ctx.unit;
+	set_hole(&self->ctx, 1);
 	prepare_poison(&self->ctx);
 	check_lost_is_retried(&self->ctx, "failslab");
 	prepare_poison_without_vmemmap(&self->ctx);
@@ -236,15 +188,11 @@ TEST_F(fail_nth, lost_unit)
 TEST_F(fail_nth, first_fault)
 {
 	struct context ctx = { .size = SZ_2M, .unit = PAGE_SIZE };
-	const struct fail_nth_op op = {
-		"first guest fault", prepare_first_fault, enter_guest,
-		check_first_fault_failed, check_first_fault_done, undo_first_fault,
-	};
 
 	if (variant->huge)
 		SKIP(return, "no difference");
 
-	check_sweeps(&ctx, &op, 10, 0);
+	check_sweeps(&ctx, &op_first_fault, 10, 0);
 }
 
 int main(int argc, char *argv[])

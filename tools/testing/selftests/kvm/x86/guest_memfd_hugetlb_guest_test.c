@@ -14,9 +14,6 @@
 
 #include "guest_memfd_fixture.h"
 #include "cgroup_util.h"
-#include "numaif.h"
-
-#define NR_ALLOCATORS		2
 
 #define _test_data_guest		gmem
 #define _fixture_variant_guest	gmem_variant
@@ -331,130 +328,16 @@ TEST_F(guest, init_shared_maps_huge)
 	assert_pool(self->nr, 0);
 }
 
-/* A vCPU or a host thread.  All racers want the same unit at the same time. */
-struct racer {
-	struct kvm_vcpu *vcpu;
-	pthread_barrier_t *barrier;
-	int fd, rounds;
-	u64 offset;
-};
-
-static void *race(void *data)
-{
-	struct racer *r = data;
-	int i;
-
-	for (i = 0; i < r->rounds; i++) {
-		pthread_barrier_wait(r->barrier);
-		if (r->vcpu)
-			guest_do(r->vcpu, OP_WRITE_TAGS, TEST_GPA + r->offset, 1, PAGE_SIZE, 1);
-		else
-			allocate_fd(r->fd, r->offset, PAGE_SIZE);
-		pthread_barrier_wait(r->barrier);
-		/* The main thread looks at the pool and punches. */
-		pthread_barrier_wait(r->barrier);
-	}
-	return NULL;
-}
-
 TEST_F(guest, race_to_one_unit)
 {
-	const int nr = MAX_VCPUS + NR_ALLOCATORS, rounds = self->unit > SZ_2M ? 3 : 100;
-	long rest = hugetlb_available(&self->pool) - self->nr;
-	struct racer racers[MAX_VCPUS + NR_ALLOCATORS];
-	pthread_t threads[MAX_VCPUS + NR_ALLOCATORS];
-	pthread_barrier_t barrier;
-	void *hog;
-	int i;
-
-	/* The losers of the race must do without another page, so leave none. */
-	hog = rest ? hugetlb_hog(self->unit, rest, -1) : NULL;
-	allocate_fd(self->fd, 0, self->size);
-	punch_fd(self->fd, 0, self->unit);
 	add_whole_slot();
-
-	pthread_barrier_init(&barrier, NULL, nr + 1);
-	for (i = 0; i < nr; i++) {
-		racers[i] = (struct racer) {
-			.vcpu = i < MAX_VCPUS ? self->vcpus[i] : NULL,
-			.barrier = &barrier,
-			.fd = self->fd,
-			.rounds = rounds,
-			.offset = self->unit / nr / PAGE_SIZE * PAGE_SIZE * i,
-		};
-		kvm_pthread_create(&threads[i], NULL, race, &racers[i]);
-	}
-	for (i = 0; i < rounds; i++) {
-		pthread_barrier_wait(&barrier);
-		pthread_barrier_wait(&barrier);
-		assert_pool(rest + self->nr, 0);
-		punch_fd(self->fd, 0, self->unit);
-		assert_pool(rest + self->nr - 1, 1);
-		pthread_barrier_wait(&barrier);
-	}
-	for (i = 0; i < nr; i++)
-		kvm_pthread_join(threads[i], NULL);
-	if (rest)
-		hugetlb_unhog(hog, self->unit, rest);
-}
-
-/*
- * A vCPU that writes tags, or a thread that punches.  A vCPU finds its tag or zero,
- * never another.
- */
-struct churner {
-	struct kvm_vcpu *vcpu;
-	size_t size, unit;
-	time_t end;
-	u32 seed;
-	int fd;
-	long done;
-};
-
-static void *churn(void *data)
-{
-	struct churner *c = data;
-
-	while (time(NULL) < c->end) {
-		u64 r = (u64)rand_r(&c->seed) << 16 ^ rand_r(&c->seed);
-		u64 offset = r % (c->size / PAGE_SIZE) * PAGE_SIZE;
-		u64 nr = min((c->size - offset) / PAGE_SIZE, 64ull);
-
-		if (c->vcpu)
-			guest_do(c->vcpu, OP_CHURN, TEST_GPA + offset, nr, PAGE_SIZE,
-				 TAG(offset / PAGE_SIZE));
-		else if (r & BIT(40))
-			punch_fd(c->fd, offset, nr * PAGE_SIZE);
-		else
-			punch_fd(c->fd, offset / c->unit * c->unit, c->unit);
-		c->done++;
-	}
-	return NULL;
+	race_to_first_unit(self, MAX_VCPUS, 2);
 }
 
 TEST_F(guest, punch_under_running_guest)
 {
-	const int nr = MAX_VCPUS + NR_ALLOCATORS;
-	struct churner churners[MAX_VCPUS + NR_ALLOCATORS];
-	pthread_t threads[MAX_VCPUS + NR_ALLOCATORS];
-	int i;
-
 	add_whole_slot();
-	for (i = 0; i < nr; i++) {
-		churners[i] = (struct churner) {
-			.vcpu = i < MAX_VCPUS ? self->vcpus[i] : NULL,
-			.size = self->size,
-			.unit = self->unit,
-			.end = time(NULL) + 5,
-			.seed = kvm_random_seed + i,
-			.fd = self->fd,
-		};
-		kvm_pthread_create(&threads[i], NULL, churn, &churners[i]);
-	}
-	for (i = 0; i < nr; i++)
-		kvm_pthread_join(threads[i], NULL);
-	TH_LOG("seed %#x, rounds of vCPU 0: %ld, holes: %ld", kvm_random_seed,
-	       churners[0].done, churners[MAX_VCPUS].done);
+	run_churners(self, 5, 2, NULL);
 
 	punch_fd(self->fd, 0, self->size);
 	assert_pool(0, self->nr);
@@ -495,21 +378,17 @@ TEST_F(guest, close_under_running_guest)
 
 TEST_F(guest, fault_without_page_on_node)
 {
-	const unsigned long node[] = { BIT(0), BIT(1) };
-	const unsigned long maxnode = BITS_PER_TYPE(node[0]);
 	long hogged = self->pool.node_free[1];
 	struct hugetlb_pool now;
 	void *mem, *hog;
 
-	if (hogged < 1 || self->pool.node_free[0] < 1)
-		SKIP(return, "needs a free page on nodes 0 and 1, have %ld and %ld",
-		     self->pool.node_free[0], hogged);
+	SKIP_IF(return, hugetlb_missing_nodes(&self->pool));
 
 	close(self->fd);
 	self->size = self->unit;
 	self->fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP);
-	mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
-	kvm_mbind(mem, self->size, MPOL_BIND, &node[1], maxnode, 0);
+	mem = gmem_map(self, self->fd);
+	bind_to_node(mem, self->size, 1);
 	hog = hugetlb_hog(self->unit, hogged, 1);
 	add_whole_slot();
 

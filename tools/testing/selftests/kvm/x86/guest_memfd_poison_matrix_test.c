@@ -43,11 +43,6 @@ static u64 *bad_word(struct run *r)
 	return word_of(&r->g, BAD_PAGE);
 }
 
-static void convert_pages(struct run *r, u64 first, u64 nr, bool private)
-{
-	convert_fd(r->g.fd, first, nr, private);
-}
-
 /* Return one byte for each page: whether the page can't be reclaimed, but isn't mapped. */
 static u8 *unmapped_unevictable(u64 *nr_pfns)
 {
@@ -104,11 +99,11 @@ static u64 share_and_find(struct run *r, u64 page)
 {
 	u64 pfn;
 
-	convert_pages(r, page, 1, false);
+	convert_fd(r->g.fd, page, 1, false);
 	(void)READ_ONCE(*word_of(&r->g, page));
 	pfn = read_pagemap_pfn(word_of(&r->g, page));
 	TEST_ASSERT(pfn, "Page %lu should be mapped", page);
-	convert_pages(r, page, 1, true);
+	convert_fd(r->g.fd, page, 1, true);
 	return pfn;
 }
 
@@ -156,18 +151,18 @@ static void prepare_in_place(struct run *r)
 	r->pfn = share_and_find(r, BAD_PAGE);
 	switch (c->page) {
 	case PIECE:
-		convert_pages(r, r->nr - 1, 1, false);
+		convert_fd(r->g.fd, r->nr - 1, 1, false);
 		(void)READ_ONCE(*word_of(&r->g, r->nr - 1));
 		if (c->state != PRIVATE)
-			convert_pages(r, 0, r->nr / 2, false);
+			convert_fd(r->g.fd, 0, r->nr / 2, false);
 		break;
 	case WHOLE_UNIT:
 		if (c->state != PRIVATE)
-			convert_pages(r, 0, r->nr, false);
+			convert_fd(r->g.fd, 0, r->nr, false);
 		break;
 	default:
 		if (c->state != PRIVATE || is_held(c))
-			convert_pages(r, BAD_PAGE, 1, false);
+			convert_fd(r->g.fd, BAD_PAGE, 1, false);
 		break;
 	}
 }
@@ -181,7 +176,7 @@ static void hold_bad_page(struct run *r)
 	vmsplice_open_and_hold(&r->holder, bad_word(r));
 	punch_fd(r->g.fd, first * PAGE_SIZE, nr * PAGE_SIZE);
 	if (r->cell->state == PRIVATE)
-		convert_pages(r, BAD_PAGE, 1, true);
+		convert_fd(r->g.fd, BAD_PAGE, 1, true);
 }
 
 static void prepare(struct run *r)
@@ -310,7 +305,7 @@ static void check_conversion(struct run *r)
 		return;
 	for (i = 0; i < 2; i++) {
 		private = !private;
-		convert_pages(r, BAD_PAGE, 1, private);
+		convert_fd(r->g.fd, BAD_PAGE, 1, private);
 		TEST_ASSERT_EQ(host_access(r, BAD_PAGE), private ? no_access : BUS_MCEERR_AR);
 		TEST_ASSERT_EQ(guest_access(r, BAD_PAGE), EHWPOISON);
 	}

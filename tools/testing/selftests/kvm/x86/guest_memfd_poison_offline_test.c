@@ -12,6 +12,9 @@
 /* In seconds.  A refusal takes milliseconds, but a loop would never end. */
 #define OFFLINE_TIMEOUT	20
 
+/* The number of pages that had failed when the test began. */
+static long corrupted;
+
 /* Let the filter accept only pages on LRU lists.  No page of a file is on one. */
 static void set_filter(bool enable)
 {
@@ -27,54 +30,59 @@ static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 {
 	const char *missing = setup_poison(self, variant, 1);
 
+	if (missing)
+		return missing;
 	/* A test that failed may have left it on. */
-	if (!missing)
-		set_filter(false);
-	return missing;
+	set_filter(false);
+	corrupted = nr_corrupted_pages();
+	return NULL;
 }
 
 GMEM_RESHAPE_FIXTURE(setup(self, variant));
 
-/* Assert that the file is as the model says, and that @corrupted pages have failed in all. */
-static void check_untouched(struct gmem *self, long corrupted)
+/* Assert that the file is as the model says, and that no page has failed. */
+static void check_untouched(struct gmem *self)
 {
 	guest_check_others(self);
 	assert_nr_allocated(guestmem_model_nr_present(&self->model));
 	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted);
 }
 
+/* Assert that pages from A_PAGE on have no reference left, which would be in the way of a merge. */
+static void check_whole_again(struct gmem *self, u64 nr)
+{
+	set_private(A_PAGE, nr);
+	assert_nr_folios(0, 1);
+	check_untouched(self);
+}
+
 static void soft_offline_is_refused(struct gmem *self, u64 pfn)
 {
-	long corrupted = nr_corrupted_pages();
+	long before = nr_corrupted_pages();
 	int error = write_pa(SOFT_OFFLINE, pfn);
 
 	TEST_ASSERT(error == EBUSY || error == EIO || error == EOPNOTSUPP,
 		    "Soft offline of pfn 0x%lx should be refused, got %s", pfn, strerror(error));
-	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted);
+	TEST_ASSERT_EQ(nr_corrupted_pages(), before);
 }
 
 TEST_F(reshape, soft_offline_whole)
 {
-	long corrupted = nr_corrupted_pages();
-	u64 pfn;
+	u64 pfn = write_all_and_find(self, A_PAGE) - A_PAGE;
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = pfn_of_whole(self, A_PAGE) - A_PAGE;
 	soft_offline_is_refused(self, pfn);
 	soft_offline_is_refused(self, pfn + A_PAGE);
 	soft_offline_is_refused(self, pfn + self->unit_pages - 1);
-	check_untouched(self, corrupted);
+	check_untouched(self);
 
 	/* The unit can be split and merged as before, and its pages fail as before. */
 	TEST_ASSERT_EQ(pfn_of_whole(self, A_PAGE), pfn + A_PAGE);
 	__poison(self, A_PAGE, pfn + A_PAGE);
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn + A_PAGE);
+	check_and_close(self, pfn + A_PAGE);
 }
 
 TEST_F(reshape, soft_offline_pieces)
 {
-	long corrupted = nr_corrupted_pages();
 	u64 pfn;
 
 	guest_write(self, 0, self->nr_pages);
@@ -87,32 +95,24 @@ TEST_F(reshape, soft_offline_pieces)
 	soft_offline_is_refused(self, pfn + self->unit_pages / 2);
 	soft_offline_is_refused(self, pfn + self->unit_pages - 1);
 	host_check_filled(self, A_PAGE);
-	check_untouched(self, corrupted);
-	set_private(A_PAGE, 2);
-	assert_nr_folios(0, 1);
-	check_untouched(self, corrupted);
+	check_untouched(self);
+	check_whole_again(self, 2);
 }
 
 TEST_F(reshape, soft_offline_madvise)
 {
-	long corrupted = nr_corrupted_pages();
-
 	guest_write(self, 0, self->nr_pages);
-	set_shared(A_PAGE, 1);
-	host_fill(self, A_PAGE);
+	share_and_fill(self, A_PAGE, 1);
 	TEST_ASSERT(madvise(word_of(self, A_PAGE), PAGE_SIZE, MADV_SOFT_OFFLINE) &&
 		    (errno == EBUSY || errno == EIO || errno == EOPNOTSUPP),
 		    "MADV_SOFT_OFFLINE should be refused, errno %d", errno);
 	host_check_filled(self, A_PAGE);
 	/* MADV_SOFT_OFFLINE has left no reference behind. */
-	set_private(A_PAGE, 1);
-	assert_nr_folios(0, 1);
-	check_untouched(self, corrupted);
+	check_whole_again(self, 1);
 }
 
 TEST_F(reshape, soft_offline_held)
 {
-	long corrupted = nr_corrupted_pages();
 	struct holder h = {};
 	u64 pfn = hold_and_punch(self, &h);
 
@@ -125,7 +125,7 @@ TEST_F(reshape, soft_offline_held)
 	guestmem_settle();
 	assert_nr_allocated_settles(0);
 	guest_check_all();
-	check_untouched(self, corrupted);
+	check_untouched(self);
 }
 
 /* For a page that has failed, soft offline has nothing to do. */
@@ -140,19 +140,18 @@ TEST_F(reshape, soft_offline_poisoned)
 	soft_offline_is_refused(self, pfn + 1);
 	check_poisoned_file(self);
 	soft_offline_is_refused(self, pfn + 1);
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn);
+	check_and_close(self, pfn);
 }
 
 /* Assert that the kernel refuses to mend a page, as Linux 7.3 does for pages of files. */
 static void mending_is_refused(u64 pfn)
 {
-	long corrupted = nr_corrupted_pages();
+	long before = nr_corrupted_pages();
 	int error = write_pfn(UNPOISON_PFN, pfn);
 
 	TEST_ASSERT(error == EBUSY || error == EOPNOTSUPP,
 		    "Mending pfn 0x%lx should be refused, got %s", pfn, strerror(error));
-	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted);
+	TEST_ASSERT_EQ(nr_corrupted_pages(), before);
 }
 
 TEST_F(reshape, mend_whole)
@@ -164,8 +163,7 @@ TEST_F(reshape, mend_whole)
 	mending_is_refused(pfn);
 	check_poisoned_file(self);
 	mending_is_refused(pfn);
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn);
+	check_and_close(self, pfn);
 }
 
 TEST_F(reshape, mend_pieces)
@@ -173,8 +171,7 @@ TEST_F(reshape, mend_pieces)
 	u64 pfn, tail;
 
 	guest_write(self, 0, self->nr_pages);
-	set_shared(A_PAGE, 1);
-	host_fill(self, A_PAGE);
+	share_and_fill(self, A_PAGE, 1);
 	tail = pfn_of(self, self->unit_pages - 1);
 	pfn = poison(self, A_PAGE);
 	__poison(self, self->unit_pages - 1, tail);
@@ -265,34 +262,28 @@ static const char *missing_hotremove(void)
 
 TEST_F(reshape, remove_whole)
 {
-	long corrupted = nr_corrupted_pages();
 	u64 pfn;
 
 	SKIP_IF(return, missing_hotremove());
-	guest_write(self, 0, self->nr_pages);
-	pfn = pfn_of_whole(self, A_PAGE);
+	pfn = write_all_and_find(self, A_PAGE);
 	removal_is_refused(pfn);
-	check_untouched(self, corrupted);
+	check_untouched(self);
 	TEST_ASSERT_EQ(pfn_of_whole(self, A_PAGE), pfn);
 }
 
 TEST_F(reshape, remove_split)
 {
-	long corrupted = nr_corrupted_pages();
 	u64 pfn;
 
 	SKIP_IF(return, missing_hotremove());
 	guest_write(self, 0, self->nr_pages);
-	set_shared(A_PAGE, 1);
-	host_fill(self, A_PAGE);
+	share_and_fill(self, A_PAGE, 1);
 	pfn = pfn_of(self, A_PAGE);
 	removal_is_refused(pfn);
 	removal_is_refused(pfn + self->unit_pages - 1 - A_PAGE);
 	host_check_filled(self, A_PAGE);
-	check_untouched(self, corrupted);
-	set_private(A_PAGE, 1);
-	assert_nr_folios(0, 1);
-	check_untouched(self, corrupted);
+	check_untouched(self);
+	check_whole_again(self, 1);
 }
 
 struct flipper {
@@ -316,15 +307,13 @@ static void *flip_page(void *arg)
 
 TEST_F(reshape, remove_while_converted)
 {
-	long corrupted = nr_corrupted_pages();
 	struct flipper f = { .fd = self->fd };
 	pthread_t thread;
 	u64 pfn;
 	int i;
 
 	SKIP_IF(return, missing_hotremove());
-	guest_write(self, 0, self->nr_pages);
-	pfn = pfn_of_whole(self, A_PAGE);
+	pfn = write_all_and_find(self, A_PAGE);
 	kvm_pthread_create(&thread, NULL, flip_page, &f);
 	for (i = 0; i < 20; i++) {
 		removal_is_refused(pfn);
@@ -339,7 +328,7 @@ TEST_F(reshape, remove_while_converted)
 	guestmem_settle();
 	convert_despite_races(self->fd, A_PAGE, 1, false);
 	convert_despite_races(self->fd, A_PAGE, 1, true);
-	check_untouched(self, corrupted);
+	check_untouched(self);
 	TEST_ASSERT_EQ(pfn_of_whole(self, A_PAGE), pfn);
 }
 
@@ -349,8 +338,7 @@ TEST_F(reshape, remove_held)
 	u64 pfn;
 
 	SKIP_IF(return, missing_hotremove());
-	set_shared(A_PAGE, 1);
-	host_fill(self, A_PAGE);
+	share_and_fill(self, A_PAGE, 1);
 	vmsplice_open_and_hold(&h, addr_of(self, A_PAGE));
 	pfn = pfn_of(self, A_PAGE);
 	punch_unit(self, 0);
@@ -371,11 +359,10 @@ TEST_F(reshape, remove_poisoned)
 	removal_is_refused(pfn);
 	check_poisoned_file(self);
 	removal_is_refused(pfn);
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn);
+	check_and_close(self, pfn);
 }
 
-static void fail_unnoticed(struct gmem *self, u64 page, u64 pfn, long corrupted)
+static void fail_unnoticed(struct gmem *self, u64 page, u64 pfn)
 {
 	int error = write_pa(HARD_OFFLINE, pfn);
 
@@ -389,26 +376,20 @@ static void fail_unnoticed(struct gmem *self, u64 page, u64 pfn, long corrupted)
 /* Let pages fail that the filter rejects. */
 TEST_F(reshape, filtered)
 {
-	long corrupted = nr_corrupted_pages();
-	u64 pfn;
+	u64 pfn = write_all_and_find(self, A_PAGE);
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = pfn_of_whole(self, A_PAGE);
 	set_filter(true);
-	fail_unnoticed(self, A_PAGE, pfn, corrupted);
+	fail_unnoticed(self, A_PAGE, pfn);
 	assert_nr_folios(0, 1);
-	check_untouched(self, corrupted);
+	check_untouched(self);
 
-	set_shared(A_PAGE, 1);
-	host_fill(self, A_PAGE);
-	fail_unnoticed(self, A_PAGE, pfn, corrupted);
-	fail_unnoticed(self, A_PAGE + 1, pfn + 1, corrupted);
-	fail_unnoticed(self, self->unit_pages - 1, pfn - A_PAGE + self->unit_pages - 1, corrupted);
+	share_and_fill(self, A_PAGE, 1);
+	fail_unnoticed(self, A_PAGE, pfn);
+	fail_unnoticed(self, A_PAGE + 1, pfn + 1);
+	fail_unnoticed(self, self->unit_pages - 1, pfn - A_PAGE + self->unit_pages - 1);
 	host_check_filled(self, A_PAGE);
 	/* The filter has left no reference behind. */
-	set_private(A_PAGE, 1);
-	assert_nr_folios(0, 1);
-	check_untouched(self, corrupted);
+	check_whole_again(self, 1);
 	set_filter(false);
 }
 
@@ -424,23 +405,18 @@ static void run_compaction(void)
 /* Compact memory: compaction finds huge pages of the file, and passes by. */
 TEST_F(reshape, compact)
 {
-	long corrupted = nr_corrupted_pages();
 	struct holder h = {};
-	u64 pfn;
+	u64 pfn = write_all_and_find(self, A_PAGE);
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = pfn_of_whole(self, A_PAGE);
 	run_compaction();
-	check_untouched(self, corrupted);
+	check_untouched(self);
 
-	set_shared(A_PAGE, 2);
-	host_fill(self, A_PAGE);
-	host_fill(self, A_PAGE + 1);
+	share_and_fill(self, A_PAGE, 2);
 	TEST_ASSERT_EQ(pfn_of(self, A_PAGE), pfn);
 	run_compaction();
 	TEST_ASSERT_EQ(pfn_of(self, A_PAGE), pfn);
 	host_check_filled(self, A_PAGE);
-	check_untouched(self, corrupted);
+	check_untouched(self);
 
 	/* Compaction has left no reference behind. */
 	set_private(A_PAGE, 2);

@@ -246,15 +246,14 @@ static void test_race_punch(struct gmem *self, u32 what)
 		f[i].page = i * self->unit_pages;
 		f[i].pfn = pfn_of_whole(self, f[i].page) + i * 37 % self->unit_pages;
 	}
-	hogged = hugetlb_available(&self->pool) - 3 * self->nr;
-	hog = hogged > 0 ? hugetlb_hog(self->unit, hogged, -1) : NULL;
+	hogged = max(hugetlb_available(&self->pool) - 3 * self->nr, 0l);
+	hog = hugetlb_hog(self->unit, hogged, -1);
 	nr_noted = race_with_failures(self, what | RACE_PUNCH, f, self->nr);
 	TEST_ASSERT(nr_noted <= self->nr / 2, "%d of %d failures found no user", nr_noted,
 		    self->nr);
 	assert_not_forgotten(f, self->nr);
 	TEST_ASSERT_EQ(nr_corrupted_pages(), corrupted + self->nr);
-	if (hog)
-		hugetlb_unhog(hog, self->unit, hogged);
+	hugetlb_unhog(hog, self->unit, hogged);
 	gmem_close(self);
 	for (tries = 0; tries < 100 && self->nr_lost < self->nr; tries++) {
 		usleep(20 * 1000);

@@ -14,31 +14,12 @@
 
 GMEM_RESHAPE_FIXTURE(setup_poison(self, variant, 1));
 
-/* Let the guest write all of the file, and a page fail then that is shared and mapped. */
-static u64 write_all_and_poison_shared(struct gmem *self)
-{
-	set_shared(A_PAGE, 1);
-	guest_write(self, 0, self->nr_pages);
-	host_fill(self, A_PAGE);
-	return poison(self, A_PAGE);
-}
-
-/* As above, but the page is part of a large piece, and the last page of the unit is shared. */
-static u64 write_all_and_poison_piece(struct gmem *self, u64 page)
-{
-	guest_write(self, 0, self->nr_pages);
-	set_shared(self->unit_pages - 1, 1);
-	return poison(self, page);
-}
-
 TEST_F(reshape, shared_page)
 {
-	u64 pfn, page;
+	u64 pfn;
 
 	guest_write(self, 0, self->nr_pages);
-	set_shared(A_PAGE - 1, 3);
-	for (page = A_PAGE - 1; page <= A_PAGE + 1; page++)
-		host_fill(self, page);
+	share_and_fill(self, A_PAGE - 1, 3);
 	guest_check(self, A_PAGE - 1, 3);
 	pfn = poison(self, A_PAGE);
 	TEST_ASSERT_EQ(read_pagemap_pfn(word_of(self, A_PAGE)), 0);
@@ -59,8 +40,7 @@ TEST_F(reshape, shared_page)
 	punch(self, A_PAGE - 1, 3);
 	host_check(self, A_PAGE - 1);
 	host_check(self, A_PAGE + 1);
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn);
+	check_and_close(self, pfn);
 }
 
 TEST_F(reshape, private_page)
@@ -68,8 +48,7 @@ TEST_F(reshape, private_page)
 	u64 pfn;
 
 	guest_write(self, 0, self->nr_pages);
-	set_shared(A_PAGE + 1, 1);
-	host_fill(self, A_PAGE + 1);
+	share_and_fill(self, A_PAGE + 1, 1);
 	pfn = poison(self, A_PAGE);
 
 	guest_is_told(self, A_PAGE);
@@ -82,8 +61,7 @@ TEST_F(reshape, private_page)
 	host_check_filled(self, A_PAGE + 1);
 	check_poisoned_file(self);
 	set_private(A_PAGE - 1, 3);
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn);
+	check_and_close(self, pfn);
 }
 
 /*
@@ -96,8 +74,7 @@ static void test_large_piece(struct gmem *self, u64 page, bool use_first)
 	u64 pfn;
 
 	guest_write(self, 0, self->nr_pages);
-	set_shared(shared, 1);
-	host_fill(self, shared);
+	share_and_fill(self, shared, 1);
 	guest_check(self, 0, self->nr_pages);
 	pfn = poison(self, page);
 
@@ -119,8 +96,7 @@ static void test_large_piece(struct gmem *self, u64 page, bool use_first)
 	punch(self, page, 2);
 	check_poisoned_file(self);
 	punch(self, page + 1, 20);
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn);
+	check_and_close(self, pfn);
 }
 
 GMEM_TEST(reshape, page_of_large_piece, test_large_piece(self, self->unit_pages / 4 + A_PAGE, true))
@@ -167,8 +143,7 @@ TEST_F(reshape, kcore)
 	if (fd < 0)
 		SKIP(return, "needs CONFIG_PROC_KCORE");
 
-	guest_write(self, 0, self->nr_pages);
-	pfn = pfn_of_whole(self, A_PAGE);
+	pfn = write_all_and_find(self, A_PAGE);
 	TEST_ASSERT_EQ(read_kcore(fd, pfn), self->tags[A_PAGE]);
 	__poison(self, A_PAGE, pfn);
 	/* As in 7.3, /proc/kcore leaves out all of a huge page that is whole. */
@@ -193,54 +168,6 @@ TEST_F(reshape, kcore)
 	__close_and_assert_lost(self, pfn, tail, 0);
 }
 
-/* A hole is the first to use the piece after the failure, and has to split it. */
-TEST_F(reshape, punch_large_piece)
-{
-	const u64 page = self->unit_pages / 4 + A_PAGE;
-	u64 pfn = write_all_and_poison_piece(self, page);
-
-	punch(self, page - 1, 3);
-	assert_layout();
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn);
-}
-
-/*
- * A conversion of a neighbour is the first to use the piece after the failure, and has to
- * split it.
- */
-TEST_F(reshape, convert_large_piece)
-{
-	const u64 page = self->unit_pages / 4 + A_PAGE;
-	u64 pfn = write_all_and_poison_piece(self, page);
-
-	set_shared(page + 1, 1);
-	host_check(self, page + 1);
-	host_check(self, page);
-	set_shared(page - 1, 2);
-	host_check(self, page - 1);
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn);
-}
-
-/* A page fails in a shared piece that the host has not used. */
-TEST_F(reshape, shared_piece)
-{
-	const u64 page = self->unit_pages / 4 + A_PAGE;
-	u64 pfn;
-
-	guest_write(self, 0, self->nr_pages);
-	set_shared(0, self->unit_pages / 2);
-	guest_check(self, 0, self->nr_pages);
-	pfn = poison(self, page);
-	host_is_told(self, page);
-	host_check(self, page + 1);
-	check_poisoned_file(self);
-	set_private(0, self->unit_pages / 2);
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn);
-}
-
 /*
  * All of a unit becomes private: all of it is merged, but for the failed page, around which
  * it stays split.
@@ -257,10 +184,8 @@ TEST_F(reshape, merge)
 	after = before + nr;
 
 	guest_write(self, 0, self->nr_pages);
-	set_shared(A_PAGE, 1);
-	set_shared(other, 1);
-	host_fill(self, A_PAGE);
-	host_fill(self, other);
+	share_and_fill(self, A_PAGE, 1);
+	share_and_fill(self, other, 1);
 	pfn = poison(self, A_PAGE);
 
 	set_private(0, nr);
@@ -280,8 +205,7 @@ TEST_F(reshape, merge)
 	set_private(1, nr - 2);
 	check_poisoned_file(self);
 	set_private(0, nr);
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn);
+	check_and_close(self, pfn);
 }
 
 /* Two pages of one piece fail, and then a neighbour of the first one. */
@@ -303,20 +227,6 @@ TEST_F(reshape, two_of_one_piece)
 	check_poisoned_file(self);
 
 	__close_and_assert_lost(self, pfn, other, pfn + 1);
-}
-
-/* The same page fails once more: the kernel knows that already, and nothing changes. */
-TEST_F(reshape, twice)
-{
-	u64 pfn = write_all_and_poison_shared(self);
-
-	assert_poisoned_already(pfn);
-	check_poisoned_file(self);
-	assert_poisoned_already(pfn);
-	set_private(A_PAGE, 1);
-	assert_poisoned_already(pfn);
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn);
 }
 
 /* A failed unit is punched, and the pool has another unit for the file. */
@@ -358,7 +268,7 @@ TEST_F(reshape, punched_and_not_replaced)
 	guest_write(self, 0, self->nr_pages);
 	host_fill(self, A_PAGE);
 	unmap_from_host(self, A_PAGE, 1);
-	hog = hogged ? hugetlb_hog(self->unit, hogged, -1) : NULL;
+	hog = hugetlb_hog(self->unit, hogged, -1);
 	pfn = poison(self, A_PAGE);
 	punch_unit(self, 0);
 	assert_lost(hogged + self->nr - 1, 0);
@@ -371,8 +281,7 @@ TEST_F(reshape, punched_and_not_replaced)
 	assert_lost(hogged + self->nr - 2, 1);
 	host_check(self, A_PAGE);
 	assert_lost(hogged + self->nr - 1, 0);
-	if (hogged)
-		hugetlb_unhog(hog, self->unit, hogged);
+	hugetlb_unhog(hog, self->unit, hogged);
 	close_and_assert_lost(pfn);
 }
 
@@ -380,8 +289,7 @@ TEST_F(reshape, closed)
 {
 	u64 pfn;
 
-	set_shared(A_PAGE, 1);
-	host_fill(self, A_PAGE);
+	share_and_fill(self, A_PAGE, 1);
 	pfn = poison(self, A_PAGE);
 	gmem_close(self);
 	kvm_vm_free(self->vm);
@@ -426,9 +334,7 @@ TEST_F(reshape, held_before_punch)
 	struct holder h = {};
 	u64 pfn;
 
-	set_shared(A_PAGE, 2);
-	host_fill(self, A_PAGE);
-	host_fill(self, A_PAGE + 1);
+	share_and_fill(self, A_PAGE, 2);
 	pfn = poison(self, A_PAGE + 1);
 	vmsplice_open_and_hold(&h, addr_of(self, A_PAGE));
 	punch_unit(self, 0);
@@ -441,8 +347,7 @@ TEST_F(reshape, held_after_close)
 	struct holder h = {};
 	u64 pfn;
 
-	set_shared(A_PAGE, 1);
-	host_fill(self, A_PAGE);
+	share_and_fill(self, A_PAGE, 1);
 	vmsplice_open_and_hold(&h, addr_of(self, A_PAGE));
 	pfn = pfn_of(self, A_PAGE);
 	gmem_close(self);
@@ -462,10 +367,7 @@ TEST_F(reshape, madvise)
 	struct sigbus_seen seen;
 	u64 pfn;
 
-	set_shared(A_PAGE - 1, 3);
-	host_fill(self, A_PAGE - 1);
-	host_fill(self, A_PAGE);
-	host_fill(self, A_PAGE + 1);
+	share_and_fill(self, A_PAGE - 1, 3);
 	pfn = pfn_of(self, A_PAGE);
 	sigbus_start(false);
 	TEST_ASSERT(!madvise(word_of(self, A_PAGE), PAGE_SIZE, MADV_HWPOISON),
@@ -499,9 +401,7 @@ TEST_F(reshape, pinned_neighbour)
 	u64 pfn;
 
 	guest_write(self, 0, self->nr_pages);
-	set_shared(A_PAGE, 2);
-	host_fill(self, A_PAGE);
-	host_fill(self, A_PAGE + 1);
+	share_and_fill(self, A_PAGE, 2);
 	vmsplice_open_and_hold(&h, addr_of(self, A_PAGE + 1));
 	pfn = poison(self, A_PAGE);
 	host_is_told(self, A_PAGE);
@@ -509,8 +409,7 @@ TEST_F(reshape, pinned_neighbour)
 	assert_busy(self, A_PAGE, 2, A_PAGE + 1);
 	vmsplice_release(&h);
 	set_private(A_PAGE, 2);
-	check_poisoned_file(self);
-	close_and_assert_lost(pfn);
+	check_and_close(self, pfn);
 }
 
 GMEM_TEST_MAIN(NEEDS_HUGETLB | NEEDS_PRIVATE_VM)

@@ -208,8 +208,7 @@ TEST_F(reshape, guest_mappings_of_ranges)
 
 		guest_check_all();
 		want = mappings_minus(now, whole);
-		want.faults = now.nr_1g + now.nr_2m + now.nr_4k -
-			      kept.nr_1g - kept.nr_2m - kept.nr_4k;
+		want.faults = nr_mappings(now) - nr_mappings(kept);
 		assert_mappings(self->vcpu, before, want, "ranges faulted in");
 
 		set_private(first, end - first);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The common part of tests of guest mappings on arm64: an INIT_SHARED file made of HugeTLB
- * pages of any size, in a slot of a guest, and threads that use it at the same time.
+ * pages of any size, in a slot of a guest.
  *
  * On any host, there must be about as many exits as there are mappings to make.
  */
@@ -49,8 +49,5 @@ void __guest_do_faults(struct kvm_vcpu *vcpu, enum guest_op op, u64 gva, u64 nr,
 
 #define guest_do_faults(vcpu, op, gva, nr, tag, want, what)		\
 	__guest_do_faults(vcpu, op, gva, nr, PAGE_SIZE, tag, want, what)
-
-/* Run all vCPUs, a thread that punches, and a thread that uses @mem if that's not NULL. */
-void run_churners(struct gmem *self, int seconds, void *mem);
 
 #endif /* SELFTEST_KVM_ARM64_GUEST_MEMFD_MAPPINGS_H */

@@ -30,6 +30,12 @@ u64 pfn_of(struct gmem *self, u64 page);
 /* Return the pfn of a page of a private unit.  The unit is whole before and after the call. */
 u64 pfn_of_whole(struct gmem *self, u64 page);
 
+/* As above, and let the guest write all of the file before. */
+u64 write_all_and_find(struct gmem *self, u64 page);
+
+/* Share pages, and have the host fill them. */
+void share_and_fill(struct gmem *self, u64 first, u64 nr);
+
 /*
  * Let a page fail.  For every kind of page, the kernel says that it has taken care of the
  * failure, and counts one more corrupted page.
@@ -42,10 +48,14 @@ void poison_pfn(u64 pfn);
  */
 void __poison(struct gmem *self, u64 page, u64 pfn);
 u64 poison(struct gmem *self, u64 page);
-u64 poison_whole(struct gmem *self, u64 page);
 
-/* Let the guest write all of the file, and a page of a whole unit fail then. */
+/*
+ * Let the guest write all of the file.  Then let a page fail: one of a whole unit, one of a
+ * large piece, as the last page of the unit is shared, or A_PAGE while it is shared and mapped.
+ */
 u64 write_all_and_poison(struct gmem *self, u64 page);
+u64 write_all_and_poison_piece(struct gmem *self, u64 page);
+u64 write_all_and_poison_shared(struct gmem *self);
 
 /* Assert that a page fails once more, which changes nothing. */
 void assert_poisoned_already(u64 pfn);
@@ -100,6 +110,9 @@ void mend(u64 pfn);
 void __close_and_assert_lost(struct gmem *self, u64 pfn, u64 other, u64 third);
 
 #define close_and_assert_lost(pfn)	__close_and_assert_lost(self, pfn, 0, 0)
+
+/* As above, and check_poisoned_file() before that. */
+void check_and_close(struct gmem *self, u64 pfn);
 
 /*
  * Share two pages, put the first page into a pipe, and punch the unit.  The pipe keeps the

@@ -59,11 +59,9 @@ u64 mapped_pages(struct gmem *self)
 static void guest_do_set(struct gmem *self, enum guest_op op, u64 mask)
 {
 	struct guest_request *r = set_request(self->vcpu, op, 0, 0, 0, 0);
-	int i;
+	unsigned long i;
 
-	for (i = 0; i < NR_PAGES; i++) {
-		if (!(mask & BIT_ULL(i)))
-			continue;
+	for_each_set_bit(i, &mask, NR_PAGES) {
 		add_word(r, gpas[i], self->tags[i]);
 		add_word(r, gpas[i] + PAGE_SIZE - sizeof(u64), self->tags[i]);
 	}
@@ -72,11 +70,10 @@ static void guest_do_set(struct gmem *self, enum guest_op op, u64 mask)
 
 void guest_write_set(struct gmem *self, u64 mask)
 {
-	int i;
+	unsigned long i;
 
-	for (i = 0; i < NR_PAGES; i++)
-		if (mask & BIT_ULL(i))
-			self->tags[i] = new_tag(i);
+	for_each_set_bit(i, &mask, NR_PAGES)
+		self->tags[i] = new_tag(i);
 	guest_do_set(self, OP_WRITE_WORDS, mask);
 }
 
@@ -87,11 +84,9 @@ void guest_check_set(struct gmem *self, u64 mask)
 
 void host_write_set(struct gmem *self, u64 mask)
 {
-	int i;
+	unsigned long i;
 
-	for (i = 0; i < NR_PAGES; i++) {
-		if (!(mask & BIT_ULL(i)))
-			continue;
+	for_each_set_bit(i, &mask, NR_PAGES) {
 		host_write(self, i);
 		WRITE_ONCE(*last_word_of(self, i), self->tags[i]);
 	}
@@ -99,11 +94,10 @@ void host_write_set(struct gmem *self, u64 mask)
 
 void host_check_set(struct gmem *self, u64 mask)
 {
-	int i;
+	unsigned long i;
 
-	for (i = 0; i < NR_PAGES; i++)
-		if (mask & BIT_ULL(i))
-			host_check_ends(self, i);
+	for_each_set_bit(i, &mask, NR_PAGES)
+		host_check_ends(self, i);
 }
 
 void __assert_faults(struct gmem *self, u64 before, u64 nr, unsigned int line)

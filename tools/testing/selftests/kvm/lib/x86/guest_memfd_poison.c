@@ -55,6 +55,21 @@ u64 pfn_of_whole(struct gmem *self, u64 page)
 	return pfn;
 }
 
+u64 write_all_and_find(struct gmem *self, u64 page)
+{
+	guest_write(self, 0, self->nr_pages);
+	return pfn_of_whole(self, page);
+}
+
+void share_and_fill(struct gmem *self, u64 first, u64 nr)
+{
+	u64 page;
+
+	set_shared(first, nr);
+	for (page = first; page < first + nr; page++)
+		host_fill(self, page);
+}
+
 void poison_pfn(u64 pfn)
 {
 	long before = nr_corrupted_pages();
@@ -80,18 +95,27 @@ u64 poison(struct gmem *self, u64 page)
 	return pfn;
 }
 
-u64 poison_whole(struct gmem *self, u64 page)
+u64 write_all_and_poison(struct gmem *self, u64 page)
 {
-	u64 pfn = pfn_of_whole(self, page);
+	u64 pfn = write_all_and_find(self, page);
 
 	__poison(self, page, pfn);
 	return pfn;
 }
 
-u64 write_all_and_poison(struct gmem *self, u64 page)
+u64 write_all_and_poison_piece(struct gmem *self, u64 page)
 {
 	guest_write(self, 0, self->nr_pages);
-	return poison_whole(self, page);
+	set_shared(self->unit_pages - 1, 1);
+	return poison(self, page);
+}
+
+u64 write_all_and_poison_shared(struct gmem *self)
+{
+	set_shared(A_PAGE, 1);
+	guest_write(self, 0, self->nr_pages);
+	host_fill(self, A_PAGE);
+	return poison(self, A_PAGE);
 }
 
 void assert_poisoned_already(u64 pfn)
@@ -227,13 +251,17 @@ void __close_and_assert_lost(struct gmem *self, u64 pfn, u64 other, u64 third)
 	mend(pfn);
 }
 
+void check_and_close(struct gmem *self, u64 pfn)
+{
+	check_poisoned_file(self);
+	close_and_assert_lost(pfn);
+}
+
 u64 hold_and_punch(struct gmem *self, struct holder *h)
 {
 	u64 pfn;
 
-	set_shared(A_PAGE, 2);
-	host_fill(self, A_PAGE);
-	host_fill(self, A_PAGE + 1);
+	share_and_fill(self, A_PAGE, 2);
 	vmsplice_open_and_hold(h, addr_of(self, A_PAGE));
 	pfn = pfn_of(self, A_PAGE);
 	punch_unit(self, 0);
