@@ -33,9 +33,6 @@
 /* Takes the place of a folio in the page cache while its struct pages change. */
 #define GUESTMEM_PLACEHOLDER	xa_mk_value(0)
 
-/* Marks a unit that is whole again, but has more struct pages than it needs. */
-#define GUESTMEM_TRIM_MARK	PAGECACHE_TAG_TOWRITE
-
 static void guestmem_stage_state(struct xa_state *xas, struct xarray *xa,
 				 const struct guestmem_stage *stage)
 {
@@ -102,7 +99,6 @@ static void guestmem_detach(struct folio *folio, struct guestmem_nodes *nodes)
 	lockdep_assert_held(&mapping->i_pages.xa_lock);
 
 	xas_store(&xas, GUESTMEM_PLACEHOLDER);
-	xas_clear_mark(&xas, GUESTMEM_TRIM_MARK);
 	if (!nodes)
 		return;
 
@@ -259,7 +255,6 @@ void guestmem_attach(struct folio *folio, struct address_space *mapping, int nr_
 	xa_lock_irq(&mapping->i_pages);
 	xas_store(&xas, folio);
 	VM_WARN_ON_ONCE(xas_error(&xas));
-	xas_clear_mark(&xas, GUESTMEM_TRIM_MARK);
 	folio_ref_unfreeze(folio, nr_refs);
 	xa_unlock_irq(&mapping->i_pages);
 }
@@ -493,39 +488,4 @@ void guestmem_remove_piece(struct folio *folio)
 	else
 		pr_warn_ratelimited("pfn %#lx is still mapped, and lost with its huge page\n",
 				    folio_pfn(folio));
-}
-
-/**
- * guestmem_set_trim_mark - note that a unit has more struct pages than it needs
- * @mapping: the file
- * @index: the index of the unit's first page
- *
- * The mark is gone when the unit has been detached.
- *
- * Context: any in which interrupts can be enabled.  The caller holds invalidate_lock for
- *	write.
- */
-void guestmem_set_trim_mark(struct address_space *mapping, pgoff_t index)
-{
-	lockdep_assert_held_write(&mapping->invalidate_lock);
-
-	xa_lock_irq(&mapping->i_pages);
-	__xa_set_mark(&mapping->i_pages, index, GUESTMEM_TRIM_MARK);
-	xa_unlock_irq(&mapping->i_pages);
-}
-
-/**
- * guestmem_has_trim_mark - tell whether a unit has had its mark since it was whole
- * @mapping: the file
- * @index: the index of the unit's first page
- *
- * Context: any.  The caller holds invalidate_lock for write.
- * Return: true if guestmem_set_trim_mark() has been called, and the unit hasn't been
- *	detached since.
- */
-bool guestmem_has_trim_mark(struct address_space *mapping, pgoff_t index)
-{
-	lockdep_assert_held_write(&mapping->invalidate_lock);
-
-	return xa_get_mark(&mapping->i_pages, index, GUESTMEM_TRIM_MARK);
 }

@@ -40,7 +40,4 @@ void guestmem_add_pieces(struct page *page, const struct guestmem_pieces *p);
 void guestmem_remove_whole(struct folio *folio);
 void guestmem_remove_piece(struct folio *folio);
 
-void guestmem_set_trim_mark(struct address_space *mapping, pgoff_t index);
-bool guestmem_has_trim_mark(struct address_space *mapping, pgoff_t index);
-
 #endif /* _MM_GUESTMEM_CACHE_H */

@@ -13,9 +13,9 @@
  * and aren't back yet.  The second kind of line is that of a late unit, or of a unit that
  * is being split or merged.
  *
- * Reading the file also checks everything that must be true of a unit.  A violation
- * is one more line, which begins with "BAD".  The last line has the number of units
- * and of violations.
+ * Reading the file also checks everything that must be true of a unit, and the struct
+ * pages that the tails of all huge pages share.  A violation is one more line, which
+ * begins with "BAD".  The last line has the number of units and of violations.
  *
  * tools/testing/selftests/kvm/lib/guestmem_units.c parses the lines.  It takes one of the
  * first kind whose format has changed for one of the second kind.
@@ -31,6 +31,8 @@
 
 #include "internal.h"
 
+#include "guestmem_pages.h"
+#include "guestmem_vmemmap.h"
 #include "guestmem_origin.h"
 #include "guestmem_debug.h"
 
@@ -104,6 +106,74 @@ static void guestmem_check_tail(struct guestmem_check *c, struct folio *folio,
 		guestmem_bad(c, page, "tail in another zone");
 }
 
+#ifdef CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP
+/* Check that a folio of an optimized unit has one page of the vmemmap, and shares others. */
+static void guestmem_check_vmemmap(struct guestmem_check *c, struct folio *folio)
+{
+	struct page **tails = folio_zone(folio)->vmemmap_tails, *page, *want = NULL;
+	unsigned long nr_pages = folio_nr_pages(folio), i;
+	int order;
+
+	if (!IS_ALIGNED(folio_pfn(folio), GUESTMEM_VMEMMAP_PAGES))
+		return;
+
+	page = guestmem_vmemmap_page(&folio->page);
+	for (order = 0; order < NR_VMEMMAP_TAILS; order++) {
+		if (page == tails[order])
+			guestmem_bad(c, &folio->page, "head in a shared tail page");
+	}
+
+	if (folio_order(folio) >= VMEMMAP_TAIL_MIN_ORDER)
+		want = tails[folio_order(folio) - VMEMMAP_TAIL_MIN_ORDER];
+	for (i = GUESTMEM_VMEMMAP_PAGES; i < nr_pages; i += GUESTMEM_VMEMMAP_PAGES) {
+		if (guestmem_vmemmap_page(folio_page(folio, i)) != want)
+			guestmem_bad(c, folio_page(folio, i), "tail of order %u isn't shared",
+				     folio_order(folio));
+	}
+}
+
+/* Check that nothing has written to the tails that all huge pages of a zone share. */
+static void guestmem_check_shared_tails(struct guestmem_check *c)
+{
+	const unsigned long cpupid = ((1UL << LAST_CPUPID_WIDTH) - 1) << LAST_CPUPID_PGSHIFT;
+	struct page *want = (struct page *)get_zeroed_page(GFP_KERNEL), *page;
+	struct zone *zone;
+	int order, i;
+
+	if (!want)
+		return;
+
+	for_each_populated_zone(zone) {
+		for (order = 0; order < NR_VMEMMAP_TAILS; order++) {
+			if (!zone->vmemmap_tails[order])
+				continue;
+
+			init_compound_tail(want, NULL, order + VMEMMAP_TAIL_MIN_ORDER, zone);
+			page = page_address(zone->vmemmap_tails[order]);
+			for (i = 0; i < GUESTMEM_VMEMMAP_PAGES; i++, page++) {
+				/* One that was there at boot isn't reset in all parts. */
+				want->lru.prev = page->lru.prev;
+				want->flags.f &= ~cpupid;
+				want->flags.f |= page->flags.f & cpupid;
+				if (memcmp(page, want, sizeof(*page)))
+					guestmem_bad(c, NULL, "shared tail %d of order %d",
+						     i, order + VMEMMAP_TAIL_MIN_ORDER);
+			}
+		}
+	}
+
+	free_page((unsigned long)want);
+}
+#else
+static void guestmem_check_vmemmap(struct guestmem_check *c, struct folio *folio)
+{
+}
+
+static void guestmem_check_shared_tails(struct guestmem_check *c)
+{
+}
+#endif
+
 /* Tell whether PG_hwpoison is set exactly if the list has a page of the folio. */
 static bool guestmem_poison_is_consistent(struct folio *folio)
 {
@@ -152,6 +222,9 @@ static void guestmem_check_piece(struct guestmem_check *c, struct folio *folio,
 
 	for (i = 1; i < nr_pages; i++)
 		guestmem_check_tail(c, folio, i);
+
+	if (guestmem_origin_find(folio_pfn(folio))->optimized)
+		guestmem_check_vmemmap(c, folio);
 }
 
 static void guestmem_check_unit(struct guestmem_check *c, struct guestmem_origin *origin,
@@ -205,9 +278,12 @@ unsigned long guestmem_check_mapping(struct address_space *mapping)
 			guestmem_bad(&c, &folio->page, "origin");
 		else if (!folio_test_hugetlb(folio))
 			guestmem_check_piece(&c, folio, mapping, i);
+		else if (folio_test_hugetlb_vmemmap_optimized(folio))
+			guestmem_check_vmemmap(&c, folio);
 		cond_resched();
 	}
 
+	guestmem_check_shared_tails(&c);
 	return c.nr_bad;
 }
 
@@ -292,6 +368,7 @@ static int guestmem_units_show(struct seq_file *m, void *v)
 		u.pfn += u.nr_pages;
 	}
 
+	guestmem_check_shared_tails(&c);
 	seq_printf(m, "%lu units, %lu bad\n", c.nr_units, c.nr_bad);
 	return 0;
 }

@@ -49,10 +49,9 @@
  * lost
  *   A unit with poison is lost to the pool when it leaves its file.  Its page is *dropped*
  *   from the reservation, and *replaced* if the pool has another one.
- * trim
- *   To free the struct pages of a whole unit that only pieces need, i.e. to *optimize* its
- *   vmemmap.  A *ticket* tells for which units a grace period is over, a *barrier* waits
- *   for that, and a *mark* tells which units of a file have to be trimmed.
+ * optimized
+ *   A unit is optimized if hugetlb has freed the struct pages of its tails.  The unit has
+ *   *own* pages of the vmemmap, and *shared tail pages*.
  * busy
  *   A unit is busy while a task allocates it.
  */
@@ -67,11 +66,11 @@
  * ==================== ===============================================================
  * guestmem_layout.c    arithmetic of layouts, which knows nothing of the kernel
  * guestmem_pages.c     struct pages: break a folio into pieces, join pieces
+ * guestmem_vmemmap.c   the memory that has the struct pages of an optimized unit
  * guestmem_origin.c    origins: their table, and what they know of a unit
  * guestmem_poison.c    memory failure of units and of pieces
  * guestmem_cache.c     the page cache: add, detach, attach and remove folios
  * guestmem_reserve.c   the reservation of a file
- * guestmem_trim.c      struct pages that whole units don't need, and grace periods
  * guestmem_lost.c      units with failed pages, which the pool loses
  * guestmem_late.c      late units
  * guestmem_reshape.c   split folios
@@ -112,7 +111,7 @@
  * From the outside in::
  *
  *   mapping->invalidate_lock   for read to get or allocate units, for write to split,
- *                              merge, trim and remove them
+ *                              merge and remove them
  *     unit bit                 allocation of one unit, guestmem_hugetlb.busy
  *       folio lock             memory_failure() takes it without any of the above
  *         hugetlb_lock, subpool lock, i_pages   no two of them at a time

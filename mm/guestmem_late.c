@@ -21,15 +21,14 @@
 #include "internal.h"
 
 #include "guestmem_pages.h"
+#include "guestmem_vmemmap.h"
 #include "guestmem_origin.h"
 #include "guestmem_reserve.h"
-#include "guestmem_trim.h"
 #include "guestmem_lost.h"
 #include "guestmem_late.h"
 
 /*
- * Free the huge page of a unit whose pages are all back, without references.  The huge
- * page has more struct pages than it needs, which does no harm to its next user.
+ * Free the huge page of a unit whose pages are all back, without references.
  */
 static void guestmem_free_unit(struct guestmem_origin *origin)
 {
@@ -37,10 +36,8 @@ static void guestmem_free_unit(struct guestmem_origin *origin)
 	struct hugepage_subpool *spool = origin->spool;
 	bool poisoned;
 
-	guestmem_join_pages(&folio->page, huge_page_order(origin->h));
+	guestmem_vmemmap_join(&folio->page, huge_page_order(origin->h), origin->optimized);
 	poisoned = guestmem_origin_give_back(origin, folio);
-	if (!poisoned)
-		guestmem_trim_later(origin->h, folio);
 	guestmem_origin_free(origin);
 
 	if (!poisoned) {

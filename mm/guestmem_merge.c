@@ -12,10 +12,6 @@
  *
  * A reason to put a merge off belongs in guestmem_reshape_merge(), which tells its caller
  * to try again.  The functions that it calls also merge units that leave their file.
- *
- * The first struct page of a piece has had a reference count, and becomes the struct
- * page of a tail.  The struct page remains an ordinary, writable one as long as a task
- * that has seen the reference count may still use it, see guestmem_reshape_barrier().
  */
 #include <linux/guestmem.h>
 #include <linux/hugetlb.h>
@@ -26,6 +22,7 @@
 
 #include "guestmem_layout.h"
 #include "guestmem_pages.h"
+#include "guestmem_vmemmap.h"
 #include "guestmem_origin.h"
 #include "guestmem_cache.h"
 #include "guestmem_reserve.h"
@@ -54,7 +51,7 @@ static bool guestmem_make_folio(struct address_space *mapping, pgoff_t index,
 	if (!guestmem_try_detach_block(mapping, index, order, GUESTMEM_MAX_FOLIOS))
 		return false;
 
-	guestmem_join_pages(&folio->page, order);
+	guestmem_vmemmap_join(&folio->page, order, origin->optimized);
 	folio->mapping = mapping;
 	folio->index = index;
 	__folio_mark_uptodate(folio);

@@ -43,12 +43,12 @@ static int guestmem_origin_store(struct guestmem_origin *origin, void *entry)
 /**
  * guestmem_origin_alloc - allocate the origin of a unit that is about to be split
  * @h: the hstate that the unit comes from
- * @pfn: the unit's first pfn
+ * @folio: the unit, whole
  *
  * Context: may sleep.
  * Return: the origin, which is in the table already, or NULL if there's no memory.
  */
-struct guestmem_origin *guestmem_origin_alloc(struct hstate *h, unsigned long pfn)
+struct guestmem_origin *guestmem_origin_alloc(struct hstate *h, struct folio *folio)
 {
 	struct guestmem_origin *origin = kzalloc_obj(*origin, GFP_KERNEL_ACCOUNT);
 
@@ -56,7 +56,8 @@ struct guestmem_origin *guestmem_origin_alloc(struct hstate *h, unsigned long pf
 		return NULL;
 
 	origin->h = h;
-	origin->pfn = pfn;
+	origin->pfn = folio_pfn(folio);
+	origin->optimized = folio_test_hugetlb_vmemmap_optimized(folio);
 	atomic_long_set(&origin->nr_out, pages_per_huge_page(h));
 	INIT_LIST_HEAD(&origin->list);
 
@@ -185,7 +186,7 @@ void guestmem_origin_mark_poison(struct guestmem_origin *origin, unsigned long p
 /**
  * guestmem_origin_take - move the metadata of a hugetlb folio to its origin
  * @origin: the origin
- * @folio: the folio, frozen and with struct pages of its own
+ * @folio: the folio, frozen
  *
  * Afterwards the folio isn't a hugetlb folio anymore.
  *

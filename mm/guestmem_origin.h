@@ -31,8 +31,7 @@ struct page;
  * @poison: the failed pages, a list of struct raw_hwp_page.  Entries are added under
  *	hugetlb_lock, for a page that is back or isn't part of a frozen folio, and are
  *	never removed
- * @optimized: the vmemmap was optimized, i.e. tails had no struct pages, and is going to
- *	be optimized again if the unit isn't split after all
+ * @optimized: the vmemmap is optimized, see guestmem_vmemmap.c
  * @held: this unit is counted in @late->nr_held
  *
  * As long as an origin exists, the counters of hugetlb, of its cgroup and of the
@@ -59,7 +58,7 @@ struct guestmem_origin {
 	bool held;
 };
 
-struct guestmem_origin *guestmem_origin_alloc(struct hstate *h, unsigned long pfn);
+struct guestmem_origin *guestmem_origin_alloc(struct hstate *h, struct folio *folio);
 void guestmem_origin_free(struct guestmem_origin *origin);
 struct guestmem_origin *guestmem_origin_find(unsigned long pfn);
 struct guestmem_origin *guestmem_origin_next(unsigned long *pfn);

@@ -4,7 +4,8 @@
  *
  * A folio is *broken* into pieces, and pieces are *joined*, by rewriting struct pages.  No
  * other task may use the folios at that time: they are *frozen*, i.e. their reference count
- * is 0, and they aren't in the page cache.  All of their struct pages are writable.
+ * is 0, and they aren't in the page cache.  With an optimized vmemmap, only the struct pages
+ * of a folio's first 64 pages are its own, and guestmem_vmemmap.c sees to the others.
  *
  * To *scrub* a folio is to leave nothing of it but what struct pages have in common, i.e.
  * zone and node.  To *prep* one is to make a folio of struct pages that were scrubbed.
@@ -13,8 +14,8 @@
 #include <linux/mm.h>
 #include <linux/sched.h>
 #include <linux/sizes.h>
+#include <linux/unroll.h>
 
-#include "hugetlb_vmemmap.h"
 #include "internal.h"
 
 #include "guestmem_layout.h"
@@ -22,6 +23,9 @@
 
 /* How many struct pages to rewrite before other tasks may run. */
 #define GUESTMEM_RESCHED_PAGES	SZ_4K
+
+/* How many struct pages of tails to write per iteration of a loop. */
+#define GUESTMEM_TAIL_BATCH	8
 
 /* Reset struct pages 1 to 3, which a large folio uses for other things. */
 static void guestmem_scrub_overlays(struct page *page, unsigned int order)
@@ -63,14 +67,23 @@ static void guestmem_scrub_head(struct folio *folio)
 #endif
 }
 
+/* Without HVO, this loop is most of what a split and a merge of a 1G page cost. */
 static void guestmem_set_tails(struct page *page, struct page *end, unsigned long info)
 {
+	unsigned int i;
+
+	for (; end - page >= GUESTMEM_TAIL_BATCH; page += GUESTMEM_TAIL_BATCH) {
+		unrolled_count(GUESTMEM_TAIL_BATCH)
+		for (i = 0; i < GUESTMEM_TAIL_BATCH; i++)
+			WRITE_ONCE(page[i].compound_info, info);
+	}
+
 	for (; page < end; page++)
 		WRITE_ONCE(page->compound_info, info);
 }
 
 /* Make a folio of pages that have no references.  Its reference count stays 0. */
-static void guestmem_prep_folio(struct page *page, unsigned int order)
+static void guestmem_prep_folio(struct page *page, unsigned int order, bool optimized)
 {
 	struct folio *folio = (struct folio *)page;
 	unsigned long i, end, info, nr_pages = 1UL << order;
@@ -81,6 +94,9 @@ static void guestmem_prep_folio(struct page *page, unsigned int order)
 		return;
 
 	__folio_set_head(folio);
+	if (optimized)
+		nr_pages = min(nr_pages, GUESTMEM_VMEMMAP_PAGES);
+
 	/* All tails have the same compound_info, and there are a lot of them. */
 	set_compound_head(page + 1, page, order);
 	info = page[1].compound_info;
@@ -93,12 +109,12 @@ static void guestmem_prep_folio(struct page *page, unsigned int order)
 }
 
 static void guestmem_prep_piece(struct page *page, unsigned int order,
-				struct address_space *mapping, pgoff_t index)
+				const struct guestmem_pieces *p, pgoff_t index)
 {
 	struct folio *folio = (struct folio *)page;
 
-	guestmem_prep_folio(page, order);
-	folio->mapping = mapping;
+	guestmem_prep_folio(page, order, p->optimized);
+	folio->mapping = p->mapping;
 	folio->index = index;
 	__folio_mark_uptodate(folio);
 }
@@ -142,7 +158,7 @@ void guestmem_break_pages(struct page *page, const struct guestmem_pieces *p)
 
 	for (i = 0; i < nr_pages; i += 1UL << order) {
 		order = guestmem_piece_order(p, index + i);
-		guestmem_prep_piece(page + i, order, p->mapping, index + i);
+		guestmem_prep_piece(page + i, order, p, index + i);
 		cond_resched();
 	}
 }
@@ -151,12 +167,13 @@ void guestmem_break_pages(struct page *page, const struct guestmem_pieces *p)
  * guestmem_join_pages - make one folio of all pages of several folios
  * @page: the first page of the folios, which are frozen
  * @order: order of the new folio
+ * @optimized: the pages are part of a unit with an optimized vmemmap
  *
  * The new folio is frozen, too.
  *
  * Context: may sleep.
  */
-void guestmem_join_pages(struct page *page, unsigned int order)
+void guestmem_join_pages(struct page *page, unsigned int order, bool optimized)
 {
 	unsigned long nr_pages = 1UL << order, i, nr;
 
@@ -171,31 +188,5 @@ void guestmem_join_pages(struct page *page, unsigned int order)
 			cond_resched();
 	}
 
-	guestmem_prep_folio(page, order);
-}
-
-/**
- * guestmem_optimize_folio - free the struct pages that a hugetlb folio doesn't need
- * @h: the hstate that the folio comes from
- * @folio: the folio, frozen
- *
- * The folio's first struct page is copied, and must not change at that time.  The folio is
- * taken off the list because a task that adds or removes its neighbour in the list would
- * write to that struct page.
- *
- * Context: may sleep.
- */
-void guestmem_optimize_folio(struct hstate *h, struct folio *folio)
-{
-	VM_WARN_ON_ONCE_FOLIO(folio_ref_count(folio), folio);
-
-	spin_lock_irq(&hugetlb_lock);
-	list_del_init(&folio->lru);
-	spin_unlock_irq(&hugetlb_lock);
-
-	hugetlb_vmemmap_optimize_folio(h, folio);
-
-	spin_lock_irq(&hugetlb_lock);
-	list_add(&folio->lru, &h->hugepage_activelist);
-	spin_unlock_irq(&hugetlb_lock);
+	guestmem_prep_folio(page, order, optimized);
 }

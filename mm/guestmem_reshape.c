@@ -24,11 +24,11 @@
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 
-#include "hugetlb_vmemmap.h"
 #include "internal.h"
 
 #include "guestmem_layout.h"
 #include "guestmem_pages.h"
+#include "guestmem_vmemmap.h"
 #include "guestmem_origin.h"
 #include "guestmem_poison.h"
 #include "guestmem_cache.h"
@@ -44,6 +44,7 @@
  *   folio      the folio, frozen and detached, with its lock held
  *   origin     takes the metadata of a hugetlb folio, NULL for any other folio
  *   cuts       the indexes where to split, both are the same if there is only one
+ *   own        pages for the vmemmap, see guestmem_vmemmap.c
  */
 static_assert(ARRAY_SIZE(((struct guestmem_split *)NULL)->cuts) == GUESTMEM_NR_CUTS);
 
@@ -99,8 +100,14 @@ static int guestmem_detach_folio(struct folio *folio, struct guestmem_nodes *nod
 static struct guestmem_pieces guestmem_split_pieces(const struct guestmem_split *split,
 						    struct address_space *mapping)
 {
+	struct guestmem_origin *origin = split->origin;
+
+	if (!origin)
+		origin = guestmem_origin_find(folio_pfn(split->folio));
+
 	return (struct guestmem_pieces){
 		.mapping = mapping,
+		.optimized = origin->optimized,
 		.cuts = {
 			.index = split->folio->index,
 			.order = folio_order(split->folio),
@@ -114,47 +121,42 @@ static int guestmem_prepare_folio(struct guestmem_split *split,
 				  struct address_space *mapping)
 {
 	struct folio *folio = split->folio;
-	struct guestmem_pieces p = guestmem_split_pieces(split, mapping);
 	struct guestmem_nodes nodes;
+	struct guestmem_pieces p;
 	int r;
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
-	r = guestmem_alloc_nodes(&nodes, &p);
-	if (r)
-		return r;
-
 	split->origin = NULL;
 	if (folio_test_hugetlb(folio)) {
-		split->origin = guestmem_origin_alloc(folio_hstate(folio), folio_pfn(folio));
-		if (!split->origin) {
-			r = -ENOMEM;
-			goto err_free;
-		}
+		split->origin = guestmem_origin_alloc(folio_hstate(folio), folio);
+		if (!split->origin)
+			return -ENOMEM;
 	}
 
-	r = guestmem_detach_folio(folio, &nodes);
+	p = guestmem_split_pieces(split, mapping);
+	r = guestmem_vmemmap_prepare(&split->own, &folio->page, &p);
 	if (r)
 		goto err_origin;
 
-	/* From here on no other task can find the folio.  The nodes are in use. */
-	if (split->origin) {
-		split->origin->optimized = folio_test_hugetlb_vmemmap_optimized(folio);
-		r = hugetlb_vmemmap_restore_folio(split->origin->h, folio);
-		if (r)
-			goto err_attach;
-	}
+	r = guestmem_alloc_nodes(&nodes, &p);
+	if (r)
+		goto err_vmemmap;
 
+	r = guestmem_detach_folio(folio, &nodes);
+	if (r)
+		goto err_nodes;
+
+	/* From here on no other task can find the folio.  The nodes are in use. */
 	return 0;
 
-err_attach:
-	guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
-	folio_unlock(folio);
+err_nodes:
+	guestmem_free_nodes(&nodes);
+err_vmemmap:
+	guestmem_vmemmap_release(&split->own);
 err_origin:
 	if (split->origin)
 		guestmem_origin_free(split->origin);
-err_free:
-	guestmem_free_nodes(&nodes);
 	return r;
 }
 
@@ -167,10 +169,7 @@ static void guestmem_abort_folio(struct guestmem_split *split,
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
 
-	/* Tails were tails all the time: no need for guestmem_reshape_barrier(). */
-	if (split->origin && split->origin->optimized)
-		guestmem_optimize_folio(split->origin->h, folio);
-
+	guestmem_vmemmap_release(&split->own);
 	guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
 	folio_unlock(folio);
 	folio_put(folio);
@@ -193,7 +192,7 @@ static void guestmem_commit_folio(struct guestmem_split *split,
 	if (split->origin)
 		guestmem_origin_take(split->origin, folio);
 
-	guestmem_break_pages(&folio->page, &p);
+	guestmem_vmemmap_break(&split->own, &folio->page, &p);
 	guestmem_origin_mark_poison(guestmem_origin_find(pfn), pfn, 1UL << p.cuts.order);
 	guestmem_attach_pieces(&folio->page, &p);
 
@@ -401,37 +400,38 @@ int guestmem_add_split(struct address_space *mapping, struct folio *folio,
 		.cuts = { .index = index, .order = huge_page_order(h) },
 	};
 	struct guestmem_origin *origin;
+	LIST_HEAD(own);
 	int r;
 
 	lockdep_assert_held(&mapping->invalidate_lock);
 
-	origin = guestmem_origin_alloc(h, folio_pfn(folio));
+	origin = guestmem_origin_alloc(h, folio);
 	if (!origin)
 		return -ENOMEM;
 
-	r = guestmem_freeze_new(folio);
+	p.optimized = origin->optimized;
+	r = guestmem_vmemmap_prepare(&own, &folio->page, &p);
 	if (r)
 		goto err_free;
 
-	origin->optimized = folio_test_hugetlb_vmemmap_optimized(folio);
-	r = hugetlb_vmemmap_restore_folio(h, folio);
+	r = guestmem_freeze_new(folio);
 	if (r)
-		goto err_unfreeze;
+		goto err_vmemmap;
 
 	r = guestmem_add_placeholders(&p);
 	if (r)
 		goto err_unfreeze;
 
 	guestmem_origin_take(origin, folio);
-	guestmem_break_pages(&folio->page, &p);
+	guestmem_vmemmap_break(&own, &folio->page, &p);
 	guestmem_origin_mark_poison(origin, origin->pfn, 1UL << p.cuts.order);
 	guestmem_add_pieces(&folio->page, &p);
 	return 0;
 
 err_unfreeze:
-	if (origin->optimized && !folio_test_hugetlb_vmemmap_optimized(folio))
-		guestmem_optimize_folio(h, folio);
 	folio_ref_unfreeze(folio, 1);
+err_vmemmap:
+	guestmem_vmemmap_release(&own);
 err_free:
 	guestmem_origin_free(origin);
 	return r;

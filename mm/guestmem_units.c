@@ -13,7 +13,6 @@
 #include "guestmem_origin.h"
 #include "guestmem_cache.h"
 #include "guestmem_reserve.h"
-#include "guestmem_trim.h"
 #include "guestmem_lost.h"
 #include "guestmem_late.h"
 #include "guestmem_reshape.h"
@@ -78,8 +77,6 @@ static void guestmem_put_unit(struct guestmem_hugetlb *gh, struct folio *folio,
 			      bool may_replace)
 {
 	if (!guestmem_drop_if_poisoned(gh, folio)) {
-		/* If a fault still has a reference then the unit keeps its struct pages. */
-		guestmem_trim_later(gh->h, folio);
 		folio_put(folio);
 		return;
 	}

@@ -369,6 +369,24 @@ static void pool_of_node(char *text, const char *base, const char *node)
 		free(list);
 }
 
+/* Append a line with the number of pages that have struct pages. */
+static void read_vmemmap(char *text)
+{
+	char *vmstat = slurp("/proc/vmstat", NULL), *line, *save = NULL;
+	size_t used = strlen(text);
+	long nr, sum = 0;
+
+	if (!vmstat)
+		return;
+	for (line = strtok_r(vmstat, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		if (sscanf(line, "nr_memmap_pages %ld", &nr) == 1 ||
+		    sscanf(line, "nr_memmap_boot_pages %ld", &nr) == 1)
+			sum += nr;
+	}
+	snprintf(text + used, POOL_TEXT - used, "all vmemmap %ld\n", sum);
+	free(vmstat);
+}
+
 static void read_pools(char *text)
 {
 	struct dirent **list;
@@ -388,6 +406,7 @@ static void read_pools(char *text)
 	}
 	if (nr >= 0)
 		free(list);
+	read_vmemmap(text);
 }
 
 static void report_pools(const char *when, const char *text)

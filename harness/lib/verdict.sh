@@ -110,7 +110,7 @@ plan_errors() {
 pool_errors() {
 	diff <(sed -n 's/^pool before //p' "$1") <(sed -n 's/^pool after //p' "$1") |
 		sed -n 's/^< \(.*\)/before: \1/p;s/^> \(.*\)/after:  \1/p' |
-		sed 's/$/ (node size nr free resv surplus)/'
+		sed 's/$/ (node size nr free resv surplus, or pages of vmemmap)/'
 }
 
 # unit_errors CTL: print huge pages of guest_memfd that are still split although no file is left,

@@ -43,6 +43,7 @@ struct guestmem_split {
 	struct folio *folio;
 	struct guestmem_origin *origin;
 	pgoff_t cuts[2];
+	struct list_head own;
 };
 
 /**
@@ -89,13 +90,6 @@ void guestmem_reshape_abort(struct guestmem_reshape *r);
 void guestmem_reshape_commit(struct guestmem_reshape *r);
 bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *mapping,
 			    pgoff_t start, pgoff_t end, pgoff_t lo, pgoff_t hi);
-bool guestmem_reshape_needs_trim(struct guestmem_hugetlb *gh);
-bool guestmem_reshape_mark(struct guestmem_hugetlb *gh, struct address_space *mapping,
-			   pgoff_t start, pgoff_t end);
-bool guestmem_reshape_barrier(const bool *cancelled);
-void guestmem_reshape_cancel(bool *cancelled);
-bool guestmem_reshape_trim(struct guestmem_hugetlb *gh, struct address_space *mapping,
-			   pgoff_t start, pgoff_t end);
 #else
 static inline struct guestmem_hugetlb *guestmem_hugetlb_create(loff_t size,
 							       unsigned int size_log2)
@@ -185,34 +179,6 @@ static inline bool guestmem_reshape_merge(struct guestmem_hugetlb *gh,
 					  struct address_space *mapping,
 					  pgoff_t start, pgoff_t end,
 					  pgoff_t lo, pgoff_t hi)
-{
-	return true;
-}
-
-static inline bool guestmem_reshape_needs_trim(struct guestmem_hugetlb *gh)
-{
-	return false;
-}
-
-static inline bool guestmem_reshape_mark(struct guestmem_hugetlb *gh,
-					 struct address_space *mapping,
-					 pgoff_t start, pgoff_t end)
-{
-	return false;
-}
-
-static inline bool guestmem_reshape_barrier(const bool *cancelled)
-{
-	return true;
-}
-
-static inline void guestmem_reshape_cancel(bool *cancelled)
-{
-}
-
-static inline bool guestmem_reshape_trim(struct guestmem_hugetlb *gh,
-					 struct address_space *mapping,
-					 pgoff_t start, pgoff_t end)
 {
 	return true;
 }

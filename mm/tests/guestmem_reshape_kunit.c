@@ -21,7 +21,7 @@
 #include "../guestmem_late.h"
 #include "guestmem_kunit.h"
 
-#define NR_TRIMS	40
+#define NR_RESHAPES	500
 
 static void isolate(struct kunit *test, pgoff_t index)
 {
@@ -236,11 +236,7 @@ static void test_late(struct kunit *test)
 	struct page *page;
 	bool optimized;
 
-	/*
-	 * The unit ends as it was, i.e. with no more struct pages than before.  A unit
-	 * that an earlier test has returned may have too many for a while.
-	 */
-	guestmem_reshape_barrier(NULL);
+	/* The unit ends as it was, i.e. with no more struct pages than before. */
 	guestmem_test_get_unit(test, 0);
 	folio = filemap_get_folio(t->mapping, 0);
 	optimized = folio_test_hugetlb_vmemmap_optimized(folio);
@@ -262,7 +258,6 @@ static void test_late(struct kunit *test)
 	folio_put(folio);
 	guestmem_hugetlb_sync(t->gh);
 	KUNIT_EXPECT_EQ(test, t->h->free_huge_pages, nr_free + 1);
-	guestmem_reshape_barrier(NULL);
 	folio = page_folio(page);
 	KUNIT_EXPECT_TRUE(test, folio_test_hugetlb(folio));
 	KUNIT_EXPECT_EQ(test, folio_test_hugetlb_vmemmap_optimized(folio), optimized);
@@ -405,33 +400,12 @@ static void try_convert(struct kunit *test, pgoff_t index, bool shared)
 	filemap_invalidate_unlock(t->mapping);
 }
 
-static bool try_trim(struct kunit *test)
-{
-	struct guestmem_test *t = test->priv;
-	bool trimmed;
-
-	filemap_invalidate_lock(t->mapping);
-	guestmem_reshape_mark(t->gh, t->mapping, 0, t->nr_pages);
-	filemap_invalidate_unlock(t->mapping);
-
-	guestmem_reshape_barrier(NULL);
-
-	filemap_invalidate_lock(t->mapping);
-	trimmed = guestmem_reshape_trim(t->gh, t->mapping, 0, t->nr_pages);
-	filemap_invalidate_unlock(t->mapping);
-
-	return trimmed;
-}
-
-/* Make struct pages read-only while readers may write to them. */
+/* Merge struct pages while readers may write to them. */
 static void test_readers(struct kunit *test)
 {
 	struct guestmem_test *t = test->priv;
-	int i, nr_trimmed = 0;
+	int i, nr_merged = 0;
 	struct folio *folio;
-
-	if (!guestmem_reshape_needs_trim(t->gh))
-		kunit_skip(test, "needs hugetlb_free_vmemmap=on");
 
 	guestmem_test_get_unit(test, 0);
 	t->nr_pages = 1UL << t->unit_order;
@@ -444,14 +418,10 @@ static void test_readers(struct kunit *test)
 		KUNIT_ASSERT_FALSE(test, IS_ERR(t->readers[i]));
 	}
 
-	/* A grace period takes a while. */
-	for (i = 0; i < NR_TRIMS; i++) {
+	for (i = 0; i < NR_RESHAPES; i++) {
 		try_convert(test, prandom_u32_state(&t->rnd) % t->nr_pages, true);
 		try_convert(test, prandom_u32_state(&t->rnd) % t->nr_pages, false);
-		folio = filemap_get_folio(t->mapping, 0);
-		folio_put(folio);
-		if (folio_test_hugetlb(folio))
-			nr_trimmed += try_trim(test);
+		nr_merged += folio_test_hugetlb(page_folio(t->page));
 	}
 
 	for (i = 0; i < NR_READERS; i++) {
@@ -459,16 +429,62 @@ static void test_readers(struct kunit *test)
 		t->readers[i] = NULL;
 	}
 
-	kunit_info(test, "%d of %d times trimmed", nr_trimmed, NR_TRIMS);
-	KUNIT_EXPECT_GT(test, nr_trimmed, 0);
+	kunit_info(test, "%d of %d times merged", nr_merged, NR_RESHAPES);
+	KUNIT_EXPECT_GT(test, nr_merged, 0);
 
 	try_convert(test, 0, false);
-	KUNIT_EXPECT_TRUE(test, try_trim(test));
+	KUNIT_EXPECT_TRUE(test, folio_test_hugetlb(page_folio(t->page)));
 	guestmem_test_check(test, "readers");
+}
 
+/* Increment reference counts if they are what they were.  They aren't. */
+static void increment_counts(struct kunit *test, struct page *page, const int *counts,
+			     unsigned long nr_pages)
+{
+	unsigned long i;
+
+	for (i = 0; i < nr_pages; i++) {
+		int count = counts[i];
+
+		if (count)
+			KUNIT_EXPECT_FALSE(test, atomic_try_cmpxchg(&page[i]._refcount, &count,
+								    count + 1));
+	}
+}
+
+/*
+ * See the reference counts of pieces, and increment them when these pieces are tails, as
+ * folio_try_get() does: after a merge, and after the merged folio is split elsewhere.
+ */
+static void test_stalled_reader(struct kunit *test)
+{
+	struct guestmem_test *t = test->priv;
+	pgoff_t nr_pages = 1UL << t->unit_order, early = 3, late = nr_pages - 3, i;
+	struct folio *folio;
+	struct page *page;
+	int *counts;
+
+	counts = kvmalloc_objs(*counts, nr_pages);
+	KUNIT_ASSERT_NOT_NULL(test, counts);
+
+	guestmem_test_get_unit(test, 0);
 	folio = filemap_get_folio(t->mapping, 0);
-	KUNIT_EXPECT_TRUE(test, folio_test_hugetlb_vmemmap_optimized(folio));
+	page = &folio->page;
 	folio_put(folio);
+
+	guestmem_test_convert(test, early, early + 1, true);
+	for (i = 0; i < nr_pages; i++)
+		counts[i] = page_ref_count(page + i);
+	guestmem_test_convert(test, early, early + 1, false);
+	increment_counts(test, page + 1, counts + 1, nr_pages - 1);
+
+	/* The first half remains one folio, and its tails become those of another order. */
+	guestmem_test_convert(test, late, late + 1, true);
+	increment_counts(test, page + 1, counts + 1, nr_pages / 2 - 1);
+	guestmem_test_convert(test, late, late + 1, false);
+
+	guestmem_test_check(test, "stalled reader");
+	kvfree(counts);
 }
 
 KUNIT_ARRAY_PARAM(test_size, guestmem_test_sizes, guestmem_test_size_desc);
@@ -483,6 +499,7 @@ static struct kunit_case reshape_test_cases[] = {
 	KUNIT_CASE_PARAM(test_late_killed, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_random, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_readers, test_size_gen_params),
+	KUNIT_CASE_PARAM(test_stalled_reader, test_size_gen_params),
 	{}
 };
 

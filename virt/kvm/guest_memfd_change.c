@@ -136,6 +136,24 @@ static void kvm_gmem_collapse_entry(struct inode *inode, pgoff_t nr, void *entry
 		kvm_gmem_store_uniform(inode, nr, true);
 }
 
+/* Collapse the chunk that was the last one to become uniform. */
+static void kvm_gmem_collapse_kept_chunk(struct inode *inode)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+	void *entry;
+
+	kvm_gmem_assert_locked(inode);
+
+	if (gi->uniform_chunk == ULONG_MAX)
+		return;
+
+	/* The chunk may be mixed again, or replaced by a value, in the meantime. */
+	entry = xa_load(&gi->converted, gi->uniform_chunk);
+	if (entry && !xa_is_value(entry))
+		kvm_gmem_collapse_entry(inode, gi->uniform_chunk, entry);
+	gi->uniform_chunk = ULONG_MAX;
+}
+
 /*
  * Collapse an entry, but keep the chunk that was the last one to become uniform, as
  * guests convert the very same pages back and forth.
@@ -144,7 +162,6 @@ static void kvm_gmem_collapse_chunk(struct inode *inode, pgoff_t nr, void *entry
 {
 	struct gmem_inode *gi = GMEM_I(inode);
 	struct gmem_chunk *chunk = entry;
-	unsigned long other;
 
 	kvm_gmem_assert_locked(inode);
 
@@ -158,13 +175,8 @@ static void kvm_gmem_collapse_chunk(struct inode *inode, pgoff_t nr, void *entry
 	     chunk->nr_converted != kvm_gmem_chunk_nr_pages(inode, nr)))
 		return;
 
-	other = gi->uniform_chunk;
+	kvm_gmem_collapse_kept_chunk(inode);
 	gi->uniform_chunk = nr;
-
-	/* The other chunk may be mixed again, or replaced by a value, in the meantime. */
-	entry = other == ULONG_MAX ? NULL : xa_load(&gi->converted, other);
-	if (entry && !xa_is_value(entry))
-		kvm_gmem_collapse_entry(inode, other, entry);
 }
 
 /* Whether the conversion covers all pages that the chunks [@nr, @end) have. */
@@ -365,6 +377,10 @@ int kvm_gmem_prepare_state(struct gmem_conversion *c)
 
 	if (c->chunk)
 		return 0;
+
+	/* One value may take the place of many chunks if there is no such chunk among them. */
+	if (nr <= GMEM_I(c->inode)->uniform_chunk && GMEM_I(c->inode)->uniform_chunk <= last)
+		kvm_gmem_collapse_kept_chunk(c->inode);
 
 	r = kvm_gmem_prepare_edge(c, nr, converted);
 	if (!r && last != nr)

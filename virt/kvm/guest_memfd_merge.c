@@ -4,8 +4,7 @@
  *
  * A conversion merges the private memory of its range as far as possible.  Memory that
  * was private before may be in use, e.g. by a fault that is about to map it, so a worker
- * tries the rest again later.  The worker also has the vmemmap of merged huge pages
- * trimmed, which takes so long that other tasks have to get the lock in between.
+ * tries the rest again later.
  *
  * This file calls guest_memfd_state.c and guest_memfd_hugetlb.c.
  */
@@ -74,13 +73,12 @@ static void kvm_gmem_queue_merge(struct gmem_inode *gi, pgoff_t start, pgoff_t e
 	mod_delayed_work(system_dfl_long_wq, &gi->merge_work, delay);
 }
 
-static void kvm_gmem_requeue_merge(struct gmem_inode *gi, pgoff_t start, pgoff_t end,
-				   unsigned long delay)
+static void kvm_gmem_requeue_merge(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 {
 	kvm_gmem_assert_locked(&gi->vfs_inode);
 
 	if (gi->merge_tries < GMEM_MERGE_TRIES)
-		kvm_gmem_queue_merge(gi, start, end, delay << gi->merge_tries);
+		kvm_gmem_queue_merge(gi, start, end, GMEM_MERGE_DELAY << gi->merge_tries);
 }
 
 /* Returns the end of a step: other tasks may have the lock after it. */
@@ -91,29 +89,14 @@ static pgoff_t kvm_gmem_next_step(struct inode *inode, pgoff_t index, pgoff_t en
 	return min(end, index + max(nr_pages, SZ_1G / PAGE_SIZE));
 }
 
-/* Merge memory of a step.  Returns true if there is anything to trim in it. */
-static bool kvm_gmem_merge_step(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
+static void kvm_gmem_merge_step(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
 {
 	struct inode *inode = &gi->vfs_inode;
-	bool marked;
 
 	filemap_invalidate_lock(inode->i_mapping);
 	if (!kvm_gmem_merge_range(inode, start, end))
-		kvm_gmem_requeue_merge(gi, start, end, GMEM_MERGE_DELAY);
-	marked = guestmem_reshape_mark(gi->hugetlb, inode->i_mapping, start, end);
+		kvm_gmem_requeue_merge(gi, start, end);
 	filemap_invalidate_unlock(inode->i_mapping);
-
-	return marked;
-}
-
-static void kvm_gmem_trim_step(struct gmem_inode *gi, pgoff_t start, pgoff_t end)
-{
-	struct address_space *mapping = gi->vfs_inode.i_mapping;
-
-	filemap_invalidate_lock(mapping);
-	if (!guestmem_reshape_trim(gi->hugetlb, mapping, start, end))
-		kvm_gmem_requeue_merge(gi, start, end, GMEM_TRIM_DELAY);
-	filemap_invalidate_unlock(mapping);
 }
 
 static void kvm_gmem_merge_workfn(struct work_struct *work)
@@ -122,7 +105,6 @@ static void kvm_gmem_merge_workfn(struct work_struct *work)
 					     merge_work);
 	struct inode *inode = &gi->vfs_inode;
 	pgoff_t start, end, index, next;
-	bool trim = false;
 
 	filemap_invalidate_lock(inode->i_mapping);
 	start = gi->merge_start;
@@ -133,15 +115,7 @@ static void kvm_gmem_merge_workfn(struct work_struct *work)
 
 	for (index = start; index < end && !READ_ONCE(gi->merge_cancelled); index = next) {
 		next = kvm_gmem_next_step(inode, index, end);
-		trim |= kvm_gmem_merge_step(gi, index, next);
-	}
-
-	if (!trim || !guestmem_reshape_barrier(&gi->merge_cancelled))
-		return;
-
-	for (index = start; index < end && !READ_ONCE(gi->merge_cancelled); index = next) {
-		next = kvm_gmem_next_step(inode, index, end);
-		kvm_gmem_trim_step(gi, index, next);
+		kvm_gmem_merge_step(gi, index, next);
 	}
 }
 
@@ -156,7 +130,7 @@ void kvm_gmem_init_merge(struct inode *inode)
 /* Stop the worker of a file that is closed, i.e. that has no more conversions. */
 void kvm_gmem_cancel_merge(struct inode *inode)
 {
-	guestmem_reshape_cancel(&GMEM_I(inode)->merge_cancelled);
+	WRITE_ONCE(GMEM_I(inode)->merge_cancelled, true);
 	cancel_delayed_work_sync(&GMEM_I(inode)->merge_work);
 }
 
@@ -164,18 +138,12 @@ void kvm_gmem_cancel_merge(struct inode *inode)
 void kvm_gmem_merge(struct gmem_conversion *c)
 {
 	struct gmem_inode *gi = GMEM_I(c->inode);
-	bool merged;
 
 	kvm_gmem_assert_locked(c->inode);
 
-	if (!gi->hugetlb)
-		return;
-
-	merged = kvm_gmem_merge_range(c->inode, c->start, c->end);
-	if (merged && !(c->to_private && guestmem_reshape_needs_trim(gi->hugetlb)))
+	if (!gi->hugetlb || kvm_gmem_merge_range(c->inode, c->start, c->end))
 		return;
 
 	gi->merge_tries = 0;
-	kvm_gmem_queue_merge(gi, c->inv_start, c->inv_end,
-			     merged ? GMEM_TRIM_DELAY : GMEM_MERGE_DELAY);
+	kvm_gmem_queue_merge(gi, c->inv_start, c->inv_end, GMEM_MERGE_DELAY);
 }

@@ -294,8 +294,9 @@ TEST_F(hugetlb, references_keep_file)
 {
 	int fd = gmem_create(self, GUEST_MEMFD_FLAG_MMAP), fd2;
 	void *mem;
-	pid_t pid;
 	int to_child[2];
+	pid_t pid;
+	char c;
 
 	allocate_fd(fd, 0, self->unit);
 
@@ -308,7 +309,7 @@ TEST_F(hugetlb, references_keep_file)
 	pid = kvm_fork();
 	if (!pid) {
 		close(to_child[1]);
-		_exit(wait_for(to_child[0]));
+		_exit(read(to_child[0], &c, 1));
 	}
 	close(to_child[0]);
 

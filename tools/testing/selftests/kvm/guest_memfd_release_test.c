@@ -330,7 +330,7 @@ TEST_F(release, busy_cpu)
 	test_busy(self, hog_cpu_1, true);
 }
 
-/* A task that doesn't sleep holds grace periods off, which matters for giving struct pages back. */
+/* A task that does not sleep holds grace periods of RCU tasks off.  Nothing waits for them. */
 TEST_F(release, busy_task)
 {
 	SKIP_IF(return, variant->hugetlbfs ? "is about guest_memfd" : NULL);

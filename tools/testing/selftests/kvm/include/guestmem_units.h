@@ -69,6 +69,12 @@ void guestmem_model_punch(struct guestmem_model *m, u64 first, u64 nr);
 u64 guestmem_model_nr_folios(struct guestmem_model *m, u64 unit);
 int guestmem_model_nr_present(struct guestmem_model *m);
 
+/*
+ * Return how many pages of struct pages units have in addition to those of whole units, if
+ * hugetlb_free_vmemmap is on: one of 64 struct pages is there if a folio begins at the first.
+ */
+u64 guestmem_model_nr_vmemmap(struct guestmem_model *m);
+
 /* Return how the kernel's layout differs from that of the model, as text, or NULL. */
 const char *guestmem_model_diff(struct guestmem_model *m);
 

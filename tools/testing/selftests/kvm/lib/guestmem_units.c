@@ -310,6 +310,18 @@ int guestmem_model_nr_present(struct guestmem_model *m)
 	return nr;
 }
 
+u64 guestmem_model_nr_vmemmap(struct guestmem_model *m)
+{
+	u64 i, nr = 0;
+
+	for (i = 0; i < m->nr_pages; i += 64) {
+		if (m->present[i / m->unit_pages] && i % m->unit_pages &&
+		    !(i % (1ul << m->order[i])))
+			nr++;
+	}
+	return nr;
+}
+
 /* Return the orders of a unit's folios as text, in the form that the kernel prints. */
 static char *orders_text(struct guestmem_model *m, u64 unit)
 {

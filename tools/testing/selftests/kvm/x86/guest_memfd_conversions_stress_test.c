@@ -97,7 +97,7 @@ static void fork_round(struct round *r, struct kernel_counters *after)
 
 /*
  * Assert that memory doesn't go missing little by little, in every round.  Waits for
- * memory that the kernel frees late, especially struct pages of huge pages.
+ * memory that the kernel frees late.
  */
 static void check_trend(const struct kernel_counters *first, struct kernel_counters *last,
 			long lost)

@@ -124,9 +124,9 @@ extern const struct fail_nth_op op_create, op_bind, op_unbind, op_convert, op_al
 void prepare_poison(struct context *ctx);
 
 /*
- * Let a page fail in a huge page that was never split since it has shared its struct pages.
- * The host can't tell which huge page it is.  So it looks at one, and gives it back, and
- * once the pool has optimized its vmemmap, the file gets it again.
+ * Let a page fail in a huge page that is whole, i.e. has no struct pages for its tails.  The
+ * host can't tell which huge page it is.  So it looks at one, gives it back, and the file
+ * gets it again.
  */
 void prepare_poison_without_vmemmap(struct context *ctx);
 

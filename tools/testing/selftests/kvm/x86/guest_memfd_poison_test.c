@@ -103,11 +103,14 @@ GMEM_TEST(reshape, two_pages_of_2m_one_by_one, test_two_pages(self, 0, PAGES_2M 
  */
 static void test_twice(struct gmem *self, u64 pfn)
 {
+	long nr = nr_corrupted_pages();
+
 	assert_poisoned_already(pfn);
 	check_poisoned_file(self);
 	assert_poisoned_already(pfn);
 	set_private(A_PAGE, 1);
 	assert_poisoned_already(pfn);
+	TEST_ASSERT_EQ(nr_corrupted_pages(), nr);
 	check_and_close(self, pfn);
 }
 

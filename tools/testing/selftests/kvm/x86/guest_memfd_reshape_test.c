@@ -89,6 +89,65 @@ TEST_F(reshape, one_page_untouched)
 	}
 }
 
+#define OPTIMIZE_VMEMMAP	"/proc/sys/vm/hugetlb_optimize_vmemmap"
+
+static bool optimizes_vmemmap(void)
+{
+	char text[8];
+
+	return read_text_file(OPTIMIZE_VMEMMAP, text, sizeof(text)) && text[0] == '1';
+}
+
+static long nr_vmemmap(void)
+{
+	return read_vmstat("nr_memmap_pages") + read_vmstat("nr_memmap_boot_pages");
+}
+
+/* Assert that a unit has no more struct pages than its folios need. */
+#define assert_vmemmap(whole)								\
+	TEST_ASSERT_EQ(nr_vmemmap(), (whole) + (long)guestmem_model_nr_vmemmap(&self->model))
+
+/* Whether hugetlb optimizes huge pages that it allocates from now on has no effect. */
+TEST_F(reshape, vmemmap)
+{
+	u64 pages[14];
+	long whole;
+	int i, nr;
+
+	SKIP_IF(return, optimizes_vmemmap() && write_text_file(OPTIMIZE_VMEMMAP, "1") ? NULL :
+		"needs root and hugetlb_free_vmemmap=on");
+
+	allocate(self, 0, self->unit_pages);
+	whole = nr_vmemmap();
+	nr = pick_pages(pages, ARRAY_SIZE(pages), self->unit_pages);
+	for (i = 0; i < nr; i++) {
+		write_text_file(OPTIMIZE_VMEMMAP, i & 1 ? "1" : "0");
+		set_shared(pages[i], 1);
+		assert_vmemmap(whole);
+	}
+	for (i = 0; i < nr; i++) {
+		write_text_file(OPTIMIZE_VMEMMAP, i & 1 ? "1" : "0");
+		set_private(pages[i], 1);
+		assert_vmemmap(whole);
+	}
+	write_text_file(OPTIMIZE_VMEMMAP, "1");
+	TEST_ASSERT_EQ(nr_vmemmap(), whole);
+
+	/* All of it becomes shared, and is used in so many places that it has all struct pages. */
+	set_shared(0, self->unit_pages);
+	TEST_ASSERT_EQ(nr_vmemmap(), whole);
+	for (i = 0; i < self->unit_pages; i += 32)
+		host_write(self, i);
+	assert_vmemmap(whole);
+	set_private(0, self->unit_pages);
+	TEST_ASSERT_EQ(nr_vmemmap(), whole);
+
+	/* A huge page that is given back in pieces has no more of them, either. */
+	set_shared(pages[0], 1);
+	punch(self, 0, self->unit_pages);
+	TEST_ASSERT_EQ(nr_vmemmap(), whole);
+}
+
 TEST_F(reshape, one_page_in_each_half)
 {
 	const u64 nr = self->unit_pages, half = nr / 2;

@@ -7,6 +7,8 @@ void set_gpa_of(u64 gpa, int first, int nr)
 {
 	int i;
 
+	TEST_ASSERT(gpa >= TEST_GPA && gpa + nr * PAGE_SIZE <= TEST_GPA + TEST_GPA_SIZE &&
+		    first + nr <= NR_PAGES, "0x%lx is not in the range for tests", gpa);
 	for (i = 0; i < nr; i++)
 		gpas[first + i] = gpa + i * PAGE_SIZE;
 }
