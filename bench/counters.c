@@ -73,6 +73,8 @@ void read_memory(struct kernel_memory *memory)
 	memory->struct_pages = read_vmstat("nr_memmap_pages") +
 			       read_vmstat("nr_memmap_boot_pages");
 	memory->user_tables = read_vmstat("nr_page_table_pages");
+	memory->guest_tables = read_vmstat("nr_sec_page_table_pages");
+	memory->slab = slab_pages();
 }
 
 /*

@@ -12,6 +12,8 @@ struct kernel_memory {
 	long used;		/* of all memory that is not reserved for huge pages */
 	long struct_pages;	/* part of used, and so are user_tables */
 	long user_tables;
+	long guest_tables;	/* KVM's page tables, part of used as well */
+	long slab;
 };
 
 void read_memory(struct kernel_memory *memory);

@@ -86,10 +86,8 @@ static __guest void access_pages(__u64 gpa, __u64 pages, __u64 op)
 	}
 }
 
-__guest void guest_main(void)
+__guest void guest_main(volatile struct command *command)
 {
-	volatile struct command *command = (void *)COMMAND_ADDR;
-
 	for (;;) {
 		__u64 op = command->op, gpa = command->gpa;
 

@@ -18,8 +18,11 @@
 #define LOW_SIZE		(2 * MIB)
 #define PML4_ADDR		0x1000
 #define PDPT_ADDR		0x2000
-#define COMMAND_ADDR		0x10000
-#define STACK_TOP		0x80000
+#define COMMAND_ADDR		0x10000		/* of the first vCPU, the next one's follows */
+#define COMMAND_SIZE		0x4000
+#define STACK_TOP		0x80000		/* the same downwards */
+#define STACK_SIZE		0x4000
+#define MAX_VCPUS		8
 #define CODE_ADDR		0x100000
 
 /* The two slots that are made of guest_memfd. */
@@ -63,6 +66,6 @@ static inline __attribute__((always_inline)) __u64 host_word(__u64 gpa, __u64 re
 
 /* The section of guest.c; the linker defines its bounds. */
 extern const __u8 __start_guest[], __stop_guest[];
-void guest_main(void);
+void guest_main(volatile struct command *command);
 
 #endif

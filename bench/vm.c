@@ -65,7 +65,6 @@ static void set_slot(struct vm *vm, struct kvm_userspace_memory_region2 region)
 static void add_low(struct vm *vm)
 {
 	vm->low = map_anonymous(LOW_SIZE);
-	vm->command = (void *)(vm->low + COMMAND_ADDR);
 	set_slot(vm, (struct kvm_userspace_memory_region2){
 		.slot = 0, .memory_size = LOW_SIZE, .userspace_addr = (unsigned long)vm->low,
 	});
@@ -100,13 +99,21 @@ void vm_add_gmem(struct vm *vm, struct gmem *gmem)
 		gmem->shared = map_anonymous(gmem->size);
 	if (gmem->shared == MAP_FAILED)
 		die("mmap(guest_memfd)");
-	set_gmem_slot(vm, gmem, gmem->size);
+	if (!gmem->unbound)
+		set_gmem_slot(vm, gmem, gmem->size);
+}
+
+void vm_unbind_gmem(struct vm *vm, struct gmem *gmem)
+{
+	if (!gmem->unbound)
+		set_gmem_slot(vm, gmem, 0);
+	gmem->unbound = true;
+	munmap(gmem->shared, gmem->size);
 }
 
 void vm_del_gmem(struct vm *vm, struct gmem *gmem)
 {
-	set_gmem_slot(vm, gmem, 0);
-	munmap(gmem->shared, gmem->size);
+	vm_unbind_gmem(vm, gmem);
 	close(gmem->fd);
 }
 
@@ -146,7 +153,7 @@ static void load_guest(struct vm *vm)
 	memcpy(vm->low + CODE_ADDR, __start_guest, __stop_guest - __start_guest);
 }
 
-static void set_cpuid(struct vm *vm)
+static void set_cpuid(struct vcpu *vcpu)
 {
 	enum { MAX_ENTRIES = 256 };
 	struct kvm_cpuid2 *cpuid;
@@ -155,8 +162,8 @@ static void set_cpuid(struct vm *vm)
 	if (!cpuid)
 		die("calloc()");
 	cpuid->nent = MAX_ENTRIES;
-	if (ioctl(vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid) ||
-	    ioctl(vm->vcpu_fd, KVM_SET_CPUID2, cpuid))
+	if (ioctl(vcpu->vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid) ||
+	    ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid))
 		die("KVM_SET_CPUID2()");
 	free(cpuid);
 }
@@ -169,16 +176,18 @@ static struct kvm_segment segment(__u16 selector, __u8 type)
 	};
 }
 
-static void set_registers(struct vm *vm)
+static void set_registers(struct vcpu *vcpu, int nr)
 {
+	/* As if guest_main() had been called. */
 	struct kvm_regs regs = {
 		.rip = CODE_ADDR + ((unsigned long)guest_main - (unsigned long)__start_guest),
-		.rsp = STACK_TOP - 8,	/* as if guest_main() had been called */
+		.rdi = COMMAND_ADDR + nr * COMMAND_SIZE,
+		.rsp = STACK_TOP - nr * STACK_SIZE - 8,
 		.rflags = 2,
 	};
 	struct kvm_sregs sregs;
 
-	if (ioctl(vm->vcpu_fd, KVM_GET_SREGS, &sregs))
+	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs))
 		die("KVM_GET_SREGS()");
 	sregs.cs = segment(8, 0xb);
 	sregs.ds = segment(16, 0x3);
@@ -188,21 +197,26 @@ static void set_registers(struct vm *vm)
 	sregs.cr3 = PML4_ADDR;
 	sregs.cr4 = CR4_LONG_MODE;
 	sregs.efer = EFER_LONG_MODE;
-	if (ioctl(vm->vcpu_fd, KVM_SET_SREGS, &sregs) || ioctl(vm->vcpu_fd, KVM_SET_REGS, &regs))
+	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) || ioctl(vcpu->fd, KVM_SET_REGS, &regs))
 		die("KVM_SET_SREGS()");
 }
 
-static void add_vcpu(struct vm *vm)
+struct vcpu *vm_add_vcpu(struct vm *vm)
 {
-	vm->run_size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-	vm->vcpu_fd = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
-	if (vm->vcpu_fd < 0 || vm->run_size < 0)
-		die("KVM_CREATE_VCPU()");
-	vm->run = mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu_fd, 0);
-	if (vm->run == MAP_FAILED)
+	int nr = vm->nr_vcpus++;
+	struct vcpu *vcpu = &vm->vcpus[nr];
+
+	vcpu->vm = vm;
+	vcpu->command = (void *)(vm->low + COMMAND_ADDR + nr * COMMAND_SIZE);
+	vcpu->fd = ioctl(vm->fd, KVM_CREATE_VCPU, nr);
+	if (vcpu->fd < 0)
+		die("KVM_CREATE_VCPU(%d)", nr);
+	vcpu->run = mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	if (vcpu->run == MAP_FAILED)
 		die("mmap(vCPU)");
-	set_cpuid(vm);
-	set_registers(vm);
+	set_cpuid(vcpu);
+	set_registers(vcpu, nr);
+	return vcpu;
 }
 
 void vm_create(struct vm *vm)
@@ -220,36 +234,43 @@ void vm_create(struct vm *vm)
 	if (ioctl(vm->fd, KVM_ENABLE_CAP, &exits))
 		die("KVM_ENABLE_CAP(KVM_CAP_EXIT_HYPERCALL)");
 	vm->in_place = check(vm->fd, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);
+	vm->run_size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	if (vm->run_size < 0)
+		die("KVM_GET_VCPU_MMAP_SIZE");
 	add_low(vm);
 	load_guest(vm);
-	add_vcpu(vm);
+	vm->nr_vcpus = 0;
+	vm->command = vm_add_vcpu(vm)->command;
 }
 
 /* The caller has deleted the files of the VM before. */
 void vm_destroy(struct vm *vm)
 {
-	munmap(vm->run, vm->run_size);
+	for (int i = 0; i < vm->nr_vcpus; i++) {
+		munmap(vm->vcpus[i].run, vm->run_size);
+		close(vm->vcpus[i].fd);
+	}
 	munmap(vm->low, LOW_SIZE);
-	close(vm->vcpu_fd);
 	close(vm->fd);
 	close(vm->kvm_fd);
 }
 
-static void handle_hypercall(struct vm *vm)
+static void handle_hypercall(struct vcpu *vcpu)
 {
-	struct kvm_run *run = vm->run;
+	struct kvm_run *run = vcpu->run;
 	__u64 attributes = run->hypercall.args[2];
 
-	run->hypercall.ret = vm->convert(vm, run->hypercall.args[0], run->hypercall.args[1],
-					 !(attributes & KVM_MAP_GPA_RANGE_ENCRYPTED));
+	run->hypercall.ret = vcpu->vm->convert(vcpu->vm, run->hypercall.args[0],
+					       run->hypercall.args[1],
+					       !(attributes & KVM_MAP_GPA_RANGE_ENCRYPTED));
 }
 
-void vm_run(struct vm *vm)
+static void vcpu_run(struct vcpu *vcpu)
 {
-	struct kvm_run *run = vm->run;
+	struct kvm_run *run = vcpu->run;
 
 	for (;;) {
-		if (ioctl(vm->vcpu_fd, KVM_RUN, 0)) {
+		if (ioctl(vcpu->fd, KVM_RUN, 0)) {
 			if (errno == EINTR || errno == EAGAIN)
 				continue;
 			die("KVM_RUN(), exit reason %u", run->exit_reason);
@@ -258,14 +279,19 @@ void vm_run(struct vm *vm)
 			return;
 		if (run->exit_reason != KVM_EXIT_HYPERCALL)
 			die("KVM_RUN(): exit reason %u", run->exit_reason);
-		handle_hypercall(vm);
+		handle_hypercall(vcpu);
 	}
+}
+
+void vcpu_guest(struct vcpu *vcpu, enum guest_op op, __u64 gpa, __u64 size, int reps)
+{
+	*vcpu->command = (struct command){
+		.op = op, .gpa = gpa, .pages = size / PAGE, .reps = reps,
+	};
+	vcpu_run(vcpu);
 }
 
 void vm_guest(struct vm *vm, enum guest_op op, __u64 gpa, __u64 size, int reps)
 {
-	*vm->command = (struct command){
-		.op = op, .gpa = gpa, .pages = size / PAGE, .reps = reps,
-	};
-	vm_run(vm);
+	vcpu_guest(&vm->vcpus[0], op, gpa, size, reps);
 }

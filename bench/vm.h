@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A machine for benchmarks: one vCPU, 2M of ordinary memory with the guest's program, and
+ * A machine for benchmarks: vCPUs, 2M of ordinary memory with the guest's program, and
  * slots of guest_memfd. The machine is the same on a kernel that converts in place and on one that
  * does not; vm->in_place says which kernel this is.
  */
@@ -13,9 +13,10 @@
 
 #include "guest.h"
 
-/* A file, all of it one slot. The caller of vm_add_gmem() sets the first line. */
+/* A file, all of it one slot, or none. The caller of vm_add_gmem() sets the first lines. */
 struct gmem {
 	__u64 slot, base, size, flags, huge_page_shift;
+	bool unbound;			/* no slot */
 	int fd;
 	/*
 	 * The host's mapping of shared memory, made once and for all: in place, a mapping of the
@@ -24,11 +25,18 @@ struct gmem {
 	__u8 *shared;
 };
 
-struct vm {
-	int kvm_fd, fd, vcpu_fd;
+struct vcpu {
+	struct vm *vm;
+	int fd;
 	struct kvm_run *run;
-	int run_size;
 	struct command *command;	/* in ordinary memory */
+};
+
+struct vm {
+	int kvm_fd, fd, run_size;
+	struct vcpu vcpus[MAX_VCPUS];
+	int nr_vcpus;			/* vm_create() makes the first one */
+	struct command *command;	/* that of the first vCPU */
 	__u8 *low;			/* ordinary memory */
 	bool in_place;
 
@@ -38,10 +46,13 @@ struct vm {
 
 void vm_create(struct vm *vm);
 void vm_destroy(struct vm *vm);
+struct vcpu *vm_add_vcpu(struct vm *vm);
 void vm_add_gmem(struct vm *vm, struct gmem *gmem);
 void vm_del_gmem(struct vm *vm, struct gmem *gmem);
-/* Lets the guest carry out vm->command. */
-void vm_run(struct vm *vm);
+/* Does the first part of that: deletes the slot and the host's mapping, and keeps the file. */
+void vm_unbind_gmem(struct vm *vm, struct gmem *gmem);
+/* Let a vCPU, or the first one, carry out a command. */
+void vcpu_guest(struct vcpu *vcpu, enum guest_op op, __u64 gpa, __u64 size, int reps);
 void vm_guest(struct vm *vm, enum guest_op op, __u64 gpa, __u64 size, int reps);
 /* Maps the file anew, at the same address. */
 void gmem_remap(const struct gmem *gmem);
