@@ -316,8 +316,15 @@ int guestmem_add_whole(struct folio *folio, struct address_space *mapping, pgoff
 	return __filemap_add_folio(mapping, folio, index, GFP_KERNEL, NULL);
 }
 
-/* Split the placeholder of a unit until the pieces can be stored in its place. */
-static int guestmem_split_placeholder(const struct guestmem_pieces *p)
+/**
+ * guestmem_split_placeholder - split a placeholder until pieces can be stored in its place
+ * @p: the layout of the pieces
+ *
+ * Context: may sleep.  The caller holds invalidate_lock, for write unless the placeholder is
+ *	that of a new unit.
+ * Return: 0, or -ENOMEM with some placeholders split.
+ */
+int guestmem_split_placeholder(const struct guestmem_pieces *p)
 {
 	pgoff_t end = p->cuts.index + (1UL << p->cuts.order), index;
 	struct xarray *xa = &p->mapping->i_pages;

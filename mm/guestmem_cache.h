@@ -35,6 +35,7 @@ void guestmem_attach(struct folio *folio, struct address_space *mapping, int nr_
 void guestmem_attach_pieces(struct page *page, const struct guestmem_pieces *p);
 
 int guestmem_add_whole(struct folio *folio, struct address_space *mapping, pgoff_t index);
+int guestmem_split_placeholder(const struct guestmem_pieces *p);
 int guestmem_add_placeholders(const struct guestmem_pieces *p);
 void guestmem_add_pieces(struct page *page, const struct guestmem_pieces *p);
 void guestmem_remove_whole(struct folio *folio);

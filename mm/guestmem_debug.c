@@ -19,6 +19,9 @@
  *
  * tools/testing/selftests/kvm/lib/guestmem_units.c parses the lines.  It takes one of the
  * first kind whose format has changed for one of the second kind.
+ *
+ * The kernel parameter guestmem_uniform is for comparison: a folio is split into single
+ * pages at once, and is merged when all of the unit may be one folio.
  */
 #define pr_fmt(fmt) "guestmem: " fmt
 

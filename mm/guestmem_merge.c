@@ -177,7 +177,7 @@ bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *m
 		present = folio_order(folio);
 		folio_put(folio);
 
-		if (present < order)
+		if (present < order && (!guestmem_uniform || order == unit_order))
 			done &= guestmem_merge_bottom_up(mapping, index, order, true);
 
 		index += 1UL << order;

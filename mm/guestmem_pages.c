@@ -11,6 +11,7 @@
  * zone and node.  To *prep* one is to make a folio of struct pages that were scrubbed.
  */
 #include <linux/hugetlb.h>
+#include <linux/init.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
 #include <linux/sizes.h>
@@ -119,6 +120,17 @@ static void guestmem_prep_piece(struct page *page, unsigned int order,
 	__folio_mark_uptodate(folio);
 }
 
+#ifdef CONFIG_DEBUG_GUESTMEM
+bool guestmem_uniform __ro_after_init;
+
+static int __init guestmem_setup_uniform(char *str)
+{
+	guestmem_uniform = true;
+	return 1;
+}
+__setup("guestmem_uniform", guestmem_setup_uniform);
+#endif
+
 /**
  * guestmem_piece_order - get the order of a piece
  * @p: the layout of a folio that becomes pieces
@@ -129,6 +141,9 @@ static void guestmem_prep_piece(struct page *page, unsigned int order,
  */
 unsigned int guestmem_piece_order(const struct guestmem_pieces *p, pgoff_t index)
 {
+	if (guestmem_uniform)
+		return 0;
+
 	if (p->wanted)
 		return min(p->cuts.order, p->wanted(p->mapping, index));
 

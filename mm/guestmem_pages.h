@@ -24,6 +24,13 @@ struct guestmem_pieces {
 /* The number of struct pages in a page of the vmemmap. */
 #define GUESTMEM_VMEMMAP_PAGES	(PAGE_SIZE / sizeof(struct page))
 
+/* For comparison only: split a folio into single pages, and merge nothing but whole units. */
+#ifdef CONFIG_DEBUG_GUESTMEM
+extern bool guestmem_uniform;
+#else
+#define guestmem_uniform	false
+#endif
+
 unsigned int guestmem_piece_order(const struct guestmem_pieces *p, pgoff_t index);
 void guestmem_break_pages(struct page *page, const struct guestmem_pieces *p);
 void guestmem_join_pages(struct page *page, unsigned int order, bool optimized);

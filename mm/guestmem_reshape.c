@@ -148,8 +148,17 @@ static int guestmem_prepare_folio(struct guestmem_split *split,
 		goto err_nodes;
 
 	/* From here on no other task can find the folio.  The nodes are in use. */
+	if (guestmem_uniform) {
+		r = guestmem_split_placeholder(&p);
+		if (r)
+			goto err_attach;
+	}
+
 	return 0;
 
+err_attach:
+	guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
+	folio_unlock(folio);
 err_nodes:
 	guestmem_free_nodes(&nodes);
 err_vmemmap:
