@@ -102,12 +102,12 @@ static void print_place(const char *what, long long delay)
 {
 	FILE *file = fopen("/proc/kallsyms", "r");
 	unsigned long long at, nearest = 0;
-	char type, name[200], best[200] = "?";
+	char type, name[200] = "", best[200] = "?";
 
 	while (file && fscanf(file, "%llx %c %199s%*[^\n]", &at, &type, name) == 3) {
 		if (at <= state.ip && at >= nearest && strchr("tT", type)) {
 			nearest = at;
-			strcpy(best, name);
+			memcpy(best, name, sizeof(best));
 		}
 	}
 	if (file)

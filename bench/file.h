@@ -10,7 +10,7 @@
 #include "measure.h"
 #include "vm.h"
 
-/* What a file is made of. */
+/* The pages that a file is made of. */
 struct kind {
 	const char *name;
 	int shift;

@@ -6,12 +6,13 @@
  * beforehand, and again when all is mapped. The host allocates and frees the same GiB while it is
  * whole, and while single pages of it are shared.
  *
- * What clearing the memory costs is found out in two ways that allocate it: a huge page of 1G, and
- * 512 of 2M. Both clear 1 GiB by the same loop, so that the difference is what 511 allocations
- * cost besides, and a 511th part of that is what one of them does.
+ * The cost of clearing the memory follows from two ways to allocate it: a huge page of 1G, and
+ * 512 of 2M. Both clear 1 GiB by the same loop, so that the difference is the price of 511
+ * allocations without the clearing, and one of them costs a 511th part of that.
  */
 #include <fcntl.h>
 #include <stdio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "file.h"
@@ -19,10 +20,14 @@
 #define SIZE			LARGE_SIZE
 #define BLOCK			(2 * MIB)
 #define REPEATS			3
-#define MIN(a, b)		((a) < (b) ? (a) : (b))
 
 /* By kind of file. */
 static __u64 allocate_whole[NR_KINDS][REPEATS];
+
+static __u64 smaller(__u64 a, __u64 b)
+{
+	return a < b ? a : b;
+}
 
 static __u64 allocate(struct file *file)
 {
@@ -38,6 +43,25 @@ static __u64 punch(struct file *file, __u64 gpa, __u64 size)
 
 	file_punch(file, gpa, size);
 	return clock_now() - start;
+}
+
+static __u64 read_clock(clockid_t clock)
+{
+	struct timespec time;
+
+	clock_gettime(clock, &time);
+	return time.tv_sec * 1000000000ULL + time.tv_nsec;
+}
+
+/* Punches, and returns for how many ns the task didn't run: it waited, or had to let others run. */
+static __u64 punch_waits(struct file *file, __u64 gpa, __u64 size)
+{
+	__u64 wall = read_clock(CLOCK_MONOTONIC), cpu = read_clock(CLOCK_THREAD_CPUTIME_ID);
+
+	file_punch(file, gpa, size);
+	cpu = read_clock(CLOCK_THREAD_CPUTIME_ID) - cpu;
+	wall = read_clock(CLOCK_MONOTONIC) - wall;
+	return wall - smaller(wall, cpu);
 }
 
 /* Closes the file; its slot is deleted before, which doesn't count. */
@@ -70,7 +94,7 @@ static void measure_touch(int nr)
 		allocate_whole[nr][i] = allocate(&file);
 		mapped[i] = file_touch(&file, file.gmem.base, SIZE);
 		file_destroy(&file);
-		map[i] = mapped[i] - MIN(mapped[i], again[i]);
+		map[i] = mapped[i] - smaller(mapped[i], again[i]);
 	}
 	begin_section("%s: the guest touches 1 GiB", kinds[nr].name);
 	print_row("first touch, nothing allocated", cold, REPEATS);
@@ -101,7 +125,7 @@ static void share(struct file *file, int how, bool to_shared)
 
 static void measure_free(const struct kind *kind, int how)
 {
-	__u64 before[REPEATS], punched[REPEATS], part[REPEATS], closed[REPEATS];
+	__u64 before[REPEATS], punched[REPEATS], part[REPEATS], closed[REPEATS], waits[REPEATS];
 	struct file file;
 
 	for (int i = 0; i < REPEATS; i++) {
@@ -115,12 +139,17 @@ static void measure_free(const struct kind *kind, int how)
 		allocate(&file);
 		/* And the pages are shared when the memory is there. */
 		share(&file, how, true);
+		waits[i] = punch_waits(&file, file.gmem.base, SIZE);
+		share(&file, how, false);
+		allocate(&file);
+		share(&file, how, true);
 		closed[i] = close_file(&file);
 	}
 	begin_section("%s: 1 GiB, %s", kind->name, how_split[how]);
 	print_row("allocate", before, REPEATS);
 	print_row("punch 4K", part, REPEATS);
 	print_row("punch all of it", punched, REPEATS);
+	print_row("punch all of it: not running", waits, REPEATS);
 	print_row("close", closed, REPEATS);
 }
 
@@ -130,10 +159,10 @@ static void print_clearing(void)
 	__u64 small = allocate_whole[1][0], huge = allocate_whole[2][0], each;
 
 	for (int i = 1; i < REPEATS; i++) {
-		small = MIN(small, allocate_whole[1][i]);
-		huge = MIN(huge, allocate_whole[2][i]);
+		small = smaller(small, allocate_whole[1][i]);
+		huge = smaller(huge, allocate_whole[2][i]);
 	}
-	each = (small - MIN(small, huge)) / (SIZE / BLOCK - 1);
+	each = (small - smaller(small, huge)) / (SIZE / BLOCK - 1);
 	begin_section("clearing memory");
 	print_value(huge, "allocate a huge page of 1G");
 	print_value(small, "allocate 512 of 2M");

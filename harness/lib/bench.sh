@@ -4,11 +4,13 @@
 #
 #   DESCRIPTION, INTRO     a line, and the text above the table
 #   program                bench/PROGRAM.c, the same everywhere
-#   sides=(base ours)      the machines it runs in: base is the unpatched kernel, all others
+#   sides=(ours)           the machines it runs in: base is the unpatched kernel, all others
 #                          are our kernel
 #   append=()              for the boot line of our kernel
 #   append_for[SIDE]       one more for the boot line of this side
 #   how[SIDE]              the way that the program must find there ("how", in its first line)
+#   column[SIDE]           if there are two sides, and if they are to stand side by side: what
+#                          stands above them
 #   hugepages, mem         of the machine (as ./gmem run)
 #   timeout                seconds without -icount, on an idle host
 #   quoted                 owner of the figures in bench/NAME.quoted, which stand next to ours
@@ -16,10 +18,16 @@
 # The program counts instructions (-icount, one processor): no time, no cache, no TLB, but the
 # same number every time. It prints tab-separated lines: "how WAY", "section TITLE",
 # "row TITLE MEDIAN LOWEST HIGHEST", and at its end "complete".
+#
+# A machine is booted several times: out/bench/NAME.SIDE.RUN is what the program says. Together
+# they are out/bench/NAME.SIDE, where a row has the mean of the medians, the lowest and the highest
+# of all, and how far the medians are apart, in percent of the mean. Its line "run" has the number
+# of runs, and what the program was told (--quick).
 
 use kernel packages selftests timeouts tree
 
 bench_out=$GMEM_OUT/bench
+bench_here=""		# run on this machine, not in an emulated one
 
 bench_names() {
 	(cd "$GMEM_TOP/bench" && find . -name '*.bench' -printf '%f\n' | sed 's/\.bench$//' | sort)
@@ -28,9 +36,9 @@ bench_names() {
 load_bench() {
 	[[ -f $GMEM_TOP/bench/$1.bench ]] ||
 		usage_error "no benchmark '$1' (bench has: $(bench_names | tr '\n' ' '))"
-	unset append_for how
-	declare -gA append_for=() how=()
-	DESCRIPTION="" INTRO="" program=$1 sides=(base ours) append=() hugepages="" mem=""
+	unset append_for how column
+	declare -gA append_for=() how=() column=()
+	DESCRIPTION="" INTRO="" program=$1 sides=(ours) append=() hugepages="" mem=""
 	timeout=600 quoted=""
 	# shellcheck source=/dev/null
 	. "$GMEM_TOP/bench/$1.bench"
@@ -47,13 +55,13 @@ bench_build() {
 	step "$GMEM_OUT/log/bench.log" "building the benchmarks" "${make[@]}"
 }
 
-# bench_side NAME SIDE ARG...: run one machine, with its output in out/bench/NAME.SIDE.
+# bench_side NAME SIDE RUN ARG...: run one machine, with its output in out/bench/NAME.SIDE.RUN.
 bench_side() {
-	local name=$1 side=$2 entry args
+	local name=$1 side=$2 out=$bench_out/$1.$2.$3 entry args
 	local opt_arch=x86_64 opt_variant=default opt_icount=1
 	args=(--icount --id "bench-$1-$2" --timeout "$(scaled "$timeout")"
 		--file "$bench_out/bin/$program:/")
-	shift 2
+	shift 3
 	[[ ! $mem ]] || args+=(--mem "$mem")
 	[[ ! $hugepages ]] || args+=(--hugepages "$hugepages")
 	if [[ $side == base ]]; then
@@ -72,125 +80,143 @@ bench_side() {
 		"$GMEM_TOP/gmem" run "${args[@]}" -- "/$program" "$@"
 		return
 	fi
-	rm -f "$bench_out/$name.$side"
-	"$GMEM_TOP/gmem" run "${args[@]}" -- "/$program" "$@" \
-		>"$bench_out/$name.$side.part" </dev/null || return
-	mv "$bench_out/$name.$side.part" "$bench_out/$name.$side"
+	rm -f "$out"
+	"$GMEM_TOP/gmem" run "${args[@]}" -- "/$program" "$@" >"$out.part" </dev/null || return
+	mv "$out.part" "$out"
 }
 
-# bench_complete NAME: true if all sides ran to their end, in the way that was to be measured.
+# bench_side_here NAME RUN ARG...: run the program on this machine. Prints the side that this is.
+bench_side_here() {
+	local name=$1 run=$2 part=$bench_out/$1.here found side
+	shift 2
+	"$bench_out/bin/$program" "$@" >"$part" </dev/null || return
+	found=$(sed -n 's/^how\t//p' "$part")
+	for side in "${sides[@]}"; do
+		if [[ $found == "${how[$side]-}" && $side != base ]]; then
+			mv "$part" "$bench_out/$name.$side.$run"
+			echo "$side"
+			return
+		fi
+	done
+	note "$name: is '$found', and that is none of: ${sides[*]}"
+	return "$EXIT_FAIL"
+}
+
+# bench_merge NAME SIDE RUNS ARG...: make one table of several runs. They must have the same rows.
+bench_merge() {
+	local out=$bench_out/$1.$2 runs=$3 files=() run
+	for ((run = 1; run <= runs; run++)); do files+=("$out.$run"); done
+	shift 3
+	rm -f "$out"
+	awk -F '\t' -v OFS='\t' -v runs="$runs" -v args="$*" '
+	FNR == 1 { nth++ }
+	$1 == "section" { section = $2 }
+	$1 == "section" && nth == 1 { line[++nr] = $0 }
+	$1 == "how" && nth == 1 { line[++nr] = $0; line[++nr] = "run" OFS runs OFS args }
+	$1 == "row" {
+		key = section SUBSEP $2
+		if (nth == 1)
+			line[++nr] = key
+		if (!(key in times) || $4 < low[key]) low[key] = $4
+		if (!(key in times) || $5 > high[key]) high[key] = $5
+		if (!(key in times) || $3 < least[key]) least[key] = $3
+		if (!(key in times) || $3 > most[key]) most[key] = $3
+		times[key]++
+		sum[key] += $3
+	}
+	$1 == "complete" { complete++ }
+	END {
+		for (i = 1; i <= nr; i++) {
+			if (!(line[i] in times)) {
+				print line[i]
+				continue
+			}
+			key = line[i]
+			mean = sum[key] / runs
+			split(key, part, SUBSEP)
+			printf "row\t%s\t%.0f\t%.0f\t%.0f\t%.3f\n", part[2], mean, low[key], high[key],
+				mean ? 100 * (most[key] - least[key]) / mean : 0
+		}
+		for (key in times)
+			if (times[key] != runs) exit 1
+		if (complete != runs) exit 1
+		print "complete"
+	}
+	' "${files[@]}" >"$out.part" || { note "${out##*/}: the runs have different rows"; return "$EXIT_FAIL"; }
+	mv "$out.part" "$out"
+}
+
+# bench_measure NAME RUNS ARG...: run all machines of a benchmark, and merge their runs.
+bench_measure() {
+	local name=$1 runs=$2 side run failed="" measured
+	shift 2
+	load_bench "$name"
+	for side in "${sides[@]}"; do
+		for ((run = 1; run <= runs; run++)); do
+			if [[ $bench_here ]]; then
+				measured=$(bench_side_here "$name" "$run" "$@") || failed+=" here"
+			else
+				bench_side "$name" "$side" "$run" "$@" || failed+=" $side"
+				measured=$side
+			fi
+			# The next runs would fail as well.
+			[[ ! $failed ]] || break 2
+		done
+		[[ $GMEM_DRY ]] || bench_merge "$name" "$measured" "$runs" "$@" || failed+=" $measured"
+		[[ ! $bench_here ]] || break
+	done
+	[[ ! $failed ]] || { note "$name: failed on$failed"; return "$EXIT_FAIL"; }
+}
+
+# bench_complete NAME: true if all sides ran to their end, in the way that was to be measured. On
+# this machine, there can be one of them only.
 bench_complete() {
-	local side found file
+	local side found file some=""
 	for side in "${sides[@]}"; do
 		file=$bench_out/$1.$side
+		if [[ ! -e $file && $bench_here ]]; then continue; fi
 		[[ $(tail -qn 1 "$file" 2>/dev/null) == complete ]] ||
 			{ note "$1, $side: did not run to its end"; return "$EXIT_FAIL"; }
 		found=$(sed -n 's/^how\t//p' "$file")
 		[[ $found == "${how[$side]-}" ]] ||
 			{ note "$1, $side: is '$found', not '${how[$side]-}'"; return "$EXIT_FAIL"; }
+		some=1
+	done
+	[[ $some ]] || { note "$1: not measured"; return "$EXIT_FAIL"; }
+}
+
+# bench_files: print the results that are there, of all benchmarks.
+bench_files() {
+	local name side
+	for name in $(bench_names); do
+		load_bench "$name"
+		for side in "${sides[@]}"; do
+			[[ $(tail -qn 1 "$bench_out/$name.$side" 2>/dev/null) != complete ]] ||
+				echo "$bench_out/$name.$side"
+		done
 	done
 }
 
-# Print the tools and the configuration that the numbers depend on, besides the source.
-bench_tools() {
+# bench_header: print what the numbers depend on, "KEY: VALUE" a line.
+bench_header() {
+	local config dirty=""
 	kernel_env x86_64
-	printf '%s; %s; harness/variants/default.config\n' "$("$qemu" --version | head -n 1)" \
-		"$("${cross}gcc" --version | head -n 1)"
+	config=$GMEM_OUT/linux/build-x86_64-default/.config
+	if [[ $bench_here ]]; then
+		echo "compiler: $(sed 's/^.*(\(.*gcc[^)]*)[^)]*\)).*/\1/' /proc/version)"
+		echo "config: $({ zcat /proc/config.gz 2>/dev/null || uname -a; } | bench_config)"
+		echo "machine: $(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1); ticks of the TSC"
+	else
+		echo "compiler: $("${cross}gcc" --version | head -n 1)"
+		echo "config: $(bench_config <"$config")"
+		echo "machine: $("$qemu" --version | head -n 1); instructions"
+	fi
+	git -C "$GMEM_TOP" diff-index --quiet HEAD 2>/dev/null || dirty="-dirty"
+	echo "commit: $(git -C "$GMEM_TOP" rev-parse --short HEAD)$dirty"
 }
 
-# Functions of all tables. The spread is how far lowest and highest are apart, in percent of the
-# median.
-bench_awk='
-	function number(n,    text, negative) {
-		if (n == "") return "-"
-		text = sprintf("%d", n)
-		while (match(text, /[0-9][0-9][0-9][0-9]($|,)/))
-			text = substr(text, 1, RSTART) "," substr(text, RSTART + 1)
-		return text
-	}
-	function spread(n, low, high) {
-		if (n == "" || n == 0) return ""
-		return sprintf("%.1f%%", 100 * (high - low) / n)
-	}
-'
-
-bench_table() {
-	case ${sides[*]} in
-	"base ours") bench_table_sides "$1" ;;
-	*) bench_table_list "$1" ;;
-	esac
-}
-
-# bench_table_list NAME: print one machine after the other, in the program's order. Figures that
-# others have measured are printed as they were written; for the ratio, "157.07 M" is a number.
-bench_table_list() {
-	local files=() side
-	for side in "${sides[@]}"; do files+=("$bench_out/$1.$side"); done
-	[[ ! $quoted ]] || files=("$GMEM_TOP/bench/$1.quoted" "${files[@]}")
-	awk -F '\t' -v quoted="$quoted" "$bench_awk"'
-	function value(text) {
-		return text ~ /B$/ ? 0 : text * (text ~ /M$/ ? 1e6 : text ~ /k$/ ? 1e3 : 1)
-	}
-	function line(title, a, as, b, ratio) {
-		title = sprintf("  %-54s%15s %7s%14s %7s", title, a, as, b, ratio)
-		sub(/ +$/, "", title)
-		print title
-	}
-	BEGIN {
-		line("", "in this tree", "", quoted, "")
-		line("instructions, median and spread", "", "", "", quoted == "" ? "" : "ratio")
-	}
-	FILENAME ~ /\.quoted$/ && !/^#/ && NF == 3 { theirs[$1, $2] = $3 }
-	FILENAME ~ /\.quoted$/ { next }
-	$1 == "section" { section = $2; print section }
-	$1 == "row" {
-		them = theirs[section, $2]
-		delete theirs[section, $2]
-		line($2, number($3), spread($3, $4, $5), them,
-		     value(them) > 0 ? sprintf("%.3f", $3 / value(them)) : "")
-	}
-	END {
-		for (what in theirs) {
-			sub(SUBSEP, ": ", what)
-			print "gmem: quoted, but not measured: " what >"/dev/stderr"
-			lost = 1
-		}
-		exit lost
-	}
-	' "${files[@]}"
-}
-
-# bench_table_sides NAME: print both sides side by side, in the program's order.
-bench_table_sides() {
-	awk -F '\t' -v base="Linux $BASE_VERSION" "$bench_awk"'
-	function line(title, a, as, b, bs, ratio) {
-		title = sprintf("  %-46s%15s %7s%15s %7s%8s", title, a, as, b, bs, ratio)
-		sub(/ +$/, "", title)
-		print title
-	}
-	$1 == "section" { section = $2 }
-	$1 == "section" && !(section in known) { known[section]; order[++nr] = section SUBSEP }
-	$1 == "row" && !((section, $2) in known) { known[section, $2]; order[++nr] = section SUBSEP $2 }
-	$1 == "row" {
-		side = FILENAME ~ /\.base$/ ? "base" : "ours"
-		value[side, section, $2] = $3
-		range[side, section, $2] = spread($3, $4, $5)
-	}
-	END {
-		line("", base, "", "in this tree", "", "")
-		line("instructions, median and spread", how["base"], "", how["ours"], "", "ratio")
-		for (i = 1; i <= nr; i++) {
-			split(order[i], part, SUBSEP)
-			if (part[2] == "") {
-				print part[1]
-				continue
-			}
-			a = value["base", order[i]]
-			b = value["ours", order[i]]
-			line(part[2], number(a), range["base", order[i]], number(b),
-			     range["ours", order[i]], a > 0 && b != "" ? sprintf("%.2f", b / a) : "")
-		}
-	}
-	$1 == "how" { how[FILENAME ~ /\.base$/ ? "base" : "ours"] = $2 }
-	' "$bench_out/$1.ours" "$bench_out/$1.base"
+# bench_config: print a hash of a kernel configuration. The compiler has a line of its own.
+bench_config() {
+	grep -E '^(CONFIG_|# CONFIG_)' | grep -vE '^CONFIG_(CC|GCC|LD|AS|CLANG|LLD|RUSTC|PAHOLE)_?[A-Z_]*VERSION' |
+		sort | hash_of
 }
