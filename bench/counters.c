@@ -10,8 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include <linux/perf_event.h>
 
 #include "counters.h"
 #include "vm.h"
@@ -159,6 +162,32 @@ __u64 guest_faults(void)
 	if (!file || fscanf(file, "%llu", &value) != 1)
 		die("/sys/kernel/debug/kvm/pf_fixed");
 	fclose(file);
+	return value;
+}
+
+static int tlb_fd = -1;
+
+bool count_tlb_begin(void)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_HW_CACHE,
+		.size = sizeof(attr),
+		.config = PERF_COUNT_HW_CACHE_DTLB | PERF_COUNT_HW_CACHE_OP_READ << 8 |
+			  PERF_COUNT_HW_CACHE_RESULT_MISS << 16,
+		.exclude_host = 1,
+	};
+
+	tlb_fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0);
+	return tlb_fd >= 0;
+}
+
+__u64 count_tlb_end(void)
+{
+	__u64 value;
+
+	if (read(tlb_fd, &value, sizeof(value)) != sizeof(value))
+		die("read(perf event)");
+	close(tlb_fd);
 	return value;
 }
 

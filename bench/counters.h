@@ -27,6 +27,12 @@ long count_nodes_end(void);
 
 /* Returns the number of faults, of all guests, that have mapped a page. */
 __u64 guest_faults(void);
+/*
+ * Start to count the guest's TLB misses, for data, and return how many there were. begin returns
+ * false if the processor doesn't count them.
+ */
+bool count_tlb_begin(void);
+__u64 count_tlb_end(void);
 /* Returns the CPU time that kernel workers have used until now, in ns. */
 __u64 workers_time(void);
 

@@ -80,6 +80,8 @@ static __u64 close_file(struct file *file)
 static void measure_touch(int nr)
 {
 	__u64 cold[REPEATS], mapped[REPEATS], again[REPEATS], faults[REPEATS], map[REPEATS];
+	__u64 misses[REPEATS];
+	bool counted = false;
 	struct file file;
 
 	for (int i = 0; i < REPEATS; i++) {
@@ -87,7 +89,10 @@ static void measure_touch(int nr)
 		faults[i] = guest_faults();
 		cold[i] = file_touch(&file, file.gmem.base, SIZE);
 		faults[i] = guest_faults() - faults[i];
+		counted = count_tlb_begin();
 		again[i] = file_touch(&file, file.gmem.base, SIZE);
+		if (counted)
+			misses[i] = count_tlb_end();
 		file_destroy(&file);
 
 		file_create(&file, &kinds[nr], SIZE, false);
@@ -101,6 +106,8 @@ static void measure_touch(int nr)
 	print_row("faults", faults, REPEATS);
 	print_row("first touch, allocated before", mapped, REPEATS);
 	print_row("touched again, all mapped", again, REPEATS);
+	if (counted)
+		print_row("touched again: the guest's TLB misses", misses, REPEATS);
 	print_row("mapping it: allocated before, less again", map, REPEATS);
 }
 

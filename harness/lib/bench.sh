@@ -38,7 +38,7 @@ load_bench() {
 		usage_error "no benchmark '$1' (bench has: $(bench_names | tr '\n' ' '))"
 	unset append_for how column
 	declare -gA append_for=() how=() column=()
-	DESCRIPTION="" INTRO="" program=$1 sides=(ours) append=() hugepages="" mem=""
+	DESCRIPTION="" INTRO="" program=$1 sides=("ours") append=() hugepages="" mem=""
 	timeout=600 quoted=""
 	# shellcheck source=/dev/null
 	. "$GMEM_TOP/bench/$1.bench"
