@@ -11,8 +11,8 @@
  * zone and node.  To *prep* one is to make a folio of struct pages that were scrubbed.
  */
 #include <linux/hugetlb.h>
-#include <linux/init.h>
 #include <linux/mm.h>
+#include <linux/moduleparam.h>
 #include <linux/sched.h>
 #include <linux/sizes.h>
 #include <linux/unroll.h>
@@ -122,13 +122,7 @@ static void guestmem_prep_piece(struct page *page, unsigned int order,
 
 #ifdef CONFIG_DEBUG_GUESTMEM
 bool guestmem_uniform __ro_after_init;
-
-static int __init guestmem_setup_uniform(char *str)
-{
-	guestmem_uniform = true;
-	return 1;
-}
-__setup("guestmem_uniform", guestmem_setup_uniform);
+core_param(guestmem_uniform, guestmem_uniform, bool, 0444);
 #endif
 
 /**
