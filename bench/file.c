@@ -29,6 +29,8 @@ void file_create(struct file *file, const struct kind *kind, __u64 size, bool un
 	if (!file->vm.in_place)
 		die("this kernel doesn't convert in place");
 	vm_add_gmem(&file->vm, &file->gmem);
+	/* The guest's own memory is mapped from here on, so that its faults don't count. */
+	file_touch(file, file->gmem.base, 0);
 }
 
 void file_destroy(struct file *file)

@@ -107,7 +107,6 @@ void vm_unbind_gmem(struct vm *vm, struct gmem *gmem)
 {
 	if (!gmem->unbound)
 		set_gmem_slot(vm, gmem, 0);
-	gmem->unbound = true;
 	munmap(gmem->shared, gmem->size);
 }
 
