@@ -9,7 +9,7 @@ use bench
 bench_awk='
 	function number(n,    text) {
 		if (n == "") return "-"
-		text = sprintf("%d", n)
+		text = sprintf("%.0f", n)
 		while (match(text, /[0-9][0-9][0-9][0-9]($|,)/))
 			text = substr(text, 1, RSTART) "," substr(text, RSTART + 1)
 		return text
@@ -155,7 +155,7 @@ bench_goals() {
 				work, theirs, before, reach, aim, ours, result
 			return
 		}
-		printf "  %-50s%18s%14s%14s%13s%13s  %s\n", work, theirs, before, reach, aim, ours, result
+		printf "  %-52s%18s%14s%15s%13s%15s  %s\n", work, theirs, before, reach, aim, ours, result
 	}
 	# Returns the sum of the terms of this line, or "" if one of them is not measured.
 	function sum(    i, sign, key, total) {

@@ -28,6 +28,7 @@ use kernel packages selftests timeouts tree
 
 bench_out=$GMEM_OUT/bench
 bench_here=""		# run on this machine, not in an emulated one
+bench_jobs=$(nproc)	# machines at the same time
 
 bench_names() {
 	(cd "$GMEM_TOP/bench" && find . -name '*.bench' -printf '%f\n' | sed 's/\.bench$//' | sort)
@@ -59,7 +60,7 @@ bench_build() {
 bench_side() {
 	local name=$1 side=$2 out=$bench_out/$1.$2.$3 entry args
 	local opt_arch=x86_64 opt_variant=default opt_icount=1
-	args=(--icount --id "bench-$1-$2" --timeout "$(scaled "$timeout")"
+	args=(--icount --id "bench-$1-$2-$3" --timeout "$(scaled "$timeout")"
 		--file "$bench_out/bin/$program:/")
 	shift 3
 	[[ ! $mem ]] || args+=(--mem "$mem")
@@ -146,26 +147,45 @@ bench_merge() {
 	mv "$out.part" "$out"
 }
 
+# bench_runs NAME SIDE RUNS ARG...: run a machine several times, as many at once as bench_jobs says:
+# the counts are the same however busy the host is.
+bench_runs() {
+	local name=$1 side=$2 runs=$3 run pid pids=() failed=0
+	shift 3
+	for ((run = 1; run <= runs && !failed; run++)); do
+		bench_side "$name" "$side" "$run" "$@" &
+		pids+=($!)
+		# Wait for a batch of machines, or for the last ones.
+		((run % bench_jobs == 0 || run == runs)) || continue
+		for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+		pids=()
+	done
+	return "$failed"
+}
+
 # bench_measure NAME RUNS ARG...: run all machines of a benchmark, and merge their runs.
 bench_measure() {
-	local name=$1 runs=$2 side run failed="" measured
+	local name=$1 runs=$2 side failed=""
 	shift 2
 	load_bench "$name"
+	if [[ $bench_here ]]; then
+		bench_measure_here "$name" "$runs" "$@"
+		return
+	fi
 	for side in "${sides[@]}"; do
-		for ((run = 1; run <= runs; run++)); do
-			if [[ $bench_here ]]; then
-				measured=$(bench_side_here "$name" "$run" "$@") || failed+=" here"
-			else
-				bench_side "$name" "$side" "$run" "$@" || failed+=" $side"
-				measured=$side
-			fi
-			# The next runs would fail as well.
-			[[ ! $failed ]] || break 2
-		done
-		[[ $GMEM_DRY ]] || bench_merge "$name" "$measured" "$runs" "$@" || failed+=" $measured"
-		[[ ! $bench_here ]] || break
+		bench_runs "$name" "$side" "$runs" "$@" || { failed+=" $side"; continue; }
+		[[ $GMEM_DRY ]] || bench_merge "$name" "$side" "$runs" "$@" || failed+=" $side"
 	done
 	[[ ! $failed ]] || { note "$name: failed on$failed"; return "$EXIT_FAIL"; }
+}
+
+bench_measure_here() {
+	local name=$1 runs=$2 run side
+	shift 2
+	for ((run = 1; run <= runs; run++)); do
+		side=$(bench_side_here "$name" "$run" "$@") || { note "$name: failed"; return "$EXIT_FAIL"; }
+	done
+	bench_merge "$name" "$side" "$runs" "$@"
 }
 
 # bench_complete NAME: true if all sides ran to their end, in the way that was to be measured. On
