@@ -41,14 +41,14 @@ bench_citable() {
 }
 
 bench_measured_with() {
-	bench_header | grep -v '^commit: ' | sed 's/^\([a-z]*\): /\1 /' | paste -sd'@' | sed 's/@/; /g'
+	echo "Measured by \`./gmem bench\`, written by \`./gmem bench --readme\`:"
+	bench_header | sed '$!s/$/,/;$s/$/./'
 }
 
 readme_block() {
 	local goals
 	goals=$(bench_goals md) || return
-	printf '\n%s\n\n%s\n\n%s\n\n' "$goals" "$bench_goals_note" \
-		"Made by \`./gmem bench --readme\` ($(bench_measured_with))."
+	printf '\n%s\n\n%s\n\n%s\n\n' "$goals" "$bench_goals_note" "$(bench_measured_with)"
 }
 
 # memory_table: print the memory for a GiB by the number of shared pages, in reST.
@@ -86,11 +86,20 @@ memory_table() {
 	' "$bench_out/memory.ours"
 }
 
+# plot_figures: print the directives for the plots, in reST.
+plot_figures() {
+	local name
+	for name in growth memory contention; do
+		printf '.. kernel-figure:: guestmem-%s.svg\n   :alt: %s\n\n' "$name" "$name"
+	done
+}
+
 rst_block() {
 	local goals
 	goals=$(bench_goals rst) || return
 	printf '\n%s\n\n%s\n\n%s\n\n' "$goals" "$bench_goals_note" "$(memory_table)"
-	printf '%s\n\n' "Measured with: $(bench_measured_with)."
+	plot_figures
+	printf '%s\n\n' "$(bench_measured_with | sed 's/[`]/&&/g')"
 }
 
 # series_of FILE SECTION_REGEX ROW_REGEX: print "X Y" of rows, X being the number at the beginning
@@ -152,8 +161,8 @@ bench_documents() {
 	local text
 	bench_citable || return
 	text=$(readme_block) || return
-	replace_block "$readme" "<!-- bench: begin -->" "<!-- bench: end -->" <<<"$text" || return
+	replace_block "$readme" "<!-- bench: begin -->" "<!-- bench: end -->" <<<"$text"$'\n' || return
 	text=$(rst_block) || return
-	replace_block "$guestmem_rst" ".. bench: begin" ".. bench: end" <<<"$text" || return
+	replace_block "$guestmem_rst" ".. bench: begin" ".. bench: end" <<<"$text"$'\n' || return
 	bench_plots
 }

@@ -24,12 +24,15 @@ bench_tsv() {
 	$1 == "run" {
 		if (least == "" || $2 < least) least = $2
 		how[$3]
+		commit[$4]
 	}
 	$1 == "section" { section = $2 }
 	$1 == "row" { line[++nr] = bench OFS side OFS section OFS $2 OFS $3 OFS $4 OFS $5 OFS $6 }
 	END {
 		printf "# runs: %d\n", least
-		printf "# options:"
+		printf "# commit:"
+		for (id in commit) printf " %s", id
+		printf "\n# options:"
 		for (args in how) printf " %s", args == "" ? "none" : args
 		printf "\n"
 		for (i = 1; i <= nr; i++) print line[i]
@@ -48,7 +51,7 @@ bench_save() {
 
 # bench_saved_name: print where results are saved if no file is given: one file for each commit.
 bench_saved_name() {
-	echo "$bench_out/$(bench_header | sed -n 's/^commit: //p').tsv"
+	echo "$bench_out/$(bench_commit).tsv"
 }
 
 # bench_reference REF: print the path of saved results: a file, or a commit's, in out/bench.

@@ -139,22 +139,19 @@ bench_agreement() {
 	' "${files[@]}"
 }
 
-# bench_goals [md|rst]: print the table of figures to reach, bench/figures.goals, with ours in it:
-# as text, or for a document.
+# bench_goals [md|rst]: print the table of figures to reach, bench/figures.goals, with ours in it.
+# For a document, it is the figures alone.
 bench_goals() {
 	local files
 	mapfile -t files < <(bench_files)
 	awk -F '\t' -v form="${1:-text}" "$bench_awk"'
 	function row(work, theirs, before, reach, aim, ours, result) {
-		if (form == "md") {
-			printf "| %s | %s | %s | %s | %s | %s | %s |\n", work, theirs, before, reach, aim, ours, result
+		if (form == "md")
+			printf "| %s | %s | %s |\n", work, theirs, ours
+		if (form == "rst")
+			printf "   * - %s\n     - %s\n     - %s\n", work, theirs, ours
+		if (form != "text")
 			return
-		}
-		if (form == "rst") {
-			printf "   * - %s\n     - %s\n     - %s\n     - %s\n     - %s\n     - %s\n     - %s\n",
-				work, theirs, before, reach, aim, ours, result
-			return
-		}
 		printf "  %-52s%18s%14s%15s%13s%15s  %s\n", work, theirs, before, reach, aim, ours, result
 	}
 	# Returns the sum of the terms of this line, or "" if one of them is not measured.
@@ -176,14 +173,11 @@ bench_goals() {
 	$1 == "section" && FILENAME !~ /\.goals$/ { section = $2 }
 	$1 == "row" && FILENAME !~ /\.goals$/ { value[bench "." side "|" section "|" $2] = $3 }
 	FILENAME ~ /\.goals$/ && FNR == 1 {
-		if (form == "md") {
-			row("work", "others*", "before", "reach", "aim", "ours", "")
-			row("---", "---:", "---:", "---:", "---:", "---:", "---")
-		} else {
-			if (form == "rst")
-				print ".. list-table::\n   :header-rows: 1\n"
-			row("work", "others*", "before", "reach", "aim", "ours", "")
-		}
+		if (form == "rst")
+			print ".. list-table::\n   :header-rows: 1\n"
+		row("work", "others (quoted)", "before", "reach", "aim", "ours", "")
+		if (form == "md")
+			row("---", "---:", "", "", "", "---:", "")
 	}
 	FILENAME ~ /\.goals$/ && !/^#/ && NF >= 6 {
 		total = sum()
@@ -202,5 +196,5 @@ bench_goals() {
 
 # The text below that table, wherever it is printed.
 bench_goals_note='Instructions of the caller, on one processor, x86_64, default configuration, struct pages of huge
-pages shared (HVO) unless the row says otherwise; memory in KiB. "Others" are quoted, not measured
-here: the RFC "1G page support for guest_memfd" on the same base, where not marked as 7.3.4.'
+pages shared (HVO) unless the row says otherwise; memory in KiB. The figures of others are quoted,
+not measured here: the RFC "1G page support for guest_memfd" on the same base, or Linux 7.3.4.'

@@ -22,7 +22,7 @@
 # A machine is booted several times: out/bench/NAME.SIDE.RUN is what the program says. Together
 # they are out/bench/NAME.SIDE, where a row has the mean of the medians, the lowest and the highest
 # of all, and how far the medians are apart, in percent of the mean. Its line "run" has the number
-# of runs, and what the program was told (--quick).
+# of runs, what the program was told (--quick), and the commit.
 
 use kernel packages selftests timeouts tree
 
@@ -109,11 +109,11 @@ bench_merge() {
 	for ((run = 1; run <= runs; run++)); do files+=("$out.$run"); done
 	shift 3
 	rm -f "$out"
-	awk -F '\t' -v OFS='\t' -v runs="$runs" -v args="$*" '
+	awk -F '\t' -v OFS='\t' -v runs="$runs" -v args="$*" -v commit="$(bench_commit)" '
 	FNR == 1 { nth++ }
 	$1 == "section" { section = $2 }
 	$1 == "section" && nth == 1 { line[++nr] = $0 }
-	$1 == "how" && nth == 1 { line[++nr] = $0; line[++nr] = "run" OFS runs OFS args }
+	$1 == "how" && nth == 1 { line[++nr] = $0; line[++nr] = "run" OFS runs OFS args OFS commit }
 	$1 == "row" {
 		key = section SUBSEP $2
 		if (nth == 1)
@@ -219,7 +219,7 @@ bench_files() {
 
 # bench_header: print what the numbers depend on, "KEY: VALUE" a line.
 bench_header() {
-	local config dirty=""
+	local config
 	kernel_env x86_64
 	config=$GMEM_OUT/linux/build-x86_64-default/.config
 	if [[ $bench_here ]]; then
@@ -231,8 +231,13 @@ bench_header() {
 		echo "config: $(bench_config <"$config")"
 		echo "machine: $("$qemu" --version | head -n 1); instructions"
 	fi
+}
+
+# bench_commit: print the commit of this repository, and whether it is all of that.
+bench_commit() {
+	local dirty=""
 	git -C "$GMEM_TOP" diff-index --quiet HEAD 2>/dev/null || dirty="-dirty"
-	echo "commit: $(git -C "$GMEM_TOP" rev-parse --short HEAD)$dirty"
+	echo "$(git -C "$GMEM_TOP" rev-parse --short HEAD)$dirty"
 }
 
 # bench_config: print a hash of a kernel configuration. The compiler has a line of its own.
