@@ -24,11 +24,12 @@ content_of() {
 	locked "$index.flock" content_of_locked "$1" "$index"
 }
 
-# Use a copy of the index, which leaves alone what the user has staged.
+# Use a copy of the index, which leaves alone what the user has staged. The copy is a new one each
+# time: what is tracked since may be a file that git ignores, and would not be added.
 content_of_locked() {
 	local own
 	own=$(git -C "$1" rev-parse --absolute-git-dir)/index || return
-	[[ -f $2 || ! -f $own ]] || cp "$own" "$2" || return
+	[[ ! -f $own ]] || cp "$own" "$2" || return
 	GIT_INDEX_FILE=$2 git -C "$1" add -A 2>/dev/null && GIT_INDEX_FILE=$2 git -C "$1" write-tree
 }
 
