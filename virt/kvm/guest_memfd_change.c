@@ -468,8 +468,8 @@ void kvm_gmem_flip_state(struct gmem_conversion *c)
 	 * the old number is handled again.  Taking mmu_lock in between isn't enough, as
 	 * earlier writes may become visible after the lock is taken.  Pairs with the
 	 * smp_rmb() between reading mmu_invalidate_seq and kvm_mem_is_private() in
-	 * kvm_mmu_faultin_pfn() on x86.  gmem_abort() on arm64 needs no such pair, as
-	 * kvm_gmem_get_pfn() looks at the state with invalidate_lock held.
+	 * kvm_mmu_faultin_pfn() on x86, and in pkvm_gmem_abort() on arm64.  gmem_abort()
+	 * needs no such pair, as it maps private and shared memory alike.
 	 */
 	smp_wmb();
 }

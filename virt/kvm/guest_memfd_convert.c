@@ -10,6 +10,7 @@
  *  - Allocate memory for the new state, see kvm_gmem_prepare_state().
  *  - To private only: unmap the memory from user space and verify that it
  *    has no other reference, see kvm_gmem_take_from_host().
+ *  - Ask the architecture, which may know better than the host to whom memory belongs.
  *  - Huge pages only: prepare to split the folios at both ends of the range, and
  *    split the guest's mappings there, so that memory next to the range stays
  *    mapped.
@@ -112,6 +113,22 @@ static void kvm_gmem_unmap_from_guest(struct gmem_conversion *c)
 	kvm_gmem_invalidate_flush(c->inode);
 }
 
+/* Returns 0, or an error if the architecture doesn't let the host convert the pages. */
+static int kvm_gmem_ask_guest(struct gmem_conversion *c)
+{
+	pgoff_t first, last;
+	int r;
+
+	kvm_gmem_for_each_range(c, first, last) {
+		r = kvm_gmem_may_convert(c->inode, first, last, &c->err_index);
+		if (r)
+			return r;
+		cond_resched();
+	}
+
+	return 0;
+}
+
 /*
  * Begin an invalidation and remove the guest's mappings of the pages that change.
  * Split huge pages and guest mappings that cross an end of the range.  If that fails,
@@ -154,16 +171,26 @@ static int kvm_gmem_take_huge_from_guest(struct gmem_conversion *c)
 /* Begin an invalidation and remove the guest's mappings of the pages that change. */
 static int kvm_gmem_take_from_guest(struct gmem_conversion *c)
 {
+	int r;
+
 	if (GMEM_I(c->inode)->hugetlb)
 		return kvm_gmem_take_huge_from_guest(c);
 
-	if (c->all_change) {
+	if (c->all_change && !IS_ENABLED(CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT)) {
 		kvm_gmem_zap_start(c->inode, c->start, c->end, kvm_gmem_filter(c));
 		return 0;
 	}
 
-	/* Pages in between that don't change stay mapped. */
+	/* From here on, guests don't get any more of the pages. */
 	kvm_gmem_invalidate_start(c->inode, c->start, c->end);
+
+	r = kvm_gmem_ask_guest(c);
+	if (r) {
+		kvm_gmem_invalidate_end(c->inode, c->start, c->end);
+		return r;
+	}
+
+	/* Pages in between that don't change stay mapped. */
 	kvm_gmem_unmap_from_guest(c);
 
 	return 0;
@@ -228,8 +255,7 @@ u64 kvm_gmem_supported_attributes(struct kvm *kvm)
 	if (!gmem_in_place_conversion)
 		return 0;
 
-	if (kvm ? kvm_arch_has_private_mem(kvm) :
-		  IS_ENABLED(CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES))
+	if (kvm ? kvm_arch_has_private_mem(kvm) : kvm_arch_supports_private_mem())
 		return KVM_MEMORY_ATTRIBUTE_PRIVATE;
 
 	return 0;

@@ -393,6 +393,49 @@ int kvm_gmem_split_mappings(struct inode *inode, pgoff_t start, pgoff_t end)
 	return 0;
 }
 
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT
+static int kvm_gmem_may_convert_slot(struct kvm *kvm, struct kvm_memory_slot *slot,
+				     pgoff_t start, pgoff_t end, pgoff_t *err_index)
+{
+	struct kvm_gfn_range range = kvm_gmem_gfn_range(slot, start, end);
+	gfn_t gfn;
+	int r;
+
+	KVM_MMU_LOCK(kvm);
+	r = kvm_arch_gmem_may_convert(kvm, &range, &gfn);
+	KVM_MMU_UNLOCK(kvm);
+
+	if (r)
+		*err_index = kvm_gmem_get_index(slot, gfn);
+	return r;
+}
+#endif
+
+/*
+ * Ask architecture code whether the host may convert a range that is being invalidated.
+ * Returns 0, or an error with nothing changed and the page that it stems from.
+ */
+int kvm_gmem_may_convert(struct inode *inode, pgoff_t start, pgoff_t end,
+			 pgoff_t *err_index)
+{
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT
+	struct kvm_memory_slot *slot;
+	struct gmem_file *f;
+	int r;
+
+	kvm_gmem_assert_locked(inode);
+
+	kvm_gmem_for_each_file(f, inode) {
+		kvm_gmem_for_each_slot(slot, f, start, end) {
+			r = kvm_gmem_may_convert_slot(f->kvm, slot, start, end, err_index);
+			if (r)
+				return r;
+		}
+	}
+#endif
+	return 0;
+}
+
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
 /*
  * Take the part of a folio within [start, end) back from the guest.  memory_failure()
