@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Let a protected guest of pKVM live in a guest_memfd file of 4K pages.
+ *
+ * What the guest has touched is the guest's: the host can neither access nor convert
+ * it, and it survives a hole in the file and the end of the file.  All other pages convert
+ * both ways, as for any VM with private memory.  When the VM is gone, so is everything
+ * that it took.
+ */
+#include <elf.h>
+
+#include "guest_memfd_fixture.h"
+#include "pkvm_guest.h"
+
+#define NR_PAGES	32
+#define ALL		0, NR_PAGES
+
+/* What the hypervisor answers if it doesn't do what the guest asks for. */
+#define INVALID_PARAMETER	((u64)-3)
+
+#define _test_data_pkvm		gmem
+#define _fixture_variant_pkvm	gmem_variant
+
+static const char *setup(struct gmem *self, const struct gmem_variant *variant)
+{
+	if (!has_protected_vms())
+		return "No protected VMs";
+
+	read_kernel_counters(&self->counters);
+	self->nr_pages = NR_PAGES;
+	self->size = NR_PAGES * page_size;
+	return NULL;
+}
+
+GMEM_FIXTURE_SETUP(pkvm, setup(self, variant));
+
+/* The processes of the test are gone. */
+FIXTURE_TEARDOWN_PARENT(pkvm)
+{
+	struct kernel_counters after;
+	const char *left = kernel_counters_settle(&self->counters, &after);
+
+	EXPECT_EQ(NULL, left) {
+		TH_LOG("Left behind: %s", left);
+	}
+}
+
+GMEM_VARIANTS_OF_STATE(pkvm);
+
+/* Create a VM with a file in a memslot, and map the file. */
+static void open_vm(struct gmem *self, u64 flags)
+{
+	self->vm = create_protected_vm(self->vcpus, 2, NR_PAGES);
+	self->vcpu = self->vcpus[0];
+	self->fd = vm_create_guest_memfd(self->vm, self->size, GUEST_MEMFD_FLAG_MMAP | flags);
+	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
+	add_slot(self->vm, TEST_GPA, self->size, self->mem, self->fd, 0);
+	kvm_pipe(self->pipe);
+}
+
+static void open_private(struct gmem *self, const struct gmem_variant *variant)
+{
+	open_vm(self, variant->flags);
+	if (variant->flags & GUEST_MEMFD_FLAG_INIT_SHARED)
+		convert_fd(self->fd, ALL, true);
+}
+
+static void guest_do_all(struct gmem *self, enum pkvm_op op, u64 tag)
+{
+	assert_pkvm_do(self->vcpu, op, ALL, tag, 0);
+}
+
+static void assert_no_access(struct gmem *self, u64 page)
+{
+	TEST_ASSERT(!host_can_read(self, page), "The host can read page %lu", page);
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, page)));
+}
+
+static void assert_owned(struct gmem *self, u64 first, u64 nr, u64 page)
+{
+	u64 offset = -1;
+	int r;
+
+	r = try_convert(self->fd, first, nr, false, &offset);
+	TEST_ASSERT(r == -EPERM, "Sharing %lu pages at %lu should be EPERM, is %d", nr, first, r);
+	TEST_ASSERT_EQ(offset, page * page_size);
+}
+
+/* The guest accesses memory that it can't have: the VMM is told which. */
+static void assert_memory_fault(struct kvm_vcpu *vcpu, u64 page)
+{
+	struct pkvm_request req = { .op = PKVM_READ, .gva = gpa_of(page), .nr = 1 };
+	struct kvm_run *run = vcpu->run;
+	u64 result;
+	int r;
+
+	r = pkvm_do(vcpu, req, &result);
+	TEST_ASSERT(r == -EFAULT, "KVM_RUN should be EFAULT for page %lu, is %d", page, r);
+	TEST_ASSERT_EQ(run->exit_reason, KVM_EXIT_MEMORY_FAULT);
+	TEST_ASSERT_EQ(run->memory_fault.gpa, gpa_of(page));
+	TEST_ASSERT_EQ(run->memory_fault.size, page_size);
+	TEST_ASSERT_EQ(run->memory_fault.flags, KVM_MEMORY_EXIT_FLAG_PRIVATE);
+}
+
+TEST_F(pkvm, capabilities)
+{
+	const u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
+	struct kvm_vm *vm;
+
+	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES),
+		       KVM_MEMORY_ATTRIBUTE_PRIVATE);
+
+	open_vm(self, variant->flags);
+	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES),
+		       KVM_MEMORY_ATTRIBUTE_PRIVATE);
+	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_FLAGS), flags);
+	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD), 1);
+
+	assert_error(__vm_create_guest_memfd(self->vm, SZ_2M, GUEST_MEMFD_FLAG_HUGETLB), EINVAL);
+
+	vm = vm_create_barebones();
+	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
+	kvm_vm_free(vm);
+}
+
+TEST_F(pkvm, private)
+{
+	long locked;
+
+	open_private(self, variant);
+	guest_do_all(self, PKVM_CHECK_ZERO, 0);
+	locked = read_key("/proc/self/status", "VmLck:");
+	guest_do_all(self, PKVM_WRITE, TAG(0));
+	guest_do_all(self, PKVM_CHECK, TAG(0));
+	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, ALL, TAG(0), 0);
+	assert_no_access(self, 0);
+	assert_no_access(self, NR_PAGES - 1);
+	guest_do_all(self, PKVM_CHECK, TAG(0));
+	TEST_ASSERT_EQ(read_key("/proc/self/status", "VmLck:"), locked);
+	assert_pkvm_do(self->vcpu, PKVM_OFF, 0, 1, 0, ~0ull);
+}
+
+/* A file need not be mappable, the guest gets along with what it finds there. */
+TEST_F(pkvm, not_mappable)
+{
+	self->vm = create_protected_vm(self->vcpus, 1, NR_PAGES);
+	self->vcpu = self->vcpus[0];
+	self->fd = vm_create_guest_memfd(self->vm, self->size, variant->flags);
+	if (variant->flags)
+		convert_fd(self->fd, ALL, true);
+	add_slot(self->vm, TEST_GPA, self->size, NULL, self->fd, 0);
+	guest_do_all(self, PKVM_CHECK_ZERO, 0);
+	guest_do_all(self, PKVM_WRITE, TAG(0));
+	guest_do_all(self, PKVM_CHECK, TAG(0));
+}
+
+/* What the host has put into pages is there when they become private, however often. */
+TEST_F(pkvm, image)
+{
+	u64 page, round;
+
+	open_vm(self, variant->flags);
+	for (round = 0; round < 3; round++) {
+		convert_fd(self->fd, ALL, false);
+		for (page = 0; page < NR_PAGES; page++) {
+			*word_of(self, page) = TAG(round + page);
+			*last_word_of(self, page) = TAG(round + page);
+		}
+		convert_fd(self->fd, ALL, true);
+		assert_no_access(self, round);
+	}
+	guest_do_all(self, PKVM_CHECK, TAG(round - 1));
+	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, ALL, TAG(round - 1), 0);
+}
+
+TEST_F(pkvm, convert_owned)
+{
+	open_private(self, variant);
+	assert_pkvm_do(self->vcpu, PKVM_WRITE, 5, 1, TAG(5), 0);
+	assert_pkvm_do(self->vcpu, PKVM_WRITE, 9, 2, TAG(9), 0);
+
+	/* All or nothing, and the first page that is in the way. */
+	assert_owned(self, ALL, 5);
+	assert_owned(self, 5, 1, 5);
+	assert_owned(self, 6, 5, 9);
+	assert_owned(self, 10, NR_PAGES - 10, 10);
+	assert_no_access(self, 0);
+	assert_no_access(self, 5);
+	assert_no_access(self, NR_PAGES - 1);
+
+	/* To private is no change. */
+	convert_fd(self->fd, ALL, true);
+
+	convert_fd(self->fd, 0, 5, false);
+	convert_fd(self->fd, 11, NR_PAGES - 11, false);
+	TEST_ASSERT(host_can_read(self, 0) && host_can_read(self, 11), "Pages aren't shared");
+	/* Pages that are shared already aren't looked at. */
+	assert_owned(self, ALL, 5);
+	assert_no_access(self, 5);
+	convert_fd(self->fd, 0, 5, true);
+
+	assert_pkvm_do(self->vcpu, PKVM_CHECK, 5, 1, TAG(5), 0);
+	assert_pkvm_do(self->vcpu, PKVM_CHECK, 9, 2, TAG(9), 0);
+	assert_pkvm_do(self->vcpu, PKVM_CHECK_ZERO, 0, 5, 0, 0);
+}
+
+TEST_F(pkvm, shared_fault)
+{
+	u64 result = 1;
+
+	open_vm(self, variant->flags);
+	convert_fd(self->fd, 3, 2, false);
+	*word_of(self, 3) = TAG(3);
+
+	assert_memory_fault(self->vcpu, 3);
+	/* It doesn't change by itself. */
+	assert_memory_fault(self->vcpus[1], 3);
+	TEST_ASSERT_EQ(*word_of(self, 3), TAG(3));
+	*last_word_of(self, 3) = TAG(3);
+
+	convert_fd(self->fd, 3, 1, true);
+	TEST_ASSERT_EQ(pkvm_resume(self->vcpu, &result), 0);
+	TEST_ASSERT_EQ(result, 0);
+	TEST_ASSERT_EQ(pkvm_resume(self->vcpus[1], &result), 0);
+	assert_pkvm_do(self->vcpu, PKVM_CHECK, 3, 1, TAG(3), 0);
+	assert_owned(self, 3, 1, 3);
+	assert_memory_fault(self->vcpu, 4);
+}
+
+/* A page that the host has pinned doesn't become private, i.e. the guest can't get it. */
+TEST_F(pkvm, pinned)
+{
+	struct iovec iov;
+	u64 offset = -1;
+
+	open_vm(self, variant->flags);
+	convert_fd(self->fd, ALL, false);
+	iov = (struct iovec) { .iov_base = word_of(self, 7), .iov_len = page_size };
+	TEST_ASSERT_EQ(vmsplice(self->pipe[1], &iov, 1, 0), page_size);
+
+	TEST_ASSERT_EQ(try_convert(self->fd, ALL, true, &offset), -EAGAIN);
+	TEST_ASSERT_EQ(offset, 7 * page_size);
+	assert_memory_fault(self->vcpu, 7);
+
+	close(self->pipe[0]);
+	close(self->pipe[1]);
+	convert_fd(self->fd, ALL, true);
+}
+
+/* A hole takes nothing away from the guest, but from the file. */
+TEST_F(pkvm, punch)
+{
+	open_private(self, variant);
+	assert_pkvm_do(self->vcpu, PKVM_WRITE, 0, 8, TAG(0), 0);
+	punch_fd(self->fd, 0, self->size);
+	TEST_ASSERT_EQ(nr_cached_pages(self->fd), 0);
+	assert_pkvm_do(self->vcpu, PKVM_CHECK, 0, 8, TAG(0), 0);
+	assert_owned(self, ALL, 0);
+
+	/* Another page at the same place isn't the guest's. */
+	allocate_fd(self->fd, 0, self->size);
+	assert_owned(self, 4, NR_PAGES - 4, 4);
+	assert_no_access(self, 0);
+	assert_pkvm_do(self->vcpu, PKVM_CHECK, 0, 8, TAG(0), 0);
+	assert_pkvm_do(self->vcpu, PKVM_CHECK_ZERO, 8, 8, 0, 0);
+	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, 0, 8, TAG(0), 0);
+}
+
+TEST_F(pkvm, close)
+{
+	open_private(self, variant);
+	assert_pkvm_do(self->vcpu, PKVM_WRITE, 0, 8, TAG(0), 0);
+	kvm_munmap(self->mem, self->size);
+	close(self->fd);
+	assert_pkvm_do(self->vcpu, PKVM_CHECK, 0, 8, TAG(0), 0);
+	assert_memory_fault(self->vcpu, 8);
+	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, 0, 8, TAG(0), 0);
+}
+
+static int set_slot(struct gmem *self, u32 slot, u32 flags, u64 gpa, u64 size, u64 offset)
+{
+	return __vm_set_user_memory_region2(self->vm, slot, KVM_MEM_GUEST_MEMFD | flags, gpa,
+					    size, self->mem, self->fd, offset);
+}
+
+TEST_F(pkvm, memslots)
+{
+	const u64 gpa = TEST_GPA + SZ_1G;
+
+	open_private(self, variant);
+
+	/* Until the VM runs, a memslot can go. */
+	delete_slot(self->vm, TEST_GPA);
+	add_slot(self->vm, TEST_GPA, self->size, self->mem, self->fd, 0);
+
+	guest_do_all(self, PKVM_WRITE, TAG(0));
+	assert_error(__vm_set_user_memory_region2(self->vm, TEST_SLOT, 0, TEST_GPA, 0, NULL, 0, 0),
+		     EPERM);
+	assert_error(set_slot(self, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES, TEST_GPA, self->size, 0),
+		     EINVAL);
+	assert_error(set_slot(self, TEST_SLOT + 1, KVM_MEM_READONLY, gpa, self->size, 0), EINVAL);
+
+	/* A page of the file is at one place. */
+	assert_error(set_slot(self, TEST_SLOT + 1, 0, gpa, self->size, 0), EEXIST);
+	assert_error(set_slot(self, TEST_SLOT + 1, 0, gpa, page_size, self->size - page_size),
+		     EEXIST);
+	guest_do_all(self, PKVM_CHECK, TAG(0));
+}
+
+/* The hypervisor would do both without the host, whose file doesn't get to know. */
+TEST_F(pkvm, guest_shares)
+{
+	open_private(self, variant);
+	assert_pkvm_do(self->vcpu, PKVM_WRITE, 0, 1, TAG(0), 0);
+	assert_pkvm_do(self->vcpu, PKVM_SHARE, 0, 1, 0, INVALID_PARAMETER);
+	assert_pkvm_do(self->vcpu, PKVM_UNSHARE, 0, 1, 0, INVALID_PARAMETER);
+	/* A page that isn't there. */
+	assert_pkvm_do(self->vcpu, PKVM_SHARE, 1, 1, 0, INVALID_PARAMETER);
+	assert_owned(self, ALL, 0);
+	assert_no_access(self, 0);
+	assert_pkvm_do(self->vcpu, PKVM_CHECK, 0, 1, TAG(0), 0);
+}
+
+/* Without guest_memfd it's as ever. */
+TEST_F(pkvm, guest_shares_anonymous)
+{
+	self->vm = create_protected_vm(self->vcpus, 1, NR_PAGES);
+	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	vm_set_user_memory_region2(self->vm, TEST_SLOT, 0, TEST_GPA, self->size, self->mem, 0, 0);
+
+	assert_pkvm_do(self->vcpus[0], PKVM_WRITE, 0, 2, TAG(0), 0);
+	assert_pkvm_do(self->vcpus[0], PKVM_SHARE, 0, 3, 0, 0);
+	TEST_ASSERT_EQ(*word_of(self, 1), TAG(1));
+	assert_pkvm_do(self->vcpus[0], PKVM_UNSHARE, 0, 3, 0, 0);
+	assert_pkvm_do(self->vcpus[0], PKVM_CHECK, 0, 2, TAG(0), 0);
+}
+
+/* Kernel accesses on behalf of user space find private memory before the hypervisor does. */
+TEST_F(pkvm, system_calls)
+{
+	u64 word = 0;
+	struct iovec local = { &word, sizeof(word) }, remote;
+
+	open_private(self, variant);
+	guest_do_all(self, PKVM_WRITE, TAG(0));
+	remote = (struct iovec) { word_of(self, 0), sizeof(word) };
+
+	assert_error(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), EFAULT);
+	assert_error(process_vm_writev(getpid(), &local, 1, &remote, 1, 0), EFAULT);
+	assert_error(write(self->pipe[1], remote.iov_base, sizeof(word)), EFAULT);
+	assert_error(vmsplice(self->pipe[1], &remote, 1, 0), EFAULT);
+	assert_error(read(self->fd, &word, sizeof(word)), EINVAL);
+	assert_error(madvise(self->mem, self->size, MADV_POPULATE_READ), EFAULT);
+	TEST_ASSERT_EQ(word, 0);
+	guest_do_all(self, PKVM_CHECK, TAG(0));
+}
+
+/* Read a word of physical memory.  Returns false if the kernel doesn't have it. */
+static bool read_kcore(u64 phys, u64 *word)
+{
+	Elf64_Phdr phdr;
+	Elf64_Ehdr ehdr;
+	bool ok = false;
+	int fd, i;
+
+	fd = kvm_open("/proc/kcore", O_RDONLY);
+	TEST_ASSERT_EQ(pread(fd, &ehdr, sizeof(ehdr), 0), sizeof(ehdr));
+	for (i = 0; i < ehdr.e_phnum && !ok; i++) {
+		TEST_ASSERT_EQ(pread(fd, &phdr, sizeof(phdr), ehdr.e_phoff + i * sizeof(phdr)),
+			       sizeof(phdr));
+		if (phdr.p_type != PT_LOAD || phys < phdr.p_paddr ||
+		    phys >= phdr.p_paddr + phdr.p_memsz)
+			continue;
+		ok = pread(fd, word, sizeof(*word), phdr.p_offset + phys - phdr.p_paddr) ==
+		     sizeof(*word);
+	}
+	close(fd);
+	return ok;
+}
+
+/*
+ * The kernel itself reads a page that the guest owns, through its own mapping of all memory.
+ * The hypervisor zeroes the page and takes it: the guest must not believe the zeroes.
+ */
+TEST_F(pkvm, kcore)
+{
+	struct pkvm_request req = { .op = PKVM_READ, .gva = gpa_of(2), .nr = 1 };
+	u64 phys, word = 0, result;
+
+	open_vm(self, variant->flags);
+	convert_fd(self->fd, ALL, false);
+	*word_of(self, 2) = TAG(2);
+	*word_of(self, 3) = TAG(3);
+	phys = read_pagemap_pfn(word_of(self, 2)) * page_size;
+	TEST_ASSERT(phys, "No frame number");
+	TEST_ASSERT(read_kcore(phys, &word) && word == TAG(2), "The page isn't in kcore: 0x%lx",
+		    word);
+
+	convert_fd(self->fd, ALL, true);
+	guest_do_all(self, PKVM_WRITE, TAG(0));
+
+	word = 0;
+	if (read_kcore(phys, &word))
+		TEST_ASSERT(!word, "The kernel can read 0x%lx", word);
+
+	TEST_ASSERT_EQ(pkvm_do(self->vcpu, req, &result), -EFAULT);
+	TEST_ASSERT_EQ(self->vcpu->run->exit_reason, KVM_EXIT_UNKNOWN);
+	assert_owned(self, 2, 1, 2);
+	/* The other pages are as they were. */
+	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, 3, NR_PAGES - 3, TAG(3), 0);
+}
+
+/* The VM is gone, but not the file. */
+TEST_F(pkvm, other_process)
+{
+	u64 offset = -1;
+	pid_t pid;
+
+	self->fd = -1;
+	pid = kvm_fork_sharing_files();
+	if (!pid) {
+		open_private(self, variant);
+		guest_do_all(self, PKVM_WRITE, TAG(0));
+		TEST_ASSERT_EQ(dup2(self->fd, 100), 100);
+		_exit(0);
+	}
+	assert_child_succeeds(pid);
+
+	TEST_ASSERT_EQ(try_convert(100, 3, 1, false, &offset), -EPERM);
+	TEST_ASSERT_EQ(offset, 3 * page_size);
+	self->fd = 100;
+	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
+	kvm_pipe(self->pipe);
+	assert_no_access(self, 3);
+}
+
+/* The VMM is killed while vCPUs touch memory for the first time. */
+TEST_F(pkvm, killed)
+{
+	int ready[2];
+	pid_t pid;
+	int i;
+
+	for (i = 0; i < 5; i++) {
+		kvm_pipe(ready);
+		pid = kvm_fork();
+		if (!pid) {
+			open_private(self, variant);
+			assert_pkvm_do(self->vcpu, PKVM_WRITE, 0, 1, TAG(0), 0);
+			tell(ready[1]);
+			for (;;) {
+				guest_do_all(self, PKVM_WRITE, TAG(0));
+				assert_pkvm_do(self->vcpus[1], PKVM_CHECK, ALL, TAG(0), 0);
+			}
+		}
+		TEST_ASSERT(wait_for(ready[0]), "The VMM has ended");
+		kill_child(pid);
+		close(ready[0]);
+		close(ready[1]);
+	}
+}
+
+GMEM_TEST_MAIN(0)

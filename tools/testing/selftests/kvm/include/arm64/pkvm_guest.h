@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A guest of a protected VM.  The host can't read its memory, so that it is told what to do,
+ * and tells what came of it, by MMIO.
+ */
+#ifndef SELFTEST_KVM_PKVM_GUEST_H
+#define SELFTEST_KVM_PKVM_GUEST_H
+
+#include "guest_memfd_guest.h"
+#include "kvm_util.h"
+
+enum pkvm_op {
+	PKVM_READ,		/* one word of each page */
+	PKVM_WRITE,		/* tag + i into the i-th page, first and last word */
+	PKVM_CHECK,		/* the same; the result is the address of a word that is wrong */
+	PKVM_CHECK_ZERO,	/* all words */
+	PKVM_SHARE,		/* hypercalls; the result is the first one that isn't 0 */
+	PKVM_UNSHARE,
+	PKVM_OFF,		/* power off */
+};
+
+/* What the guest reads. */
+struct pkvm_request {
+	u64 op;
+	u64 gva;
+	u64 nr;
+	u64 tag;
+};
+
+/* Whether the host can have protected VMs. */
+bool has_protected_vms(void);
+
+/* Create a protected VM, and map @nr pages of the test's memory 1:1 in the guest. */
+struct kvm_vm *create_protected_vm(struct kvm_vcpu **vcpus, int nr_vcpus, u64 nr);
+
+/*
+ * Have the guest do something.  Returns 0 and its result, or the negative errno of KVM_RUN.
+ * If the guest powers off, the result is ~0.  pkvm_resume() continues after an error.
+ */
+int pkvm_do(struct kvm_vcpu *vcpu, struct pkvm_request req, u64 *result);
+int pkvm_resume(struct kvm_vcpu *vcpu, u64 *result);
+
+/* Have the guest do something with @nr pages of the test's memory, and assert the result. */
+void assert_pkvm_do(struct kvm_vcpu *vcpu, enum pkvm_op op, u64 first, u64 nr, u64 tag,
+		    u64 result);
+
+#endif /* SELFTEST_KVM_PKVM_GUEST_H */

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include <linux/arm-smccc.h>
+
+#include "pkvm_guest.h"
+#include "processor.h"
+
+/* Where the guest reads its request, and writes the result to. */
+#define MMIO_REQUEST		0
+#define MMIO_RESULT		sizeof(struct pkvm_request)
+
+#define VENDOR_HYP_KVM(nr)	ARM_SMCCC_CALL_VAL(ARM_SMCCC_FAST_CALL, ARM_SMCCC_SMC_64,	\
+						   ARM_SMCCC_OWNER_VENDOR_HYP, nr)
+#define MEM_SHARE		VENDOR_HYP_KVM(3)
+#define MEM_UNSHARE		VENDOR_HYP_KVM(4)
+
+/* What comes next to a vCPU that stopped in the middle of a request. */
+static struct pkvm_request requests[MAX_VCPUS];
+
+static u64 guest_do_page(enum pkvm_op op, u64 gva, u64 tag)
+{
+	u64 *first = (u64 *)gva, *last = (u64 *)(gva + PAGE_SIZE) - 1, *word;
+	struct arm_smccc_res res = {};
+
+	switch (op) {
+	case PKVM_READ:
+		READ_ONCE(*first);
+		return 0;
+	case PKVM_WRITE:
+		WRITE_ONCE(*first, tag);
+		WRITE_ONCE(*last, tag);
+		return 0;
+	case PKVM_CHECK:
+		if (READ_ONCE(*first) != tag)
+			return (u64)first;
+		return READ_ONCE(*last) != tag ? (u64)last : 0;
+	case PKVM_CHECK_ZERO:
+		for (word = first; word <= last; word++) {
+			if (READ_ONCE(*word))
+				return (u64)word;
+		}
+		return 0;
+	case PKVM_SHARE:
+	case PKVM_UNSHARE:
+		smccc_hvc(op == PKVM_SHARE ? MEM_SHARE : MEM_UNSHARE, gva, 0, 0, 0, 0, 0, 0,
+			  &res);
+		return res.a0;
+	case PKVM_OFF:
+		smccc_hvc(PSCI_0_2_FN_SYSTEM_OFF, 0, 0, 0, 0, 0, 0, 0, &res);
+	}
+	return ~0ull;
+}
+
+static void pkvm_guest_code(u64 mmio)
+{
+	volatile u64 *request = (u64 *)mmio + MMIO_REQUEST;
+	volatile u64 *to_host = (u64 *)(mmio + MMIO_RESULT);
+	u64 op, gva, nr, tag, result, i;
+
+	for (;;) {
+		op = request[0];
+		gva = request[1];
+		nr = request[2];
+		tag = request[3];
+
+		for (i = 0, result = 0; i < nr && !result; i++)
+			result = guest_do_page(op, gva + i * PAGE_SIZE, tag + i);
+		*to_host = result;
+	}
+}
+
+bool has_protected_vms(void)
+{
+	int kvm_fd = open_kvm_dev_path_or_exit();
+	int fd = ioctl(kvm_fd, KVM_CREATE_VM, KVM_VM_TYPE_ARM_PROTECTED);
+
+	close(kvm_fd);
+	if (fd < 0)
+		return false;
+	close(fd);
+	return true;
+}
+
+struct kvm_vm *create_protected_vm(struct kvm_vcpu **vcpus, int nr_vcpus, u64 nr)
+{
+	struct vm_shape shape = VM_SHAPE_DEFAULT;
+	struct kvm_vm *vm;
+	gva_t mmio;
+	int i;
+
+	TEST_ASSERT(nr_vcpus <= MAX_VCPUS, "There can't be %d vCPUs", nr_vcpus);
+	shape.type = KVM_VM_TYPE_ARM_PROTECTED;
+	vm = __vm_create_with_vcpus(shape, nr_vcpus, 0, pkvm_guest_code, vcpus);
+	virt_map(vm, TEST_GPA, TEST_GPA, nr);
+
+	mmio = vm_unused_gva_gap(vm, vm->page_size, KVM_UTIL_MIN_VADDR);
+	virt_map(vm, mmio, vm->ucall_mmio_addr, 1);
+	for (i = 0; i < nr_vcpus; i++)
+		vcpu_args_set(vcpus[i], 1, mmio);
+
+	return vm;
+}
+
+/* Returns true if the guest is done, with a result. */
+static bool handle_exit(struct kvm_vcpu *vcpu, u64 *result)
+{
+	struct kvm_run *run = vcpu->run;
+	u64 offset;
+
+	if (run->exit_reason == KVM_EXIT_SYSTEM_EVENT) {
+		TEST_ASSERT_EQ(run->system_event.type, KVM_SYSTEM_EVENT_SHUTDOWN);
+		*result = ~0ull;
+		return true;
+	}
+
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_MMIO);
+	TEST_ASSERT_EQ(run->mmio.len, sizeof(u64));
+	offset = run->mmio.phys_addr - vcpu->vm->ucall_mmio_addr;
+	if (run->mmio.is_write) {
+		TEST_ASSERT_EQ(offset, MMIO_RESULT);
+		memcpy(result, run->mmio.data, sizeof(u64));
+		return true;
+	}
+
+	TEST_ASSERT(offset < MMIO_RESULT, "The guest reads at 0x%lx", offset);
+	memcpy(run->mmio.data, (char *)&requests[vcpu->id] + offset, sizeof(u64));
+	return false;
+}
+
+int pkvm_resume(struct kvm_vcpu *vcpu, u64 *result)
+{
+	do {
+		if (_vcpu_run(vcpu))
+			return -errno;
+	} while (!handle_exit(vcpu, result));
+
+	return 0;
+}
+
+int pkvm_do(struct kvm_vcpu *vcpu, struct pkvm_request req, u64 *result)
+{
+	requests[vcpu->id] = req;
+	return pkvm_resume(vcpu, result);
+}
+
+void assert_pkvm_do(struct kvm_vcpu *vcpu, enum pkvm_op op, u64 first, u64 nr, u64 tag,
+		    u64 result)
+{
+	struct pkvm_request req = {
+		.op = op,
+		.gva = TEST_GPA + first * PAGE_SIZE,
+		.nr = nr,
+		.tag = tag,
+	};
+	u64 res = 0;
+	int r;
+
+	r = pkvm_do(vcpu, req, &res);
+	TEST_ASSERT(!r, "The guest should do %d at page %lu, but KVM_RUN is %d, exit reason %u",
+		    op, first, r, vcpu->run->exit_reason);
+	TEST_ASSERT(res == result, "The guest does %d at page %lu, the result is 0x%lx, not 0x%lx",
+		    op, first, res, result);
+}
