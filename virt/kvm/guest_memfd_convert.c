@@ -113,11 +113,17 @@ static void kvm_gmem_unmap_from_guest(struct gmem_conversion *c)
 	kvm_gmem_invalidate_flush(c->inode);
 }
 
-/* Returns 0, or an error if the architecture doesn't let the host convert the pages. */
+/*
+ * Returns 0, or an error if the architecture doesn't let the host have pages that are to
+ * become shared.
+ */
 static int kvm_gmem_ask_guest(struct gmem_conversion *c)
 {
 	pgoff_t first, last;
 	int r;
+
+	if (!IS_ENABLED(CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT) || c->to_private)
+		return 0;
 
 	kvm_gmem_for_each_range(c, first, last) {
 		r = kvm_gmem_may_convert(c->inode, first, last, &c->err_index);
@@ -152,10 +158,14 @@ static int kvm_gmem_take_huge_from_guest(struct gmem_conversion *c)
 	 */
 	kvm_gmem_invalidate_start(c->inode, c->inv_start, c->inv_end);
 
-	/* Pages that don't change stay mapped. */
-	r = kvm_gmem_split_mappings(c->inode, c->start, c->end);
+	r = kvm_gmem_ask_guest(c);
+	if (!r) {
+		/* Pages that don't change stay mapped. */
+		r = kvm_gmem_split_mappings(c->inode, c->start, c->end);
+		if (r)
+			c->err_index = c->start;
+	}
 	if (r) {
-		c->err_index = c->start;
 		kvm_gmem_invalidate_end(c->inode, c->inv_start, c->inv_end);
 		guestmem_reshape_abort(&reshape);
 		return r;

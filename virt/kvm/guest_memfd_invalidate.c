@@ -412,8 +412,9 @@ static int kvm_gmem_may_convert_slot(struct kvm *kvm, struct kvm_memory_slot *sl
 #endif
 
 /*
- * Ask architecture code whether the host may convert a range that is being invalidated.
- * Returns 0, or an error with nothing changed and the page that it stems from.
+ * Ask architecture code whether the host may have a range of private memory.  The answer
+ * holds for as long as the range is being invalidated.  Returns 0, or an error and the page
+ * that it stems from.
  */
 int kvm_gmem_may_convert(struct inode *inode, pgoff_t start, pgoff_t end,
 			 pgoff_t *err_index)
@@ -423,7 +424,7 @@ int kvm_gmem_may_convert(struct inode *inode, pgoff_t start, pgoff_t end,
 	struct gmem_file *f;
 	int r;
 
-	kvm_gmem_assert_locked(inode);
+	kvm_gmem_assert_bindings_stable(inode);
 
 	kvm_gmem_for_each_file(f, inode) {
 		kvm_gmem_for_each_slot(slot, f, start, end) {

@@ -7,6 +7,9 @@
  * capability tells which of the two this is.
  */
 #include "guest_memfd_fixture.h"
+#ifdef __aarch64__
+#include "pkvm_guest.h"
+#endif
 
 #define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
 #define NR_PAGES	8
@@ -28,6 +31,9 @@ static unsigned long private_type(void)
 #ifdef __x86_64__
 	if (kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM))
 		return KVM_X86_SW_PROTECTED_VM;
+#elif defined(__aarch64__)
+	if (has_protected_vms())
+		return KVM_VM_TYPE_ARM_PROTECTED;
 #endif
 	return VM_TYPE_DEFAULT;
 }

@@ -19,7 +19,7 @@ enum pkvm_op {
 	PKVM_OFF,		/* power off */
 };
 
-/* What the guest reads. */
+/* The words that the guest reads. */
 struct pkvm_request {
 	u64 op;
 	u64 gva;

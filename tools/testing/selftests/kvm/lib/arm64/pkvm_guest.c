@@ -13,7 +13,7 @@
 #define MEM_SHARE		VENDOR_HYP_KVM(3)
 #define MEM_UNSHARE		VENDOR_HYP_KVM(4)
 
-/* What comes next to a vCPU that stopped in the middle of a request. */
+/* The requests that vCPUs are reading, maybe after an error. */
 static struct pkvm_request requests[MAX_VCPUS];
 
 static u64 guest_do_page(enum pkvm_op op, u64 gva, u64 tag)
