@@ -43,6 +43,7 @@ FIXTURE_TEARDOWN_PARENT(pkvm)
 	EXPECT_EQ(NULL, left) {
 		TH_LOG("Left behind: %s", left);
 	}
+	EXPECT_EQ(self->counters.sec_page_tables, after.sec_page_tables);
 }
 
 GMEM_VARIANTS_OF_STATE(pkvm);
@@ -141,15 +142,19 @@ static long locked_kib(void)
 TEST_F(pkvm, private)
 {
 	long locked;
+	int i;
 
 	open_private(self, variant);
-	/* All that isn't guest_memfd: it is anonymous, and locked. */
-	assert_pkvm_do(self->vcpu, PKVM_READ, 0, 0, 0, 0);
-	assert_pkvm_do(self->vcpus[1], PKVM_READ, 0, 0, 0, 0);
+	/* Have both guests fault in code and tables, which are anonymous, and locked. */
+	for (i = 0; i < 2; i++) {
+		assert_pkvm_do(self->vcpus[i], PKVM_CHECK_ZERO, i, 1, 0, 0);
+		assert_pkvm_do(self->vcpus[i], PKVM_WRITE, i, 1, TAG(i), 0);
+		assert_pkvm_do(self->vcpus[i], PKVM_CHECK, i, 1, TAG(i), 0);
+	}
 	locked = locked_kib();
 	TEST_ASSERT(locked, "Protected VMs lock no memory");
 
-	guest_do_all(self, PKVM_CHECK_ZERO, 0);
+	assert_pkvm_do(self->vcpu, PKVM_CHECK_ZERO, 2, NR_PAGES - 2, 0, 0);
 	guest_do_all(self, PKVM_WRITE, TAG(0));
 	guest_do_all(self, PKVM_CHECK, TAG(0));
 	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, ALL, TAG(0), 0);
@@ -358,17 +363,22 @@ TEST_F(pkvm, guest_shares_anonymous)
 /* Kernel accesses on behalf of user space find private memory before the hypervisor does. */
 TEST_F(pkvm, system_calls)
 {
+	struct iovec iov;
 	u64 word = 0;
-	struct iovec local = { &word, sizeof(word) }, remote;
+	off_t addr;
+	int mem;
 
 	open_private(self, variant);
 	guest_do_all(self, PKVM_WRITE, TAG(0));
-	remote = (struct iovec) { word_of(self, 0), sizeof(word) };
+	iov = (struct iovec) { word_of(self, 0), sizeof(word) };
+	addr = (off_t)iov.iov_base;
 
-	assert_error(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), EFAULT);
-	assert_error(process_vm_writev(getpid(), &local, 1, &remote, 1, 0), EFAULT);
-	assert_error(write(self->pipe[1], remote.iov_base, sizeof(word)), EFAULT);
-	assert_error(vmsplice(self->pipe[1], &remote, 1, 0), EFAULT);
+	mem = open_path_or_exit("/proc/self/mem", O_RDWR);
+	assert_error(pread(mem, &word, sizeof(word), addr), EIO);
+	assert_error(pwrite(mem, &word, sizeof(word), addr), EIO);
+	close(mem);
+	assert_error(write(self->pipe[1], iov.iov_base, sizeof(word)), EFAULT);
+	assert_error(vmsplice(self->pipe[1], &iov, 1, 0), EFAULT);
 	assert_error(read(self->fd, &word, sizeof(word)), EINVAL);
 	assert_error(madvise(self->mem, self->size, MADV_POPULATE_READ), EFAULT);
 	TEST_ASSERT_EQ(word, 0);

@@ -73,6 +73,8 @@ struct kernel_counters {
 	long slab;
 	/* Memory for struct pages. */
 	long memmap;
+	/* Page tables of guests. */
+	long sec_page_tables;
 	int vms;
 };
 

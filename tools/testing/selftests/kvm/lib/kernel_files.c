@@ -174,6 +174,7 @@ void read_kernel_counters(struct kernel_counters *c)
 	c->free = read_vmstat("nr_free_pages");
 	c->slab = read_vmstat("nr_slab_unreclaimable") + read_vmstat("nr_slab_reclaimable");
 	c->memmap = read_vmstat("nr_memmap_pages") + read_vmstat("nr_memmap_boot_pages");
+	c->sec_page_tables = read_vmstat("nr_sec_page_table_pages");
 	c->vms = nr_entries(KVM_DEBUGFS, true);
 }
 

@@ -129,8 +129,11 @@ static bool handle_exit(struct kvm_vcpu *vcpu, u64 *result)
 int pkvm_resume(struct kvm_vcpu *vcpu, u64 *result)
 {
 	do {
-		if (_vcpu_run(vcpu))
-			return -errno;
+		/* _vcpu_run() looks for ucalls, i.e. reads the guest's memory. */
+		while (__vcpu_run(vcpu)) {
+			if (errno != EINTR)
+				return -errno;
+		}
 	} while (!handle_exit(vcpu, result));
 
 	return 0;
