@@ -7,7 +7,7 @@
  * both ways, as for any VM with private memory.  When the VM is gone, so is everything
  * that it took.
  */
-#include <elf.h>
+#include <linux/elf.h>
 
 #include "guest_memfd_fixture.h"
 #include "pkvm_guest.h"
@@ -388,8 +388,8 @@ TEST_F(pkvm, system_calls)
 /* Read a word of physical memory.  Returns false if the kernel doesn't have it. */
 static bool read_kcore(u64 phys, u64 *word)
 {
-	Elf64_Phdr phdr;
-	Elf64_Ehdr ehdr;
+	struct elf64_phdr phdr;
+	struct elf64_hdr ehdr;
 	bool ok = false;
 	int fd, i;
 
@@ -502,12 +502,13 @@ static void touch_from_two_vcpus(struct gmem *self, volatile u64 *done)
 /* The VMM is killed while vCPUs touch memory for the first time. */
 TEST_F(pkvm, killed)
 {
-	u64 (*done)[2] = kvm_mmap(page_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
 	int i, nr_early = 0;
+	u64 (*done)[2];
 	pid_t pid;
 
+	/* The new memory is zeroed. */
+	done = kvm_mmap(page_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
 	for (i = 0; i < 6; i++) {
-		done[i][0] = done[i][1] = 0;
 		pid = kvm_fork();
 		if (!pid) {
 			self->vm = create_protected_vm(self->vcpus, 2, NR_MANY);
