@@ -13,7 +13,6 @@
 #include "pkvm_guest.h"
 
 #define NR_PAGES	32
-#define ALL		0, NR_PAGES
 
 /* The hypervisor's answer if it doesn't do what the guest asks for. */
 #define INVALID_PARAMETER	((u64)-3)
@@ -63,12 +62,12 @@ static void open_private(struct gmem *self, const struct gmem_variant *variant)
 {
 	open_vm(self, variant->flags);
 	if (variant->flags & GUEST_MEMFD_FLAG_INIT_SHARED)
-		convert_fd(self->fd, ALL, true);
+		convert_fd(self->fd, 0, NR_PAGES, true);
 }
 
 static void guest_do_all(struct gmem *self, enum pkvm_op op, u64 tag)
 {
-	assert_pkvm_do(self->vcpu, op, ALL, tag, 0);
+	assert_pkvm_do(self->vcpu, op, 0, NR_PAGES, tag, 0);
 }
 
 static void assert_no_access(struct gmem *self, u64 page)
@@ -157,7 +156,7 @@ TEST_F(pkvm, private)
 	assert_pkvm_do(self->vcpu, PKVM_CHECK_ZERO, 2, NR_PAGES - 2, 0, 0);
 	guest_do_all(self, PKVM_WRITE, TAG(0));
 	guest_do_all(self, PKVM_CHECK, TAG(0));
-	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, ALL, TAG(0), 0);
+	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, 0, NR_PAGES, TAG(0), 0);
 	TEST_ASSERT_EQ(locked_kib(), locked);
 	assert_no_access(self, 0);
 	assert_no_access(self, NR_PAGES - 1);
@@ -172,7 +171,7 @@ TEST_F(pkvm, not_mappable)
 	self->vcpu = self->vcpus[0];
 	self->fd = vm_create_guest_memfd(self->vm, self->size, variant->flags);
 	if (variant->flags)
-		convert_fd(self->fd, ALL, true);
+		convert_fd(self->fd, 0, NR_PAGES, true);
 	add_slot(self->vm, TEST_GPA, self->size, NULL, self->fd, 0);
 	guest_do_all(self, PKVM_CHECK_ZERO, 0);
 	guest_do_all(self, PKVM_WRITE, TAG(0));
@@ -186,16 +185,16 @@ TEST_F(pkvm, image)
 
 	open_vm(self, variant->flags);
 	for (round = 0; round < 3; round++) {
-		convert_fd(self->fd, ALL, false);
+		convert_fd(self->fd, 0, NR_PAGES, false);
 		for (page = 0; page < NR_PAGES; page++) {
 			*word_of(self, page) = TAG(round + page);
 			*last_word_of(self, page) = TAG(round + page);
 		}
-		convert_fd(self->fd, ALL, true);
+		convert_fd(self->fd, 0, NR_PAGES, true);
 		assert_no_access(self, round);
 	}
 	guest_do_all(self, PKVM_CHECK, TAG(round - 1));
-	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, ALL, TAG(round - 1), 0);
+	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, 0, NR_PAGES, TAG(round - 1), 0);
 }
 
 TEST_F(pkvm, convert_owned)
@@ -205,7 +204,7 @@ TEST_F(pkvm, convert_owned)
 	assert_pkvm_do(self->vcpu, PKVM_WRITE, 9, 2, TAG(9), 0);
 
 	/* All or nothing, and the first page that is in the way. */
-	assert_owned(self, ALL, 5);
+	assert_owned(self, 0, NR_PAGES, 5);
 	assert_owned(self, 5, 1, 5);
 	assert_owned(self, 6, 5, 9);
 	assert_owned(self, 10, NR_PAGES - 10, 10);
@@ -214,13 +213,13 @@ TEST_F(pkvm, convert_owned)
 	assert_no_access(self, NR_PAGES - 1);
 
 	/* To private is no change. */
-	convert_fd(self->fd, ALL, true);
+	convert_fd(self->fd, 0, NR_PAGES, true);
 
 	convert_fd(self->fd, 0, 5, false);
 	convert_fd(self->fd, 11, NR_PAGES - 11, false);
 	TEST_ASSERT(host_can_read(self, 0) && host_can_read(self, 11), "Pages aren't shared");
 	/* Pages that are shared already aren't looked at. */
-	assert_owned(self, ALL, 5);
+	assert_owned(self, 0, NR_PAGES, 5);
 	assert_no_access(self, 5);
 	convert_fd(self->fd, 0, 5, true);
 
@@ -259,17 +258,17 @@ TEST_F(pkvm, pinned)
 	u64 offset = -1;
 
 	open_vm(self, variant->flags);
-	convert_fd(self->fd, ALL, false);
+	convert_fd(self->fd, 0, NR_PAGES, false);
 	iov = (struct iovec) { .iov_base = word_of(self, 7), .iov_len = page_size };
 	TEST_ASSERT_EQ(vmsplice(self->pipe[1], &iov, 1, 0), page_size);
 
-	TEST_ASSERT_EQ(try_convert(self->fd, ALL, true, &offset), -EAGAIN);
+	TEST_ASSERT_EQ(try_convert(self->fd, 0, NR_PAGES, true, &offset), -EAGAIN);
 	TEST_ASSERT_EQ(offset, 7 * page_size);
 	assert_memory_fault(self->vcpu, 7);
 
 	close(self->pipe[0]);
 	close(self->pipe[1]);
-	convert_fd(self->fd, ALL, true);
+	convert_fd(self->fd, 0, NR_PAGES, true);
 }
 
 /* A hole takes nothing away from the guest, but from the file. */
@@ -280,7 +279,7 @@ TEST_F(pkvm, punch)
 	punch_fd(self->fd, 0, self->size);
 	TEST_ASSERT_EQ(nr_cached_pages(self->fd), 0);
 	assert_pkvm_do(self->vcpu, PKVM_CHECK, 0, 8, TAG(0), 0);
-	assert_owned(self, ALL, 0);
+	assert_owned(self, 0, NR_PAGES, 0);
 
 	/* Another page takes the place in the file, but not in the guest. */
 	allocate_fd(self->fd, 0, self->size);
@@ -341,7 +340,7 @@ TEST_F(pkvm, guest_shares)
 	assert_pkvm_do(self->vcpu, PKVM_UNSHARE, 0, 1, 0, INVALID_PARAMETER);
 	/* A page that isn't there. */
 	assert_pkvm_do(self->vcpu, PKVM_SHARE, 1, 1, 0, INVALID_PARAMETER);
-	assert_owned(self, ALL, 0);
+	assert_owned(self, 0, NR_PAGES, 0);
 	assert_no_access(self, 0);
 	assert_pkvm_do(self->vcpu, PKVM_CHECK, 0, 1, TAG(0), 0);
 }
@@ -417,7 +416,7 @@ TEST_F(pkvm, kcore)
 	u64 phys, word = 0;
 
 	open_vm(self, variant->flags);
-	convert_fd(self->fd, ALL, false);
+	convert_fd(self->fd, 0, NR_PAGES, false);
 	*word_of(self, 2) = TAG(2);
 	*word_of(self, 3) = TAG(3);
 	phys = read_pagemap_pfn(word_of(self, 2)) * page_size;
@@ -425,7 +424,7 @@ TEST_F(pkvm, kcore)
 	TEST_ASSERT(read_kcore(phys, &word) && word == TAG(2), "The page isn't in kcore: 0x%lx",
 		    word);
 
-	convert_fd(self->fd, ALL, true);
+	convert_fd(self->fd, 0, NR_PAGES, true);
 	guest_do_all(self, PKVM_WRITE, TAG(0));
 
 	TEST_ASSERT(!read_kcore(phys, &word) || !word, "The kernel can read 0x%lx", word);
@@ -452,7 +451,7 @@ TEST_F(pkvm, other_process)
 	TEST_ASSERT_EQ(try_convert(100, 3, 1, false, &offset), -EPERM);
 	TEST_ASSERT_EQ(offset, 3 * page_size);
 	/* No change, and a change that doesn't give anything to the host. */
-	convert_fd(100, ALL, true);
+	convert_fd(100, 0, NR_PAGES, true);
 	self->fd = 100;
 	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
 	kvm_pipe(self->pipe);
