@@ -464,7 +464,7 @@ struct toucher {
 	pthread_t thread;
 	struct kvm_vcpu *vcpu;
 	u64 first, nr;
-	volatile u64 *done;
+	u64 *done;
 };
 
 /* Touch pages one by one for the first time. */
@@ -475,12 +475,12 @@ static void *touch(void *arg)
 
 	for (page = t->first; page < t->first + t->nr; page++) {
 		assert_pkvm_do(t->vcpu, PKVM_WRITE, page, 1, TAG(page), 0);
-		(*t->done)++;
+		WRITE_ONCE(*t->done, *t->done + 1);
 	}
 	return NULL;
 }
 
-static void touch_from_two_vcpus(struct gmem *self, volatile u64 *done)
+static void touch_from_two_vcpus(struct gmem *self, u64 *done)
 {
 	struct toucher t[2];
 	int i;

@@ -52,19 +52,19 @@ static u64 guest_do_page(enum pkvm_op op, u64 gva, u64 tag)
 
 static void pkvm_guest_code(u64 mmio)
 {
-	volatile u64 *request = (u64 *)mmio + MMIO_REQUEST;
-	volatile u64 *to_host = (u64 *)(mmio + MMIO_RESULT);
+	u64 *request = (u64 *)(mmio + MMIO_REQUEST);
+	u64 *to_host = (u64 *)(mmio + MMIO_RESULT);
 	u64 op, gva, nr, tag, result, i;
 
 	for (;;) {
-		op = request[0];
-		gva = request[1];
-		nr = request[2];
-		tag = request[3];
+		op = READ_ONCE(request[0]);
+		gva = READ_ONCE(request[1]);
+		nr = READ_ONCE(request[2]);
+		tag = READ_ONCE(request[3]);
 
 		for (i = 0, result = 0; i < nr && !result; i++)
 			result = guest_do_page(op, gva + i * PAGE_SIZE, tag + i);
-		*to_host = result;
+		WRITE_ONCE(*to_host, result);
 	}
 }
 
