@@ -3,9 +3,9 @@
  * Let a protected guest of pKVM live in a guest_memfd file of 4K pages.
  *
  * The guest owns each page that it has touched: the host can neither access nor convert
- * it, and it survives a hole in the file and the end of the file.  All other pages convert
- * both ways, as for any VM with private memory.  When the VM is gone, so is everything
- * that it took.
+ * it, but it can take it away, by a hole for example, and then the guest doesn't get
+ * another page there.  All other pages convert both ways, as for any VM with private
+ * memory.  When the VM is gone, so is everything that it took.
  */
 #include <linux/elf.h>
 
@@ -97,14 +97,9 @@ static void assert_owned(struct gmem *self, u64 first, u64 nr, u64 page)
 /* The guest accesses memory that it can't have: the VMM is told which. */
 static void assert_memory_fault(struct kvm_vcpu *vcpu, u64 page)
 {
-	struct pkvm_request req = { .op = PKVM_READ, .gva = gpa_of(page), .nr = 1 };
 	struct kvm_run *run = vcpu->run;
-	u64 result;
-	int r;
 
-	r = pkvm_do(vcpu, req, &result);
-	TEST_ASSERT(r == -EFAULT, "KVM_RUN should be EFAULT for page %lu, is %d", page, r);
-	TEST_ASSERT_EQ(run->exit_reason, KVM_EXIT_MEMORY_FAULT);
+	assert_pkvm_error(vcpu, page, EFAULT, KVM_EXIT_MEMORY_FAULT);
 	TEST_ASSERT_EQ(run->memory_fault.gpa, gpa_of(page));
 	TEST_ASSERT_EQ(run->memory_fault.size, page_size);
 	TEST_ASSERT_EQ(run->memory_fault.flags, KVM_MEMORY_EXIT_FLAG_PRIVATE);
@@ -112,7 +107,8 @@ static void assert_memory_fault(struct kvm_vcpu *vcpu, u64 page)
 
 TEST_F(pkvm, capabilities)
 {
-	const u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
+	const u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED |
+			  GUEST_MEMFD_FLAG_HUGETLB;
 	struct kvm_vm *vm;
 
 	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES),
@@ -123,8 +119,6 @@ TEST_F(pkvm, capabilities)
 		       KVM_MEMORY_ATTRIBUTE_PRIVATE);
 	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_FLAGS), flags);
 	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD), 1);
-
-	assert_error(__vm_create_guest_memfd(self->vm, SZ_2M, GUEST_MEMFD_FLAG_HUGETLB), EINVAL);
 
 	vm = vm_create_barebones();
 	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
@@ -245,7 +239,6 @@ TEST_F(pkvm, shared_fault)
 	*word_of(self, 3) = TAG(3);
 
 	assert_memory_fault(self->vcpu, 3);
-	/* It doesn't change by itself. */
 	assert_memory_fault(self->vcpus[1], 3);
 	TEST_ASSERT_EQ(*word_of(self, 3), TAG(3));
 	*last_word_of(self, 3) = TAG(3);
@@ -279,34 +272,54 @@ TEST_F(pkvm, pinned)
 	convert_fd(self->fd, 0, NR_PAGES, true);
 }
 
-/* A hole takes nothing away from the guest, but from the file. */
+static void assert_guest_has(struct gmem *self, u64 first, u64 nr)
+{
+	assert_pkvm_do(self->vcpu, PKVM_CHECK, first, nr, TAG(first), 0);
+	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, first, nr, TAG(first), 0);
+}
+
+/* Pages that were taken from the guest are the host's, and nothing is in them. */
+static void assert_host_has_zeroes(struct gmem *self, u64 first, u64 nr)
+{
+	u64 page;
+
+	convert_fd(self->fd, first, nr, false);
+	for (page = first; page < first + nr; page++) {
+		TEST_ASSERT_EQ(*word_of(self, page), 0);
+		TEST_ASSERT_EQ(*last_word_of(self, page), 0);
+	}
+	convert_fd(self->fd, first, nr, true);
+}
+
+/* A hole takes the pages from the guest, which must not take others for its own. */
 TEST_F(pkvm, punch)
 {
 	open_private(self, variant);
 	assert_pkvm_do(self->vcpu, PKVM_WRITE, 0, 8, TAG(0), 0);
-	punch_fd(self->fd, 0, self->size);
-	TEST_ASSERT_EQ(nr_cached_pages(self->fd), 0);
-	assert_pkvm_do(self->vcpu, PKVM_CHECK, 0, 8, TAG(0), 0);
+	punch_fd(self->fd, 2 * page_size, 3 * page_size);
+	TEST_ASSERT_EQ(nr_cached_pages(self->fd), 5);
+	assert_guest_has(self, 0, 2);
+	assert_guest_has(self, 5, 3);
 	assert_owned(self, 0, NR_PAGES, 0);
+	assert_owned(self, 2, NR_PAGES - 2, 5);
+	assert_no_access(self, 5);
 
-	/* Another page takes the place in the file, but not in the guest. */
-	allocate_fd(self->fd, 0, self->size);
-	assert_owned(self, 4, NR_PAGES - 4, 4);
-	assert_no_access(self, 0);
-	assert_pkvm_do(self->vcpu, PKVM_CHECK, 0, 8, TAG(0), 0);
-	assert_pkvm_do(self->vcpu, PKVM_CHECK_ZERO, 8, 8, 0, 0);
-	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, 0, 8, TAG(0), 0);
+	assert_pkvm_lost(self->vcpu, 2);
+	TEST_ASSERT_EQ(nr_cached_pages(self->fd), 5);
+	assert_host_has_zeroes(self, 2, 3);
+	TEST_ASSERT_EQ(nr_cached_pages(self->fd), 8);
+	assert_pkvm_lost(self->vcpus[1], 4);
 }
 
 TEST_F(pkvm, close)
 {
 	open_private(self, variant);
 	assert_pkvm_do(self->vcpu, PKVM_WRITE, 0, 8, TAG(0), 0);
+	assert_guest_has(self, 0, 8);
 	kvm_munmap(self->mem, self->size);
 	close(self->fd);
-	assert_pkvm_do(self->vcpu, PKVM_CHECK, 0, 8, TAG(0), 0);
-	assert_memory_fault(self->vcpu, 8);
-	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, 0, 8, TAG(0), 0);
+	assert_pkvm_lost(self->vcpu, 0);
+	assert_memory_fault(self->vcpus[1], 8);
 }
 
 static int set_slot(struct gmem *self, u32 slot, u32 flags, u64 gpa, u64 size, u64 offset)
@@ -326,8 +339,6 @@ TEST_F(pkvm, memslots)
 	add_slot(self->vm, TEST_GPA, self->size, self->mem, self->fd, 0);
 
 	guest_do_all(self, PKVM_WRITE, TAG(0));
-	assert_error(__vm_set_user_memory_region2(self->vm, TEST_SLOT, 0, TEST_GPA, 0, NULL, 0, 0),
-		     EPERM);
 	assert_error(set_slot(self, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES, TEST_GPA, self->size, 0),
 		     EINVAL);
 	assert_error(set_slot(self, TEST_SLOT + 1, KVM_MEM_READONLY, gpa, self->size, 0), EINVAL);
@@ -336,7 +347,43 @@ TEST_F(pkvm, memslots)
 	assert_error(set_slot(self, TEST_SLOT + 1, 0, gpa, self->size, 0), EEXIST);
 	assert_error(set_slot(self, TEST_SLOT + 1, 0, gpa, page_size, self->size - page_size),
 		     EEXIST);
+	assert_error(set_slot(self, TEST_SLOT, 0, gpa, self->size, 0), EINVAL);
 	guest_do_all(self, PKVM_CHECK, TAG(0));
+}
+
+/* To delete a memslot takes the pages.  They stay in the file, as they would for any VM. */
+TEST_F(pkvm, delete_slot)
+{
+	open_private(self, variant);
+	assert_pkvm_do(self->vcpu, PKVM_WRITE, 0, 8, TAG(0), 0);
+	assert_guest_has(self, 0, 8);
+	delete_slot(self->vm, TEST_GPA);
+	TEST_ASSERT_EQ(nr_cached_pages(self->fd), 8);
+	assert_host_has_zeroes(self, 0, 8);
+
+	/* It isn't MMIO, either, of which user space could tell the guest what is there. */
+	assert_pkvm_lost(self->vcpu, 0);
+	add_slot(self->vm, TEST_GPA, self->size, self->mem, self->fd, 0);
+	assert_pkvm_lost(self->vcpu, 0);
+	assert_pkvm_do(self->vcpus[1], PKVM_CHECK_ZERO, 8, NR_PAGES - 8, 0, 0);
+	assert_pkvm_do(self->vcpus[1], PKVM_WRITE, 8, 8, TAG(8), 0);
+	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, 8, 8, TAG(8), 0);
+	assert_owned(self, 0, NR_PAGES, 8);
+	assert_pkvm_lost(self->vcpus[1], 7);
+}
+
+/* Pages of a file can be at another place, if that isn't one that has lost its own. */
+TEST_F(pkvm, move_slot)
+{
+	open_private(self, variant);
+	assert_pkvm_do(self->vcpu, PKVM_WRITE, 16, 8, TAG(16), 0);
+	delete_slot(self->vm, TEST_GPA);
+	vm_set_user_memory_region2(self->vm, TEST_SLOT, KVM_MEM_GUEST_MEMFD, TEST_GPA,
+				   self->size / 2, self->mem, self->fd, self->size / 2);
+	assert_pkvm_do(self->vcpu, PKVM_CHECK_ZERO, 0, NR_PAGES / 2, 0, 0);
+	assert_pkvm_do(self->vcpu, PKVM_WRITE, 0, NR_PAGES / 2, TAG(0), 0);
+	assert_guest_has(self, 0, NR_PAGES / 2);
+	assert_owned(self, 0, NR_PAGES, NR_PAGES / 2);
 }
 
 /* The hypervisor would do both without the host, whose file doesn't get to know. */
@@ -364,6 +411,10 @@ TEST_F(pkvm, guest_shares_anonymous)
 	assert_pkvm_do(self->vcpus[0], PKVM_SHARE, 0, 3, 0, 0);
 	TEST_ASSERT_EQ(*word_of(self, 1), TAG(1));
 	assert_pkvm_do(self->vcpus[0], PKVM_UNSHARE, 0, 3, 0, 0);
+	assert_pkvm_do(self->vcpus[0], PKVM_CHECK, 0, 2, TAG(0), 0);
+
+	assert_error(__vm_set_user_memory_region2(self->vm, TEST_SLOT, 0, TEST_GPA, 0, NULL, 0, 0),
+		     EPERM);
 	assert_pkvm_do(self->vcpus[0], PKVM_CHECK, 0, 2, TAG(0), 0);
 }
 
@@ -440,10 +491,9 @@ TEST_F(pkvm, kcore)
 	guest_do_all(self, PKVM_CHECK, TAG(0));
 }
 
-/* The VM is gone, but not the file. */
+/* The process is gone, but not the file, nor the VM. */
 TEST_F(pkvm, other_process)
 {
-	u64 offset = -1;
 	pid_t pid;
 
 	self->fd = -1;
@@ -456,13 +506,11 @@ TEST_F(pkvm, other_process)
 	}
 	assert_child_succeeds(pid);
 
-	TEST_ASSERT_EQ(try_convert(100, 3, 1, false, &offset), -EPERM);
-	TEST_ASSERT_EQ(offset, 3 * page_size);
-	/* No change, and a change that doesn't give anything to the host. */
-	convert_fd(100, 0, NR_PAGES, true);
 	self->fd = 100;
 	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
 	kvm_pipe(self->pipe);
+	assert_no_access(self, 3);
+	assert_host_has_zeroes(self, 0, NR_PAGES);
 	assert_no_access(self, 3);
 }
 

@@ -44,4 +44,16 @@ int pkvm_resume(struct kvm_vcpu *vcpu, u64 *result);
 void assert_pkvm_do(struct kvm_vcpu *vcpu, enum pkvm_op op, u64 first, u64 nr, u64 tag,
 		    u64 result);
 
+/*
+ * Have the guest read a page, and assert that KVM_RUN fails.  The vCPU can do nothing else
+ * until it can read the page.
+ */
+void assert_pkvm_error(struct kvm_vcpu *vcpu, u64 page, int error, u32 exit_reason);
+
+/* The same, if the guest had the page, and the host has taken it. */
+static inline void assert_pkvm_lost(struct kvm_vcpu *vcpu, u64 page)
+{
+	assert_pkvm_error(vcpu, page, EFAULT, KVM_EXIT_UNKNOWN);
+}
+
 #endif /* SELFTEST_KVM_PKVM_GUEST_H */

@@ -89,7 +89,8 @@ struct kvm_vm *create_protected_vm(struct kvm_vcpu **vcpus, int nr_vcpus, u64 nr
 
 	TEST_ASSERT(nr_vcpus <= MAX_VCPUS, "There can't be %d vCPUs", nr_vcpus);
 	shape.type = KVM_VM_TYPE_ARM_PROTECTED;
-	vm = __vm_create_with_vcpus(shape, nr_vcpus, 0, pkvm_guest_code, vcpus);
+	/* The test's memory needs page tables in the guest. */
+	vm = __vm_create_with_vcpus(shape, nr_vcpus, nr, pkvm_guest_code, vcpus);
 	virt_map(vm, TEST_GPA, TEST_GPA, nr);
 
 	mmio = vm_unused_gva_gap(vm, vm->page_size, KVM_UTIL_MIN_VADDR);
@@ -162,4 +163,22 @@ void assert_pkvm_do(struct kvm_vcpu *vcpu, enum pkvm_op op, u64 first, u64 nr, u
 		    op, first, r, vcpu->run->exit_reason);
 	TEST_ASSERT(res == result, "The guest does %d at page %lu, the result is 0x%lx, not 0x%lx",
 		    op, first, res, result);
+}
+
+void assert_pkvm_error(struct kvm_vcpu *vcpu, u64 page, int error, u32 exit_reason)
+{
+	struct pkvm_request req = {
+		.op = PKVM_READ,
+		.gva = TEST_GPA + page * PAGE_SIZE,
+		.nr = 1,
+	};
+	u64 result;
+	int r;
+
+	r = pkvm_do(vcpu, req, &result);
+	TEST_ASSERT(r == -error, "KVM_RUN should be %s for page %lu, is %d, result 0x%lx",
+		    strerror(error), page, r, result);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, exit_reason);
+	/* It doesn't change by itself. */
+	TEST_ASSERT_EQ(pkvm_resume(vcpu, &result), -error);
 }
