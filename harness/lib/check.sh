@@ -25,7 +25,7 @@ items_build() {
 	local builds="x86_64:default arm64:default" b
 	# Add them when an item is named as well, as a failure is repeated by its name.
 	[[ ! $1 ]] ||
-		builds+=" x86_64:debug arm64:debug x86_64:module x86_64:nohugetlb x86_64:coco"
+		builds+=" x86_64:debug arm64:debug arm64:el2 x86_64:module x86_64:nohugetlb x86_64:coco"
 	for b in $builds; do
 		[[ -f $GMEM_TOP/harness/variants/${b#*:}.config ]] || continue
 		[[ ! $only_arch || $only_arch == "${b%:*}" ]] || continue
@@ -55,7 +55,15 @@ unit_guestmem() {
 # A mutant is found by a test that the same kernel passes without it.
 items_mutants() {
 	local name killer
-	[[ $1 && (! $only_arch || $only_arch == x86_64) && (! $only_variant || $only_variant == default) ]] ||
+	[[ $1 ]] || return 0
+	if [[ (! $only_arch || $only_arch == arm64) && (! $only_variant || $only_variant == el2) ]]; then
+		add_mutant none.el2 mutants_control_el2 ""
+		item_depends[mutants.none.el2]=mutants_depend_el2
+		for name in $(mutants_by el2); do
+			add_mutant "$name" mutant_el2 "$name"
+		done
+	fi
+	[[ (! $only_arch || $only_arch == x86_64) && (! $only_variant || $only_variant == default) ]] ||
 		return 0
 	for name in $(mutants_by unit); do
 		add_mutant "$name" mutant_unit "$name"

@@ -15,7 +15,7 @@
 #   from    code that is there exactly once in that function: an expression, or one or more
 #           statements if it ends in ";". Any white space stands for any other
 #   to      what is there instead; may be empty for statements
-#   by      the test that fails then: of harness/tests or harness/mutants, or "unit"
+#   by      the test that fails then: of harness/tests or harness/mutants, or "unit", or "el2"
 #   within  seconds that the test may take (120); if it takes longer, the mutant is killed, too
 #
 # "from" and "to" may be there several times: the first that is found counts.
@@ -161,8 +161,8 @@ sub check_overlap {
 	my $last;
 	my @left;
 	for my $e (sort { $a->{start} <=> $b->{start} } @{$edits{$file}}) {
-		# Mutants of user space are put in one at a time.
-		if (($e->{m}{by} // '') eq 'unit') {
+		# Mutants of user space and of the hypervisor are put in one at a time.
+		if (($e->{m}{by} // '') =~ /^(unit|el2)$/) {
 			push @left, $e if $only;
 			next;
 		}

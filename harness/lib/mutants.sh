@@ -5,12 +5,14 @@
 #
 # All mutants of the kernel are built into one kernel, in a tree of its own, and the boot line says
 # which of them is on. Without any, the same kernel must pass the same tests. A mutant of the
-# arithmetic is found in user space ("by unit"). harness/mutants/equivalent names those that cannot
-# be found.
+# arithmetic is found in user space ("by unit"). A mutant of pKVM's hypervisor is a kernel of its own,
+# as the hypervisor has no boot line, and the hypervisor finds it while it boots ("by el2").
+# harness/mutants/equivalent names those that cannot be found.
 
 use clone kernel resume run selftests test timeouts tree
 
 mutants_tree=$GMEM_OUT/linux-mutants
+mutants_el2_tree=$GMEM_OUT/linux-mutants-el2
 mutants_out=$GMEM_OUT/mutants
 
 # mutants_pl MODE SOURCE...: see mutants.pl.
@@ -24,7 +26,8 @@ mutants_pl() {
 mutants_sources() {
 	local file
 	for file in "$1"/mm/guestmem*.[ch] "$1"/virt/kvm/guest_memfd*.[ch] \
-		"$1"/arch/x86/kvm/mmu/{mmu,tdp_mmu}.c; do
+		"$1"/arch/x86/kvm/mmu/{mmu,tdp_mmu}.c \
+		"$1"/arch/arm64/kvm/hyp/{pgtable,nvhe/mem_protect}.c; do
 		[[ ! -f $file ]] || echo "$file"
 	done
 }
@@ -34,14 +37,14 @@ mutant_field() {
 	mutants_pl list | awk -F '\t' -v name="$1" -v nr="$2" '$2 == name { print $nr }'
 }
 
-# mutants_by unit|machine: print the names of the mutants that are found that way.
+# mutants_by unit|el2|machine: print the names of the mutants that are found that way.
 mutants_by() {
-	mutants_pl list | awk -F '\t' -v unit="$([[ $1 != unit ]] || echo 1)" '(unit != "") == ($3 == "unit") { print $2 }'
+	mutants_pl list | awk -F '\t' -v by="$1" '(by == "machine") ? $3 !~ /^(unit|el2)$/ : $3 == by { print $2 }'
 }
 
 # mutants_killers: print the tests that find mutants of the kernel, a line each.
 mutants_killers() {
-	mutants_pl list | cut -f 3 | grep -vx unit | sort -u
+	mutants_pl list | cut -f 3 | grep -vxE 'unit|el2' | sort -u
 }
 
 # mutants_check: fail unless all mutants apply to the tree, and all of their tests are there.
@@ -57,7 +60,8 @@ mutants_check() {
 	return "$status"
 }
 
-# mutants_prepare: make the tree what out/linux is, committed or not, with all mutants.
+# mutants_prepare MODE: make the tree what out/linux is, committed or not, with the mutants that
+# mutants.pl puts there in this mode.
 mutants_prepare() {
 	local content commit files state
 	have_clone "$mutants_tree" || return
@@ -69,11 +73,11 @@ mutants_prepare() {
 		GIT_COMMITTER_DATE="2026-01-01T00:00:00+0000" \
 		ktree commit-tree "$content" -m mutants) || return
 	# A file that has the same mutants already is left alone: it need not be compiled again.
-	state="$commit $(cat "$GMEM_TOP"/harness/{mutants/*.mutants,lib/mutants.pl} | hash_of)"
+	state="$1 $commit $(cat "$GMEM_TOP"/harness/{mutants/*.mutants,lib/mutants.pl} | hash_of)"
 	[[ $state != "$(cat "$mutants_tree/.git/gmem-mutants" 2>/dev/null)" ]] || return 0
 	git -C "$mutants_tree" checkout -q -f --detach "$commit" || return
 	mapfile -t files < <(mutants_sources "$mutants_tree")
-	mutants_pl instrument "${files[@]}" || return
+	mutants_pl "$1" "${files[@]}" || return
 	echo "$state" >"$mutants_tree/.git/gmem-mutants"
 }
 
@@ -88,7 +92,7 @@ in_mutants_tree() (
 
 # mutants_build: build the kernel that has all mutants.
 mutants_build() {
-	locked "$GMEM_OUT/mutants.lock" mutants_prepare || return
+	locked "$GMEM_OUT/mutants.lock" mutants_prepare instrument || return
 	in_mutants_tree kernel_build x86_64 default ""
 }
 
@@ -169,6 +173,32 @@ mutant_unit() {
 	rm -rf "$dir"
 }
 
+# mutant_boot_el2 NAME: boot a kernel with one mutant of the hypervisor, or with none.
+mutant_boot_el2() {
+	local mutants_tree=$mutants_el2_tree opt_timeout
+	mutants_prepare "only=$1" && in_mutants_tree kernel_build arm64 el2 "" || return
+	opt_timeout=$(scaled 60)
+	in_mutants_tree mutant_machine --arch arm64 --variant el2 --id "mutant-$1" \
+		--timeout "$opt_timeout" -- grep -q CapEff /proc/self/status
+}
+
+# mutants_control_el2: pass if the hypervisor boots with no mutant.
+mutants_control_el2() {
+	locked "$GMEM_OUT/mutants-el2.lock" mutant_boot_el2 none_el2
+}
+
+# mutant_el2 NAME: pass if the hypervisor panics because of the mutant.
+mutant_el2() {
+	local run=$GMEM_OUT/runs/mutant-$1
+	rm -rf "$run"
+	! locked "$GMEM_OUT/mutants-el2.lock" mutant_boot_el2 "$1" 2>&1 ||
+		{ echo "$1 lives: the hypervisor boots"; return 1; }
+	echo
+	# The hypervisor says where it has found something.
+	grep -hm 1 -E 'nVHE hyp (panic|BUG) at: .*mem_protect' "$run/console" 2>/dev/null ||
+		{ echo "$1: the machine does not boot, but not because of the hypervisor"; return 1; }
+}
+
 # mutants_depend NAME: print what the verdict about a mutant or, if NAME is a test, about the kernel
 # without one depends on.
 mutants_depend() {
@@ -177,7 +207,15 @@ mutants_depend() {
 	echo "mutants $(ours harness/mutants harness/lib harness/cmd base.conf)"
 	if [[ $killer == unit ]]; then
 		echo "sources $(ours tools/testing/guestmem mm)"
+	elif [[ $killer == el2 ]]; then
+		mutants_depend_el2
 	else
 		dep_test "${killer:-$1}" x86_64 default
 	fi
+}
+
+mutants_depend_el2() {
+	echo "mutants $(ours harness/mutants harness/lib harness/cmd base.conf)"
+	dep_kernel arm64 el2
+	echo "qemu $("$qemu" --version 2>&1 | hash_of) $(hash_of </bin/busybox)"
 }
