@@ -437,6 +437,23 @@ int kvm_gmem_may_convert(struct inode *inode, pgoff_t start, pgoff_t end,
 	return 0;
 }
 
+/* As above, for the failed pages of a folio. */
+int kvm_gmem_may_convert_poison(struct inode *inode, struct folio *folio)
+{
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT
+	pgoff_t index, err_index;
+	int r;
+
+	for (index = guestmem_next_poison(folio, folio->index); index != ULONG_MAX;
+	     index = guestmem_next_poison(folio, index + 1)) {
+		r = kvm_gmem_may_convert(inode, index, index + 1, &err_index);
+		if (r)
+			return r;
+	}
+#endif
+	return 0;
+}
+
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
 /*
  * Take the part of a folio within [start, end) back from the guest.  memory_failure()

@@ -60,20 +60,17 @@ static struct pkvm_entries read_entries(struct gmem *self, u64 first, u64 nr)
 {
 	const u64 start = gpa_of(first), end = start + nr * page_size;
 	struct pkvm_entries e = {};
-	char path[128], line[256], what[32];
+	char line[256], what[32];
 	FILE *file;
 
-	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm/%d-%d/pkvm_pages", getpid(),
-		 self->vm->fd);
-	file = fopen(path, "r");
-	TEST_ASSERT(file, "%s can't be opened, errno %d", path, errno);
-
+	assert_pkvm_agrees(self->vm);
+	file = pkvm_open_pages(self->vm);
 	while (fgets(line, sizeof(line), file)) {
 		int level, nr_read;
 		u64 from, to;
 
 		nr_read = sscanf(line, "0x%lx-0x%lx level %d %31s", &from, &to, &level, what);
-		TEST_ASSERT(nr_read == 4, "%s has a line %s", path, line);
+		TEST_ASSERT(nr_read == 4, "There is a line %s", line);
 		from = max(from, start);
 		to = min(to, end);
 		if (from < to)
@@ -173,6 +170,7 @@ TEST_F(pkvm_huge, punch_page)
 	assert_guest_has(self, page + 1, self->nr_pages - page - 1);
 	assert_pkvm_lost(self->vcpu, page);
 	assert_pkvm_lost(self->vcpus[1], page);
+	assert_pkvm_agrees(self->vm);
 }
 
 /* Huge pages that leave the file are back in the pool at once, although the VM lives. */
@@ -204,6 +202,7 @@ TEST_F(pkvm_huge, close)
 	assert_pool(0, 0);
 	assert_pkvm_lost(self->vcpu, 0);
 	assert_pkvm_lost(self->vcpus[1], self->nr_pages - 1);
+	assert_pkvm_agrees(self->vm);
 }
 
 /* The next memslot at the same place doesn't fill the gap. */
@@ -221,6 +220,7 @@ TEST_F(pkvm_huge, delete_slot)
 	convert_fd(self->fd, 0, self->nr_pages, false);
 	TEST_ASSERT_EQ(*word_of(self, 0), 0);
 	TEST_ASSERT_EQ(*last_word_of(self, self->nr_pages - 1), 0);
+	assert_pkvm_agrees(self->vm);
 }
 
 /* The guest owns one half of a unit; the other half converts as it likes. */
@@ -250,6 +250,7 @@ TEST_F(pkvm_huge, convert_rest)
 	assert_guest_has(self, 0, half);
 	TEST_ASSERT_EQ(try_convert(self->fd, half, 1, false, &offset), -EPERM);
 	TEST_ASSERT_EQ(offset, half * page_size);
+	assert_pkvm_agrees(self->vm);
 }
 
 /*
@@ -291,6 +292,7 @@ TEST_F(pkvm_huge, poison)
 	convert_fd(self->fd, page, 1, false);
 	TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, page)));
 	assert_vcpu_has(self->vcpus[1], page + 1, 1);
+	assert_pkvm_agrees(self->vm);
 }
 
 GMEM_TEST_MAIN(NEEDS_HUGETLB)

@@ -7,9 +7,8 @@
  * another page there.  All other pages convert both ways, as for any VM with private
  * memory.  When the VM is gone, so is everything that it took.
  */
-#include <linux/elf.h>
-
 #include "guest_memfd_fixture.h"
+#include "memory_failure.h"
 #include "pkvm_guest.h"
 
 #define NR_PAGES	32
@@ -197,6 +196,7 @@ TEST_F(pkvm, image)
 	}
 	guest_do_all(self, PKVM_CHECK, TAG(round - 1));
 	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, 0, NR_PAGES, TAG(round - 1), 0);
+	assert_pkvm_agrees(self->vm);
 }
 
 TEST_F(pkvm, convert_owned)
@@ -228,6 +228,7 @@ TEST_F(pkvm, convert_owned)
 	assert_pkvm_do(self->vcpu, PKVM_CHECK, 5, 1, TAG(5), 0);
 	assert_pkvm_do(self->vcpu, PKVM_CHECK, 9, 2, TAG(9), 0);
 	assert_pkvm_do(self->vcpu, PKVM_CHECK_ZERO, 0, 5, 0, 0);
+	assert_pkvm_agrees(self->vm);
 }
 
 TEST_F(pkvm, shared_fault)
@@ -250,6 +251,7 @@ TEST_F(pkvm, shared_fault)
 	assert_pkvm_do(self->vcpu, PKVM_CHECK, 3, 1, TAG(3), 0);
 	assert_owned(self, 3, 1, 3);
 	assert_memory_fault(self->vcpu, 4);
+	assert_pkvm_agrees(self->vm);
 }
 
 /* A page that the host has pinned doesn't become private, i.e. the guest can't get it. */
@@ -309,6 +311,7 @@ TEST_F(pkvm, punch)
 	assert_host_has_zeroes(self, 2, 3);
 	TEST_ASSERT_EQ(nr_cached_pages(self->fd), 8);
 	assert_pkvm_lost(self->vcpus[1], 4);
+	assert_pkvm_agrees(self->vm);
 }
 
 TEST_F(pkvm, close)
@@ -320,6 +323,7 @@ TEST_F(pkvm, close)
 	close(self->fd);
 	assert_pkvm_lost(self->vcpu, 0);
 	assert_memory_fault(self->vcpus[1], 8);
+	assert_pkvm_agrees(self->vm);
 }
 
 static int set_slot(struct gmem *self, u32 slot, u32 flags, u64 gpa, u64 size, u64 offset)
@@ -349,6 +353,7 @@ TEST_F(pkvm, memslots)
 		     EEXIST);
 	assert_error(set_slot(self, TEST_SLOT, 0, gpa, self->size, 0), EINVAL);
 	guest_do_all(self, PKVM_CHECK, TAG(0));
+	assert_pkvm_agrees(self->vm);
 }
 
 /* To delete a memslot takes the pages.  They stay in the file, as they would for any VM. */
@@ -370,6 +375,7 @@ TEST_F(pkvm, delete_slot)
 	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, 8, 8, TAG(8), 0);
 	assert_owned(self, 0, NR_PAGES, 8);
 	assert_pkvm_lost(self->vcpus[1], 7);
+	assert_pkvm_agrees(self->vm);
 }
 
 /* Pages of a file can be at another place, if that isn't one that has lost its own. */
@@ -384,6 +390,7 @@ TEST_F(pkvm, move_slot)
 	assert_pkvm_do(self->vcpu, PKVM_WRITE, 0, NR_PAGES / 2, TAG(0), 0);
 	assert_guest_has(self, 0, NR_PAGES / 2);
 	assert_owned(self, 0, NR_PAGES, NR_PAGES / 2);
+	assert_pkvm_agrees(self->vm);
 }
 
 /* The hypervisor would do both without the host, whose file doesn't get to know. */
@@ -398,6 +405,7 @@ TEST_F(pkvm, guest_shares)
 	assert_owned(self, 0, NR_PAGES, 0);
 	assert_no_access(self, 0);
 	assert_pkvm_do(self->vcpu, PKVM_CHECK, 0, 1, TAG(0), 0);
+	assert_pkvm_agrees(self->vm);
 }
 
 /* Without guest_memfd it's as ever. */
@@ -441,29 +449,7 @@ TEST_F(pkvm, system_calls)
 	assert_error(madvise(self->mem, self->size, MADV_POPULATE_READ), EFAULT);
 	TEST_ASSERT_EQ(word, 0);
 	guest_do_all(self, PKVM_CHECK, TAG(0));
-}
-
-/* Read a word of physical memory.  Returns false if the kernel doesn't have it. */
-static bool read_kcore(u64 phys, u64 *word)
-{
-	struct elf64_phdr phdr;
-	struct elf64_hdr ehdr;
-	bool ok = false;
-	int fd, i;
-
-	fd = open_path_or_exit("/proc/kcore", O_RDONLY);
-	TEST_ASSERT_EQ(pread(fd, &ehdr, sizeof(ehdr), 0), sizeof(ehdr));
-	for (i = 0; i < ehdr.e_phnum && !ok; i++) {
-		TEST_ASSERT_EQ(pread(fd, &phdr, sizeof(phdr), ehdr.e_phoff + i * sizeof(phdr)),
-			       sizeof(phdr));
-		if (phdr.p_type != PT_LOAD || phys < phdr.p_paddr ||
-		    phys >= phdr.p_paddr + phdr.p_memsz)
-			continue;
-		ok = pread(fd, word, sizeof(*word), phdr.p_offset + phys - phdr.p_paddr) ==
-		     sizeof(*word);
-	}
-	close(fd);
-	return ok;
+	assert_pkvm_agrees(self->vm);
 }
 
 /*
@@ -489,6 +475,61 @@ TEST_F(pkvm, kcore)
 	TEST_ASSERT(!read_kcore(phys, &word) || !word, "The kernel can read 0x%lx", word);
 	assert_owned(self, 2, 1, 2);
 	guest_do_all(self, PKVM_CHECK, TAG(0));
+	assert_pkvm_agrees(self->vm);
+}
+
+/* A page that the guest owns doesn't leave the file because it is about to fail. */
+TEST_F(pkvm, soft_offline)
+{
+	u64 pfn;
+	int r;
+
+	if (!can_inject_memory_failure())
+		SKIP(return, NEEDS_MEMORY_FAILURE);
+
+	open_vm(self, variant->flags);
+	convert_fd(self->fd, 0, NR_PAGES, false);
+	/* Reading a page doesn't make it dirty. */
+	(void)READ_ONCE(*word_of(self, 2));
+	pfn = read_pagemap_pfn(word_of(self, 2));
+	convert_fd(self->fd, 0, NR_PAGES, true);
+	guest_do_all(self, PKVM_WRITE, TAG(0));
+
+	r = write_pa(SOFT_OFFLINE, pfn);
+	TEST_ASSERT(r == EBUSY || r == EIO || r == EOPNOTSUPP, "Soft offline is %d", r);
+	TEST_ASSERT_EQ(nr_cached_pages(self->fd), NR_PAGES);
+	assert_guest_has(self, 0, NR_PAGES);
+	assert_owned(self, 2, 1, 2);
+	assert_pkvm_agrees(self->vm);
+}
+
+/* A page of 4K fails that the guest owns. */
+TEST_F(pkvm, poison)
+{
+	u64 pfn;
+
+	if (!can_inject_memory_failure())
+		SKIP(return, NEEDS_MEMORY_FAILURE);
+
+	open_vm(self, variant->flags);
+	convert_fd(self->fd, 0, NR_PAGES, false);
+	*word_of(self, 2) = 0;
+	pfn = read_pagemap_pfn(word_of(self, 2));
+	convert_fd(self->fd, 0, NR_PAGES, true);
+	guest_do_all(self, PKVM_WRITE, TAG(0));
+
+	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), 0);
+	TEST_ASSERT(is_marked_poisoned(pfn), "The page hasn't failed");
+	assert_guest_has(self, 0, 2);
+	assert_guest_has(self, 3, NR_PAGES - 3);
+	assert_owned(self, 0, NR_PAGES, 0);
+	assert_pkvm_error(self->vcpu, 2, EHWPOISON, KVM_EXIT_MEMORY_FAULT);
+	TEST_ASSERT_EQ(self->vcpu->run->memory_fault.gpa, gpa_of(2));
+	convert_fd(self->fd, 2, 1, false);
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(*word_of(self, 2)));
+	punch_fd(self->fd, 2 * page_size, page_size);
+	assert_pkvm_lost(self->vcpu, 2);
+	assert_pkvm_agrees(self->vm);
 }
 
 /* The process is gone, but not the file, nor the VM. */

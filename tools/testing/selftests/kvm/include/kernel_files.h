@@ -91,4 +91,7 @@ void read_kernel_counters(struct kernel_counters *counters);
 const char *kernel_counters_settle(const struct kernel_counters *before,
 				   struct kernel_counters *after);
 
+/* Read a word of physical memory by /proc/kcore.  Returns false if the kernel doesn't have it. */
+bool read_kcore(u64 phys, u64 *word);
+
 #endif /* SELFTEST_KVM_KERNEL_FILES_H */

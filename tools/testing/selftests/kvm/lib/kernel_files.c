@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include <dirent.h>
+#include <linux/elf.h>
 #include <time.h>
 
 #include "kernel_files.h"
@@ -198,4 +199,26 @@ const char *kernel_counters_settle(const struct kernel_counters *before,
 		 before->unevictable, after->unevictable, before->mlocked, after->mlocked,
 		 before->memmap, after->memmap, before->vms, after->vms);
 	return text;
+}
+
+bool read_kcore(u64 phys, u64 *word)
+{
+	struct elf64_phdr phdr;
+	struct elf64_hdr ehdr;
+	bool ok = false;
+	int fd, i;
+
+	fd = open_path_or_exit("/proc/kcore", O_RDONLY);
+	TEST_ASSERT_EQ(pread(fd, &ehdr, sizeof(ehdr), 0), sizeof(ehdr));
+	for (i = 0; i < ehdr.e_phnum && !ok; i++) {
+		TEST_ASSERT_EQ(pread(fd, &phdr, sizeof(phdr), ehdr.e_phoff + i * sizeof(phdr)),
+			       sizeof(phdr));
+		if (phdr.p_type != PT_LOAD || phys < phdr.p_paddr ||
+		    phys >= phdr.p_paddr + phdr.p_memsz)
+			continue;
+		ok = pread(fd, word, sizeof(*word), phdr.p_offset + phys - phdr.p_paddr) ==
+		     sizeof(*word);
+	}
+	close(fd);
+	return ok;
 }

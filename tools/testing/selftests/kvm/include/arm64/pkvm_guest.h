@@ -56,4 +56,10 @@ static inline void assert_pkvm_lost(struct kvm_vcpu *vcpu, u64 page)
 	assert_pkvm_error(vcpu, page, EFAULT, KVM_EXIT_UNKNOWN);
 }
 
+/* Open the list of what the hypervisor says about the guest's memory of a guest_memfd. */
+FILE *pkvm_open_pages(struct kvm_vm *vm);
+
+/* Assert that KVM and the hypervisor agree about each page of that. */
+void assert_pkvm_agrees(struct kvm_vm *vm);
+
 #endif /* SELFTEST_KVM_PKVM_GUEST_H */

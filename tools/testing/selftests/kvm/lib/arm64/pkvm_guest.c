@@ -182,3 +182,24 @@ void assert_pkvm_error(struct kvm_vcpu *vcpu, u64 page, int error, u32 exit_reas
 	/* It doesn't change by itself. */
 	TEST_ASSERT_EQ(pkvm_resume(vcpu, &result), -error);
 }
+
+FILE *pkvm_open_pages(struct kvm_vm *vm)
+{
+	char path[128];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm/%d-%d/pkvm_pages", getpid(), vm->fd);
+	file = fopen(path, "r");
+	TEST_ASSERT(file, "%s can't be opened, errno %d", path, errno);
+	return file;
+}
+
+void assert_pkvm_agrees(struct kvm_vm *vm)
+{
+	FILE *file = pkvm_open_pages(vm);
+	char line[256];
+
+	while (fgets(line, sizeof(line), file))
+		TEST_ASSERT(!strstr(line, "agree"), "%s", line);
+	fclose(file);
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What a page costs that a protected guest of pKVM touches for the first time, and that it
+ * has when the VM goes away: of anonymous memory, and of a guest_memfd in pages of 4K and 2M.
+ *
+ * The unit is instructions, which takes an emulated machine whose counter counts them.
+ */
+#include "guest_memfd_fixture.h"
+#include "pkvm_guest.h"
+#include "processor.h"
+
+#define NR_PAGES	((u64)SZ_128M / PAGE_SIZE)
+
+/* Per page. */
+struct cost {
+	u64 touch, teardown;
+};
+
+/* The counter counts ns, i.e. instructions if the machine is one of QEMU with -icount shift=0. */
+static u64 now(void)
+{
+	u64 ticks, hz;
+
+	asm volatile("isb; mrs %0, cntvct_el0; mrs %1, cntfrq_el0" : "=r" (ticks), "=r" (hz));
+	return ticks * (NSEC_PER_SEC / hz);
+}
+
+/* A loop of two instructions. */
+static bool counts_instructions(void)
+{
+	const u64 nr = 1000 * 1000;
+	u64 start = now(), i = nr;
+
+	asm volatile("1: subs %0, %0, #1; b.ne 1b" : "+r" (i) : : "cc");
+	start = now() - start;
+	return start > 2 * nr * 98 / 100 && start < 2 * nr * 120 / 100;
+}
+
+static void add_anonymous_slot(struct gmem *self)
+{
+	self->mem = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	vm_set_user_memory_region2(self->vm, TEST_SLOT, 0, TEST_GPA, self->size, self->mem, 0, 0);
+}
+
+static void add_gmem_slot(struct gmem *self, bool allocate)
+{
+	self->fd = gmem_create(self, 0);
+	if (allocate)
+		allocate_fd(self->fd, 0, self->size);
+	add_slot(self->vm, TEST_GPA, self->size, NULL, self->fd, 0);
+}
+
+/* Let a VM touch @nr pages of @unit, or of anonymous memory if that is 0. */
+static struct cost run_vm(u64 unit, bool allocate, u64 nr)
+{
+	struct gmem gmem = { .unit = unit, .size = NR_PAGES * PAGE_SIZE }, *self = &gmem;
+	struct cost cost;
+
+	self->vm = create_protected_vm(self->vcpus, 1, NR_PAGES);
+	if (unit)
+		add_gmem_slot(self, allocate);
+	else
+		add_anonymous_slot(self);
+	/* The guest's own code and tables. */
+	assert_pkvm_do(self->vcpus[0], PKVM_READ, NR_PAGES - 1, 1, 0, 0);
+
+	cost.touch = now();
+	assert_pkvm_do(self->vcpus[0], PKVM_READ, 0, nr, 0, 0);
+	cost.touch = now() - cost.touch;
+
+	cost.teardown = now();
+	kvm_vm_free(self->vm);
+	if (unit)
+		close(self->fd);
+	else
+		kvm_munmap(self->mem, self->size);
+	cost.teardown = now() - cost.teardown;
+	return cost;
+}
+
+/* The cost of a page: all of the memory against none of it. */
+static struct cost cost_of(u64 unit, bool allocate)
+{
+	const u64 nr = NR_PAGES - PAGES_2M;
+	struct cost none = run_vm(unit, allocate, 0), all = run_vm(unit, allocate, nr);
+
+	return (struct cost) {
+		.touch = (all.touch - none.touch) / nr,
+		.teardown = (all.teardown - none.teardown) / nr,
+	};
+}
+
+static void print_cost(const char *what, struct cost cost)
+{
+	ksft_print_msg("%-24s first touch %6lu, teardown %6lu\n", what, cost.touch,
+		       cost.teardown);
+}
+
+TEST(cost)
+{
+	struct cost anonymous, small, huge, allocated;
+
+	SKIP_IF(return, has_protected_vms() ? NULL : "No protected VMs");
+	SKIP_IF(return, missing_units(SZ_2M, NR_PAGES / PAGES_2M, &(struct hugetlb_pool) {}));
+	SKIP_IF(return, counts_instructions() ? NULL : "The counter doesn't count instructions");
+
+	/* Caches of the kernel. */
+	run_vm(0, false, NR_PAGES - PAGES_2M);
+	anonymous = cost_of(0, false);
+	small = cost_of(PAGE_SIZE, false);
+	huge = cost_of(SZ_2M, false);
+	allocated = cost_of(SZ_2M, true);
+	print_cost("anonymous memory", anonymous);
+	print_cost("guest_memfd, 4K pages", small);
+	print_cost("guest_memfd, 2M pages", huge);
+	print_cost("the same, allocated", allocated);
+
+	ASSERT_LT(small.touch, anonymous.touch);
+	ASSERT_LT(huge.touch, anonymous.touch / 10);
+	ASSERT_LT(huge.teardown, anonymous.teardown / 10);
+}
+
+GMEM_TEST_MAIN(NEEDS_CONVERSION | NEEDS_HUGETLB)
