@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a page costs that a protected guest of pKVM touches for the first time, and that it
- * has when the VM goes away: of anonymous memory, and of a guest_memfd in pages of 4K and 2M.
+ * Count the cost of a page that a protected guest of pKVM touches for the first time, and of
+ * one that it has when the VM goes away: of anonymous memory, and of a guest_memfd in pages
+ * of 4K and 2M.
  *
  * The unit is instructions, which takes an emulated machine whose counter counts them.
  */
@@ -11,9 +12,9 @@
 
 #define NR_PAGES	((u64)SZ_128M / PAGE_SIZE)
 
-/* Per page. */
+/* Per page.  The memory may have been there before, i.e. goes with any VM. */
 struct cost {
-	u64 touch, teardown;
+	s64 touch, teardown;
 };
 
 /* The counter counts ns, i.e. instructions if the machine is one of QEMU with -icount shift=0. */
@@ -85,14 +86,14 @@ static struct cost cost_of(u64 unit, bool allocate)
 	struct cost none = run_vm(unit, allocate, 0), all = run_vm(unit, allocate, nr);
 
 	return (struct cost) {
-		.touch = (all.touch - none.touch) / nr,
-		.teardown = (all.teardown - none.teardown) / nr,
+		.touch = (all.touch - none.touch) / (s64)nr,
+		.teardown = (all.teardown - none.teardown) / (s64)nr,
 	};
 }
 
 static void print_cost(const char *what, struct cost cost)
 {
-	ksft_print_msg("%-24s first touch %6lu, teardown %6lu\n", what, cost.touch,
+	ksft_print_msg("%-24s first touch %6ld, teardown %6ld\n", what, cost.touch,
 		       cost.teardown);
 }
 
