@@ -75,6 +75,7 @@ mutants_prepare() {
 	# A file that has the same mutants already is left alone: it need not be compiled again.
 	state="$1 $commit $(cat "$GMEM_TOP"/harness/{mutants/*.mutants,lib/mutants.pl} | hash_of)"
 	[[ $state != "$(cat "$mutants_tree/.git/gmem-mutants" 2>/dev/null)" ]] || return 0
+	rm -f "$mutants_tree/.git/gmem-mutants"
 	git -C "$mutants_tree" checkout -q -f --detach "$commit" || return
 	mapfile -t files < <(mutants_sources "$mutants_tree")
 	mutants_pl "$1" "${files[@]}" || return
@@ -176,6 +177,7 @@ mutant_unit() {
 # mutant_boot_el2 NAME: boot a kernel with one mutant of the hypervisor, or with none.
 mutant_boot_el2() {
 	local mutants_tree=$mutants_el2_tree opt_timeout
+	local opt_arch=arm64 opt_variant=el2 opt_icount=""
 	mutants_prepare "only=$1" && in_mutants_tree kernel_build arm64 el2 "" || return
 	opt_timeout=$(scaled 60)
 	in_mutants_tree mutant_machine --arch arm64 --variant el2 --id "mutant-$1" \
@@ -190,11 +192,11 @@ mutants_control_el2() {
 # mutant_el2 NAME: pass if the hypervisor panics because of the mutant.
 mutant_el2() {
 	local run=$GMEM_OUT/runs/mutant-$1
-	rm -rf "$run"
+	rm -f "$run/console"
 	! locked "$GMEM_OUT/mutants-el2.lock" mutant_boot_el2 "$1" 2>&1 ||
 		{ echo "$1 lives: the hypervisor boots"; return 1; }
 	echo
-	# The hypervisor says where it has found something.
+	# The hypervisor says in which file it has found something.
 	grep -hm 1 -E 'nVHE hyp (panic|BUG) at: .*mem_protect' "$run/console" 2>/dev/null ||
 		{ echo "$1: the machine does not boot, but not because of the hypervisor"; return 1; }
 }
@@ -215,7 +217,7 @@ mutants_depend() {
 }
 
 mutants_depend_el2() {
-	echo "mutants $(ours harness/mutants harness/lib harness/cmd base.conf)"
+	echo "mutants $(ours harness/mutants harness/lib harness/cmd harness/guest gmem base.conf)"
 	dep_kernel arm64 el2
 	echo "qemu $("$qemu" --version 2>&1 | hash_of) $(hash_of </bin/busybox)"
 }

@@ -20,9 +20,9 @@ struct pkvm_entries {
 
 static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 {
-	if (!has_protected_vms())
-		return "No protected VMs";
-	return gmem_setup_counted(self, variant);
+	const char *missing = missing_for_protected_vms();
+
+	return missing ? missing : gmem_setup_counted(self, variant);
 }
 
 GMEM_FIXTURE_SETUP(pkvm_huge, setup(self, variant));
@@ -30,11 +30,8 @@ GMEM_FIXTURE_SETUP(pkvm_huge, setup(self, variant));
 /* The processes of the test are gone, and the tables of their guests. */
 FIXTURE_TEARDOWN_PARENT(pkvm_huge)
 {
-	struct kernel_counters after;
-
 	EXPECT_NOTHING_LEFT_BEHIND();
-	read_kernel_counters(&after);
-	EXPECT_EQ(self->counters.sec_page_tables, after.sec_page_tables);
+	EXPECT_EQ(self->counters.sec_page_tables, settled_sec_page_tables(&self->counters));
 }
 
 GMEM_VARIANT_OF_UNITS(pkvm_huge, 64k, 16, 64);
@@ -76,7 +73,7 @@ static struct pkvm_entries read_entries(struct gmem *self, u64 first, u64 nr)
 		if (from < to)
 			add_entries(&e, what, level, to - from);
 	}
-	fclose(file);
+	pkvm_close_pages(file);
 	return e;
 }
 

@@ -54,7 +54,7 @@ extern int vm_nr;
 extern bool may_poison, is_doomed;
 extern s64 stop_ms;
 
-/* Run the VM until its vCPUs can't go on, or until @stop_ms.  Returns if it isn't doomed. */
+/* Run a VM until its vCPUs can't go on, or for a second or so.  Returns if it isn't doomed. */
 void run_vm(u32 seed);
 
 #endif /* SELFTEST_KVM_GUEST_MEMFD_PKVM_STRESS_H */

@@ -6,6 +6,8 @@
  * threads of the VMM.  The threads do random things to random pages.  New VMs take the place
  * of VMs that have come to an end, or whose process is killed.
  */
+#include <sys/prctl.h>
+
 #include "fail_nth.h"
 #include "guest_memfd_pkvm_stress.h"
 #include "pkvm_guest.h"
@@ -46,17 +48,21 @@ struct totals *totals;
 
 static int nr_vms = 2, max_poisoned_vms = 4;
 
-/* Run one VM after the other.  Some are killed when the guest has touched a few pages. */
+/*
+ * Run one VM after the other.  Some are killed when the guest has touched a few pages.  There
+ * is at least one of either kind.
+ */
 static void run_vms(bool can_poison, int max_poisoned)
 {
-	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed + vm_nr);
-	u64 enough, tries;
+	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed + gmem.unit + vm_nr);
+	u64 enough, tries, nr;
 	pid_t pid;
 	u32 seed;
 
-	while (now_ms() < stop_ms) {
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (nr = 0; nr < 2 || now_ms() < stop_ms; nr++) {
 		seed = kvm_random_u32(&rng);
-		is_doomed = kvm_random_bool(&rng);
+		is_doomed = nr < 2 ? (nr + vm_nr) % 2 : kvm_random_bool(&rng);
 		enough = kvm_random_u64_in_range(&rng, 1, 200);
 		may_poison = can_poison && !is_doomed && totals->nr_poisoned_vms < max_poisoned;
 		WRITE_ONCE(totals->progress[vm_nr], 0);
@@ -79,18 +85,9 @@ static void run_vms(bool can_poison, int max_poisoned)
 static void assert_nothing_left_behind(void)
 {
 	const char *left = gmem_left_behind(&gmem);
-	struct kernel_counters now;
-	int tries;
 
 	TEST_ASSERT(!left, "Left behind: %s", left);
-	/* CPUs keep differences for a second or so. */
-	for (tries = 0; tries < 50; tries++) {
-		read_kernel_counters(&now);
-		if (now.sec_page_tables == gmem.counters.sec_page_tables)
-			return;
-		usleep(100 * 1000);
-	}
-	TEST_ASSERT_EQ(now.sec_page_tables, gmem.counters.sec_page_tables);
+	TEST_ASSERT_EQ(settled_sec_page_tables(&gmem.counters), gmem.counters.sec_page_tables);
 }
 
 /* Run VMs with files of one size.  Returns why that isn't possible, or NULL. */
@@ -220,7 +217,7 @@ int main(int argc, char *argv[])
 		}
 	}
 
-	__TEST_REQUIRE(has_protected_vms(), "No protected VMs");
+	__TEST_REQUIRE(!missing_for_protected_vms(), "%s", missing_for_protected_vms());
 	totals = kvm_mmap(sizeof(*totals), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
 	ops[OP_SHORT].impossible = !fail_nth_init();
 

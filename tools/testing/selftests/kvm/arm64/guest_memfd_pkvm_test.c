@@ -21,8 +21,10 @@
 
 static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 {
-	if (!has_protected_vms())
-		return "No protected VMs";
+	const char *missing = missing_for_protected_vms();
+
+	if (missing)
+		return missing;
 
 	read_kernel_counters(&self->counters);
 	self->nr_pages = NR_PAGES;
@@ -37,19 +39,11 @@ FIXTURE_TEARDOWN_PARENT(pkvm)
 {
 	struct kernel_counters after;
 	const char *left = kernel_counters_settle(&self->counters, &after);
-	int tries;
 
 	EXPECT_EQ(NULL, left) {
 		TH_LOG("Left behind: %s", left);
 	}
-
-	/* CPUs keep differences for a second or so. */
-	for (tries = 0; after.sec_page_tables != self->counters.sec_page_tables && tries < 50;
-	     tries++) {
-		usleep(100 * 1000);
-		read_kernel_counters(&after);
-	}
-	EXPECT_EQ(self->counters.sec_page_tables, after.sec_page_tables);
+	EXPECT_EQ(self->counters.sec_page_tables, settled_sec_page_tables(&self->counters));
 }
 
 GMEM_VARIANTS_OF_STATE(pkvm);
@@ -106,8 +100,6 @@ static void assert_memory_fault(struct kvm_vcpu *vcpu, u64 page)
 
 TEST_F(pkvm, capabilities)
 {
-	const u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED |
-			  GUEST_MEMFD_FLAG_HUGETLB;
 	struct kvm_vm *vm;
 
 	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES),
@@ -116,7 +108,8 @@ TEST_F(pkvm, capabilities)
 	open_vm(self, variant->flags);
 	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES),
 		       KVM_MEMORY_ATTRIBUTE_PRIVATE);
-	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_FLAGS), flags);
+	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_FLAGS),
+		       kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS));
 	TEST_ASSERT_EQ(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD), 1);
 
 	vm = vm_create_barebones();
@@ -280,6 +273,21 @@ static void assert_guest_has(struct gmem *self, u64 first, u64 nr)
 	assert_pkvm_do(self->vcpus[1], PKVM_CHECK, first, nr, TAG(first), 0);
 }
 
+/* Assert how much of its memory the hypervisor has on its list that way. */
+static void assert_pages(struct gmem *self, const char *how, u64 nr)
+{
+	FILE *file = pkvm_open_pages(self->vm);
+	u64 from, to, found = 0;
+	char line[256];
+
+	while (fgets(line, sizeof(line), file)) {
+		if (strstr(line, how) && sscanf(line, "0x%lx-0x%lx", &from, &to) == 2)
+			found += (to - from) / page_size;
+	}
+	pkvm_close_pages(file);
+	TEST_ASSERT(found == nr, "%lu pages should be %s, not %lu", nr, how, found);
+}
+
 /* Pages that were taken from the guest are the host's, and nothing is in them. */
 static void assert_host_has_zeroes(struct gmem *self, u64 first, u64 nr)
 {
@@ -300,6 +308,8 @@ TEST_F(pkvm, punch)
 	assert_pkvm_do(self->vcpu, PKVM_WRITE, 0, 8, TAG(0), 0);
 	punch_fd(self->fd, 2 * page_size, 3 * page_size);
 	TEST_ASSERT_EQ(nr_cached_pages(self->fd), 5);
+	assert_pages(self, "owned", 5);
+	assert_pages(self, "poisoned", 3);
 	assert_guest_has(self, 0, 2);
 	assert_guest_has(self, 5, 3);
 	assert_owned(self, 0, NR_PAGES, 0);
@@ -616,8 +626,10 @@ TEST_F(pkvm, killed)
 			touch_from_two_vcpus(self, done[i]);
 			pause();
 		}
-		while (READ_ONCE(done[i][0]) < 10 + i * 100 || READ_ONCE(done[i][1]) < 10)
+		while (READ_ONCE(done[i][0]) < 10 + i * 100 || READ_ONCE(done[i][1]) < 10) {
+			TEST_ASSERT(!waitpid(pid, NULL, WNOHANG), "The VMM is gone");
 			usleep(100);
+		}
 		kill_child(pid);
 		nr_early += done[i][0] + done[i][1] < NR_MANY;
 	}

@@ -7,6 +7,7 @@
 #define SELFTEST_KVM_PKVM_GUEST_H
 
 #include "guest_memfd_guest.h"
+#include "kernel_files.h"
 #include "kvm_util.h"
 
 enum pkvm_op {
@@ -29,6 +30,9 @@ struct pkvm_request {
 
 /* Whether the host can have protected VMs. */
 bool has_protected_vms(void);
+
+/* Returns why there can't be tests of such VMs, or NULL. */
+const char *missing_for_protected_vms(void);
 
 /* Create a protected VM, and map @nr pages of the test's memory 1:1 in the guest. */
 struct kvm_vm *create_protected_vm(struct kvm_vcpu **vcpus, int nr_vcpus, u64 nr);
@@ -58,8 +62,12 @@ static inline void assert_pkvm_lost(struct kvm_vcpu *vcpu, u64 page)
 
 /* Open the list of what the hypervisor says about the guest's memory of a guest_memfd. */
 FILE *pkvm_open_pages(struct kvm_vm *vm);
+void pkvm_close_pages(FILE *file);
 
 /* Assert that KVM and the hypervisor agree about each page of that. */
 void assert_pkvm_agrees(struct kvm_vm *vm);
+
+/* Wait for the counter of guests' page tables to be as it was, and return what it is. */
+long settled_sec_page_tables(const struct kernel_counters *before);
 
 #endif /* SELFTEST_KVM_PKVM_GUEST_H */

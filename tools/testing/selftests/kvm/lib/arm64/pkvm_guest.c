@@ -47,7 +47,8 @@ static u64 guest_do_page(enum pkvm_op op, u64 gva, u64 tag)
 	case PKVM_OFF:
 		smccc_hvc(PSCI_0_2_FN_SYSTEM_OFF, 0, 0, 0, 0, 0, 0, 0, &res);
 	}
-	return ~0ull;
+	/* That doesn't return. */
+	return 1;
 }
 
 static void pkvm_guest_code(u64 mmio)
@@ -68,6 +69,13 @@ static void pkvm_guest_code(u64 mmio)
 	}
 }
 
+const char *missing_for_protected_vms(void)
+{
+	if (!has_protected_vms())
+		return "No protected VMs";
+	return access("/sys/kernel/debug/kvm", R_OK) ? "needs root and debugfs" : NULL;
+}
+
 bool has_protected_vms(void)
 {
 	int kvm_fd = open_kvm_dev_path_or_exit();
@@ -83,6 +91,7 @@ bool has_protected_vms(void)
 struct kvm_vm *create_protected_vm(struct kvm_vcpu **vcpus, int nr_vcpus, u64 nr)
 {
 	struct vm_shape shape = VM_SHAPE_DEFAULT;
+	struct kvm_vcpu_init init;
 	struct kvm_vm *vm;
 	gva_t mmio;
 	int i;
@@ -90,7 +99,13 @@ struct kvm_vm *create_protected_vm(struct kvm_vcpu **vcpus, int nr_vcpus, u64 nr
 	TEST_ASSERT(nr_vcpus <= MAX_VCPUS, "There can't be %d vCPUs", nr_vcpus);
 	shape.type = KVM_VM_TYPE_ARM_PROTECTED;
 	/* The test's memory needs page tables in the guest. */
-	vm = __vm_create_with_vcpus(shape, nr_vcpus, nr, pkvm_guest_code, vcpus);
+	vm = __vm_create(shape, nr_vcpus, nr);
+	/* To power off. */
+	vm_ioctl(vm, KVM_ARM_PREFERRED_TARGET, &init);
+	init.features[0] |= BIT(KVM_ARM_VCPU_PSCI_0_2);
+	for (i = 0; i < nr_vcpus; i++)
+		vcpus[i] = aarch64_vcpu_add(vm, i, &init, pkvm_guest_code);
+	kvm_arch_vm_finalize_vcpus(vm);
 	virt_map(vm, TEST_GPA, TEST_GPA, nr);
 
 	mmio = vm_unused_gva_gap(vm, vm->page_size, KVM_UTIL_MIN_VADDR);
@@ -194,6 +209,12 @@ FILE *pkvm_open_pages(struct kvm_vm *vm)
 	return file;
 }
 
+void pkvm_close_pages(FILE *file)
+{
+	TEST_ASSERT(!ferror(file), "The list can't be read, errno %d", errno);
+	fclose(file);
+}
+
 void assert_pkvm_agrees(struct kvm_vm *vm)
 {
 	FILE *file = pkvm_open_pages(vm);
@@ -201,5 +222,20 @@ void assert_pkvm_agrees(struct kvm_vm *vm)
 
 	while (fgets(line, sizeof(line), file))
 		TEST_ASSERT(!strstr(line, "agree"), "%s", line);
-	fclose(file);
+	pkvm_close_pages(file);
+}
+
+/* CPUs keep differences for a second or so. */
+long settled_sec_page_tables(const struct kernel_counters *before)
+{
+	struct kernel_counters now;
+	int tries;
+
+	for (tries = 0; tries < 50; tries++) {
+		read_kernel_counters(&now);
+		if (now.sec_page_tables == before->sec_page_tables)
+			break;
+		usleep(100 * 1000);
+	}
+	return now.sec_page_tables;
 }
