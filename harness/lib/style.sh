@@ -112,7 +112,7 @@ style_libs() {
 	[[ ! $found ]]
 }
 
-style_mutants() {
+style_mutant_tables() {
 	mutants_check
 }
 
@@ -212,4 +212,4 @@ style_codespell() {
 	(cd "$GMEM_TOP" && our_files | grep -v '^COPYING' | PATH=/usr/bin:$PATH xargs -d '\n' codespell -q 7 -L damon,filp,iput)
 }
 
-style_tests=(shellcheck variables libs calls mutants checkpatch kernel_doc leftovers words whitespace size codespell)
+style_tests=(shellcheck variables libs calls mutant_tables checkpatch kernel_doc leftovers words whitespace size codespell)

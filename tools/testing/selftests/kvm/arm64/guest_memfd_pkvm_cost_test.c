@@ -15,7 +15,7 @@
 
 #define NR_PAGES	((u64)SZ_128M / PAGE_SIZE)
 
-/* Per page.  The memory may have been there before, i.e. goes with any VM. */
+/* Instructions per page, more than a VM takes that touches none. */
 struct cost {
 	s64 touch, teardown;
 };

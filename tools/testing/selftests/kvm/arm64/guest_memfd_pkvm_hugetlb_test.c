@@ -125,6 +125,19 @@ static void assert_guest_has(struct gmem *self, u64 first, u64 nr)
 	assert_vcpu_has(self->vcpus[1], first, nr);
 }
 
+/* A block is split for one page that is lost, and the guest keeps the others. */
+static void assert_guest_has_all_but(struct gmem *self, u64 page)
+{
+	if (has_blocks(self))
+		assert_entries(self, 0, self->nr_pages, .owned_2m = self->size / SZ_2M - 1,
+			       .owned_4k = PAGES_2M - 1, .poisoned_4k = 1);
+	else
+		assert_entries(self, 0, self->nr_pages, .owned_4k = self->nr_pages - 1,
+			       .poisoned_4k = 1);
+	assert_guest_has(self, 0, page);
+	assert_guest_has(self, page + 1, self->nr_pages - page - 1);
+}
+
 /* One access to each 2M, and the guest has all of it, by blocks. */
 TEST_F(pkvm_huge, blocks)
 {
@@ -156,15 +169,8 @@ TEST_F(pkvm_huge, punch_page)
 	guest_write_all(self);
 	punch_fd(self->fd, page * page_size, page_size);
 
-	if (has_blocks(self))
-		assert_entries(self, 0, self->nr_pages, .owned_2m = self->size / SZ_2M - 1,
-			       .owned_4k = PAGES_2M - 1, .poisoned_4k = 1);
-	else
-		assert_entries(self, 0, self->nr_pages, .owned_4k = self->nr_pages - 1,
-			       .poisoned_4k = 1);
 	assert_pool(self->nr, 0);
-	assert_guest_has(self, 0, page);
-	assert_guest_has(self, page + 1, self->nr_pages - page - 1);
+	assert_guest_has_all_but(self, page);
 	assert_pkvm_lost(self->vcpu, page);
 	assert_pkvm_lost(self->vcpus[1], page);
 	assert_pkvm_agrees(self->vm);
@@ -272,14 +278,7 @@ TEST_F(pkvm_huge, poison)
 	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), 0);
 	TEST_ASSERT(is_marked_poisoned(pfn), "The page hasn't failed");
 
-	if (has_blocks(self))
-		assert_entries(self, 0, self->nr_pages, .owned_2m = self->size / SZ_2M - 1,
-			       .owned_4k = PAGES_2M - 1, .poisoned_4k = 1);
-	else
-		assert_entries(self, 0, self->nr_pages, .owned_4k = self->nr_pages - 1,
-			       .poisoned_4k = 1);
-	assert_guest_has(self, 0, page);
-	assert_guest_has(self, page + 1, self->nr_pages - page - 1);
+	assert_guest_has_all_but(self, page);
 	assert_pkvm_error(self->vcpu, page, EHWPOISON, KVM_EXIT_MEMORY_FAULT);
 	TEST_ASSERT_EQ(self->vcpu->run->memory_fault.gpa, gpa_of(page));
 
