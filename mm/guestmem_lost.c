@@ -3,15 +3,18 @@
  * DOC: Lost
  *
  * A unit with failed pages doesn't return to the pool when it leaves its file: the pool
- * *loses* it.  All of its pages become ordinary free memory, but the failed ones, which
- * are taken off the buddy lists and never used again.
+ * *loses* it.  Its pages become ordinary free memory one by one, but the failed ones, which
+ * never get to the buddy lists, as the page allocator may write to any page that is freed.
+ * A failed page may be out of the direct map, or belong to a hypervisor, for good.
  */
 #define pr_fmt(fmt) "guestmem: " fmt
 
 #include <linux/hugetlb.h>
 #include <linux/list.h>
 #include <linux/mm.h>
-#include <linux/set_memory.h>
+#include <linux/page_owner.h>
+#include <linux/pgalloc_tag.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
@@ -21,6 +24,7 @@
 #include "internal.h"
 #include "page_alloc.h"
 
+#include "guestmem_pages.h"
 #include "guestmem_lost.h"
 
 #ifdef CONFIG_MEMORY_FAILURE
@@ -28,16 +32,10 @@
  * struct guestmem_lost - a huge page with failed pages that the pool is going to lose
  * @list: entry of guestmem_lost_list
  * @folio: the huge page, which has a reference until it is freed
- * @pages: the pages that have failed
- * @nr_pages: number of @pages
- * @unmapped: pages were taken out of the direct map, see set_mce_nospec()
  */
 struct guestmem_lost {
 	struct list_head list;
 	struct folio *folio;
-	struct page **pages;
-	unsigned int nr_pages;
-	bool unmapped;
 };
 
 static LIST_HEAD(guestmem_lost_list);
@@ -45,116 +43,68 @@ static DEFINE_SPINLOCK(guestmem_lost_lock);
 static void guestmem_lost_workfn(struct work_struct *work);
 static DECLARE_DELAYED_WORK(guestmem_lost_work, guestmem_lost_workfn);
 
-/*
- * How long the worker waits before it tries to free a huge page, and tries again.  The
- * callers of memory_failure() need the first delay: they take a page out of the direct map
- * when memory_failure() has returned.  Later ones are for memory for the struct pages, and
- * for the last reference.
- */
+/* How long the worker waits for memory for struct pages, and for the last reference. */
 #define GUESTMEM_LOST_DELAY	(HZ / 10 + 1)
 
-/*
- * Make a copy of the failed pages of a frozen folio, as hugetlb forgets them.  Returns
- * false if there's no memory.
- */
-static bool guestmem_note_poison(struct guestmem_lost *lost)
+static unsigned int guestmem_order_0(struct address_space *mapping, pgoff_t index)
 {
-	struct llist_head *poison = raw_hwp_list_head(lost->folio);
-	struct raw_hwp_page *p;
-	unsigned int nr = 0;
+	return 0;
+}
 
-	llist_for_each_entry(p, poison->first, node)
-		nr++;
+/*
+ * Free the pages of a frozen folio that isn't a hugetlb folio anymore, but has its list of
+ * failed pages.  Each of these becomes a folio with a reference, which only
+ * unpoison_memory() drops.
+ */
+static void guestmem_free_healthy(struct folio *folio)
+{
+	const unsigned int order = folio_order(folio);
+	const struct guestmem_pieces pages = {
+		.wanted = guestmem_order_0,
+		.cuts.order = order,
+	};
+	struct page *page = &folio->page;
+	unsigned long i;
+	bool poisoned;
 
-	lost->pages = kmalloc_objs(*lost->pages, nr);
-	if (!lost->pages)
-		return false;
+	split_page_owner(page, order, 0);
+	pgalloc_tag_split(folio, order, 0);
 
-	llist_for_each_entry(p, poison->first, node) {
-		lost->pages[lost->nr_pages++] = p->page;
-		lost->unmapped |= !kernel_page_present(p->page);
+	/* Let each failed page have PG_hwpoison.  guestmem_break_pages() drops the head's. */
+	folio_clear_hugetlb_hwpoison(folio);
+	poisoned = PageHWPoison(page);
+	guestmem_break_pages(page, &pages);
+	if (poisoned)
+		SetPageHWPoison(page);
+
+	for (i = 0; i < 1UL << order; i++, page++) {
+		if (PageHWPoison(page))
+			set_page_refcounted(page);
+		else
+			free_frozen_pages(page, 0);
+		cond_resched();
 	}
-
-	return true;
-}
-
-/* Map the failed pages again, as the page allocator may write to all pages that are freed. */
-static void guestmem_map_poison(struct guestmem_lost *lost)
-{
-	unsigned int i;
-
-	for (i = 0; lost->unmapped && i < lost->nr_pages; i++)
-		clear_mce_nospec(page_to_pfn(lost->pages[i]));
 }
 
 /*
- * Free a huge page to the buddy lists.  Returns false if there is another reference, or if
- * memory is short: all steps that need memory come first.  free_huge_folio() doesn't return
- * the page to the pool, as it is still marked as a unit.  memory_failure() waits as long as
- * the folio is frozen, and then finds a free page.
+ * Take a huge page out of the pool, and free its pages but the failed ones.  Returns false
+ * if that isn't possible yet: there is another reference, or memory is short.
+ * memory_failure() waits as long as the folio is frozen, and then finds a single page.
  */
-static bool guestmem_free_lost(struct guestmem_lost *lost)
+static bool guestmem_try_lose(struct folio *folio)
 {
-	struct folio *folio = lost->folio;
-
 	if (!folio_ref_freeze(folio, 1))
 		return false;
 
-	if (hugetlb_vmemmap_restore_folio(folio_hstate(folio), folio) ||
-	    !guestmem_note_poison(lost)) {
+	if (hugetlb_vmemmap_restore_folio(folio_hstate(folio), folio)) {
 		folio_ref_unfreeze(folio, 1);
 		return false;
 	}
 
-	guestmem_map_poison(lost);
+	/* The pool forgets the folio, but leaves it alone, as it's still marked as a unit. */
 	free_huge_folio(folio);
+	guestmem_free_healthy(folio);
 	return true;
-}
-
-/* Take the failed pages off the buddy lists. */
-static void guestmem_take_poison(struct guestmem_lost *lost)
-{
-	struct page *page;
-	unsigned int i;
-
-	for (i = 0; i < lost->nr_pages; i++) {
-		page = lost->pages[i];
-		if (!take_page_off_buddy(page)) {
-			pr_err("%#lx: poisoned page has been allocated again\n",
-			       page_to_pfn(page));
-			continue;
-		}
-
-		page_ref_inc(page);
-		if (lost->unmapped)
-			set_mce_nospec(page_to_pfn(page));
-	}
-}
-
-/*
- * Take a huge page out of the pool, and take its failed pages off the buddy lists.
- * Returns false if that isn't possible yet.
- */
-static bool guestmem_try_lose(struct guestmem_lost *lost)
-{
-	struct zone *zone = folio_zone(lost->folio);
-	bool done;
-
-	if (folio_ref_count(lost->folio) != 1)
-		return false;
-
-	/*
-	 * Have pages freed to the buddy lists right away, and not to the lists of a CPU.
-	 * This comes before the folio is frozen: memory offlining holds the same lock, and
-	 * waits for frozen folios.
-	 */
-	zone_pcp_disable(zone);
-	done = guestmem_free_lost(lost);
-	if (done)
-		guestmem_take_poison(lost);
-	zone_pcp_enable(zone);
-
-	return done;
 }
 
 static void guestmem_lost_workfn(struct work_struct *work)
@@ -169,12 +119,10 @@ static void guestmem_lost_workfn(struct work_struct *work)
 
 	list_for_each_entry_safe(lost, next, &list, list) {
 		list_del(&lost->list);
-		if (guestmem_try_lose(lost)) {
-			kfree(lost->pages);
+		if (guestmem_try_lose(lost->folio))
 			kfree(lost);
-		} else {
+		else
 			list_add(&lost->list, &again);
-		}
 		cond_resched();
 	}
 
@@ -192,10 +140,9 @@ static void guestmem_lost_workfn(struct work_struct *work)
  * @folio: the hugetlb folio, not part of a file, without a subpool, and still marked as
  *	a unit, i.e. memory_failure() has a reference while it adds a failed page
  *
- * Consumes the caller's reference.  A worker frees the huge page to the buddy lists and
- * takes the failed pages off these lists, i.e. the number of huge pages falls by one.
- * The huge page stays in use for ever if it isn't known which pages have failed, or if it
- * is a gigantic page that can't be freed at run time.
+ * Consumes the caller's reference.  A worker frees all pages but the failed ones, i.e. the
+ * number of huge pages falls by one.  The huge page stays in use for ever if it isn't known
+ * which pages have failed, or if it is a gigantic page that can't be freed at run time.
  *
  * Context: may sleep.
  */
@@ -215,6 +162,6 @@ void guestmem_lose_folio(struct folio *folio)
 	spin_lock(&guestmem_lost_lock);
 	list_add(&lost->list, &guestmem_lost_list);
 	spin_unlock(&guestmem_lost_lock);
-	queue_delayed_work(system_dfl_wq, &guestmem_lost_work, GUESTMEM_LOST_DELAY);
+	mod_delayed_work(system_dfl_wq, &guestmem_lost_work, 0);
 }
 #endif

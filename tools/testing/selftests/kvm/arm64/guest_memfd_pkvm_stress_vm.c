@@ -301,7 +301,7 @@ static struct page *pick_page(struct actor *a)
 
 	if (next < nr_pages)
 		return &pages[next];
-	return &pages[pick(a, 16) ? pick(a, nr_pages) : nr_pages + pick(a, NR_ANON)];
+	return &pages[pick(a, 8) ? pick(a, nr_pages) : nr_pages + pick(a, NR_ANON)];
 }
 
 /* A page that is lost stays lost, and that is the end of the vCPU. */
@@ -431,8 +431,8 @@ static void op_punch(struct actor *a)
 	enum op op = OP_PUNCH;
 
 	/* A huge page with failed pages stays in the file, so that a VM loses only one. */
-	if (kind < 8 && (!may_poison || gmem.unit == page_size)) {
-		op = kind < 2 && gmem.unit > page_size ? OP_PUNCH_UNIT : OP_PUNCH_BLOCK;
+	if (kind < 16 && (!may_poison || gmem.unit == page_size)) {
+		op = kind < 6 && gmem.unit > page_size ? OP_PUNCH_UNIT : OP_PUNCH_BLOCK;
 		nr = op == OP_PUNCH_UNIT ? gmem.unit_pages : PAGES_2M;
 		first -= first % nr;
 	}
@@ -477,45 +477,49 @@ static void op_slot(struct actor *a)
 	count(OP_SLOT);
 }
 
-/* The kernel copies from its own mapping of the page, and isn't prepared for that to fail. */
-static void op_reclaim(struct actor *a)
+/*
+ * Lock a page of a range that the guest owns, with a known frame number if that is wanted.
+ * Returns NULL if there is none.
+ */
+static struct page *lock_owned_page(struct actor *a, u64 first, u64 nr, bool with_pfn)
 {
-	u64 nr = pick(a, NR_ANON), word = -1;
-	struct page *p = &pages[nr_pages + nr];
-	off_t addr = (off_t)(anon + nr * page_size);
-
-	lock(&p->locked);
-	if (p->owner == OWNED) {
-		TEST_ASSERT_EQ(pread(proc_self_mem, &word, sizeof(word), addr), sizeof(word));
-		TEST_ASSERT(!word, "The host reads 0x%lx", word);
-		lose(p);
-		count(OP_RECLAIM);
-	}
-	unlock(&p->locked);
-}
-
-/* Lock a page that the guest owns, and whose frame number is known.  Returns NULL if none. */
-static struct page *lock_owned_page(struct actor *a, u64 limit)
-{
+	u64 start = pick(a, nr), i;
 	struct page *p;
-	int i;
 
-	for (i = 0; i < NR_TRIES; i++) {
-		p = &pages[pick(a, limit)];
-		if (READ_ONCE(p->owner) != OWNED || !READ_ONCE(p->pfn))
+	for (i = 0; i < nr; i++) {
+		p = &pages[first + (start + i) % nr];
+		if (READ_ONCE(p->owner) != OWNED || (with_pfn && !READ_ONCE(p->pfn)))
 			continue;
 		lock(&p->locked);
-		if (p->owner == OWNED && p->pfn && !is_lost(p, load(&p->slot->taken)))
+		if (p->owner == OWNED && (!with_pfn || p->pfn) &&
+		    !is_lost(p, load(&p->slot->taken)))
 			return p;
 		unlock(&p->locked);
 	}
 	return NULL;
 }
 
+/* The kernel copies from its own mapping of the page, and isn't prepared for that to fail. */
+static void op_reclaim(struct actor *a)
+{
+	struct page *p = lock_owned_page(a, nr_pages, NR_ANON, false);
+	u64 word = -1;
+	off_t addr;
+
+	if (!p)
+		return;
+	addr = (off_t)(anon + (p->nr - nr_pages) * page_size);
+	TEST_ASSERT_EQ(pread(proc_self_mem, &word, sizeof(word), addr), sizeof(word));
+	TEST_ASSERT(!word, "The host reads 0x%lx", word);
+	lose(p);
+	unlock(&p->locked);
+	count(OP_RECLAIM);
+}
+
 /* Here the kernel is prepared, i.e. the guest keeps the page. */
 static void op_kcore(struct actor *a)
 {
-	struct page *p = lock_owned_page(a, nr_pages);
+	struct page *p = lock_owned_page(a, 0, nr_pages, true);
 	u64 word = 0;
 
 	if (!p)
@@ -533,7 +537,8 @@ static void op_poison(struct actor *a)
 
 	if (!may_poison || load(&nr_poisoned) >= MAX_POISONS)
 		return;
-	p = lock_owned_page(a, gmem.unit > page_size ? min(nr_pages, gmem.unit_pages) : nr_pages);
+	p = lock_owned_page(a, 0, gmem.unit > page_size ? min(nr_pages, gmem.unit_pages) : nr_pages,
+			    true);
 	if (!p)
 		return;
 	if (!increment(&nr_poisoned))
@@ -584,7 +589,7 @@ static void *vmm_thread(void *arg)
 		int permille;
 	} choice[] = {
 		{ op_convert, 400 }, { op_host, 350 }, { op_punch, 90 }, { op_slot, 5 },
-		{ op_reclaim, 50 }, { op_kcore, 55 }, { op_poison, 40 }, { op_debugfs, 10 },
+		{ op_reclaim, 30 }, { op_kcore, 75 }, { op_poison, 40 }, { op_debugfs, 10 },
 	};
 	struct actor *a = arg;
 	int i, r;

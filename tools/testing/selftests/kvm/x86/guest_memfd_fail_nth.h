@@ -120,9 +120,6 @@ extern const struct fail_nth_op op_create, op_bind, op_unbind, op_convert, op_al
 				op_host_fault, op_huge_host_fault, op_host_syscall, op_host_pin,
 				op_fault_beside_poison, op_convert_beside_poison;
 
-/* Let a page fail in a huge page that is private and whole, and not used since. */
-void prepare_poison(struct context *ctx);
-
 /*
  * Let a page fail in a huge page that is whole, i.e. has no struct pages for its tails.  The
  * host can't tell which huge page it is.  So it looks at one, gives it back, and the file
@@ -134,9 +131,9 @@ void prepare_poison_without_vmemmap(struct context *ctx);
 void replace_lost_unit(struct context *ctx);
 
 /*
- * The worker that takes huge pages out of the pool lacks memory of one kind.  The pool keeps
- * the huge page meanwhile, and loses it afterwards.
+ * The worker that takes huge pages out of the pool lacks memory for struct pages.  The pool
+ * keeps the huge page meanwhile, and loses it afterwards.
  */
-void check_lost_is_retried(struct context *ctx, const char *kind);
+void check_lost_is_retried(struct context *ctx);
 
 #endif /* SELFTEST_KVM_GUEST_MEMFD_FAIL_NTH_H */

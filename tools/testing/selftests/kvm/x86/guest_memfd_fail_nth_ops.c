@@ -427,7 +427,8 @@ void replace_lost_unit(struct context *ctx)
 	ctx->pfn = 0;
 }
 
-void prepare_poison(struct context *ctx)
+/* Let a page fail in a huge page that is private and whole, and not used since. */
+static void prepare_poison(struct context *ctx)
 {
 	char *bad = ctx->mem + ctx->offset + BAD_PAGE * PAGE_SIZE;
 
@@ -495,8 +496,9 @@ const struct fail_nth_op op_convert_beside_poison = {
 	check_poison_not_converted, check_poison_converted,
 };
 
-void check_lost_is_retried(struct context *ctx, const char *kind)
+void check_lost_is_retried(struct context *ctx)
 {
+	const char *kind = "fail_page_alloc";
 	unsigned long start, end;
 	struct hugetlb_pool now;
 	long nr;

@@ -174,14 +174,12 @@ TEST_F(fail_nth, lost_unit)
 	if (!variant->huge)
 		SKIP(return, "is about huge pages");
 	if (!can_inject_memory_failure() ||
-	    access("/sys/kernel/debug/failslab/require-start", F_OK))
+	    access("/sys/kernel/debug/fail_page_alloc/require-start", F_OK))
 		SKIP(return, "needs HWPOISON_INJECT and FAULT_INJECTION_STACKTRACE_FILTER");
 
 	set_hole(&self->ctx, 1);
-	prepare_poison(&self->ctx);
-	check_lost_is_retried(&self->ctx, "failslab");
 	prepare_poison_without_vmemmap(&self->ctx);
-	check_lost_is_retried(&self->ctx, "fail_page_alloc");
+	check_lost_is_retried(&self->ctx);
 }
 
 /* Here, each run starts with a new VM and a new file. */
