@@ -113,6 +113,12 @@ static u64 next_tag(void)
 	return TAG(increment(&last_tag) + 1);
 }
 
+/* Whether the first huge page stays in the file, with pages that may fail. */
+static bool has_known_pfns(void)
+{
+	return may_poison && gmem.unit > page_size;
+}
+
 /* Whether the guest may own the page without having touched it. */
 static bool may_be_in_block(struct page *p)
 {
@@ -431,7 +437,7 @@ static void op_punch(struct actor *a)
 	enum op op = OP_PUNCH;
 
 	/* A huge page with failed pages stays in the file, so that a VM loses only one. */
-	if (kind < 16 && (!may_poison || gmem.unit == page_size)) {
+	if (kind < 16 && !has_known_pfns()) {
 		op = kind < 6 && gmem.unit > page_size ? OP_PUNCH_UNIT : OP_PUNCH_BLOCK;
 		nr = op == OP_PUNCH_UNIT ? gmem.unit_pages : PAGES_2M;
 		first -= first % nr;
@@ -448,7 +454,8 @@ static void op_punch(struct actor *a)
 			pages[i].maybe_lost = true;
 		pages[i].maybe_zero = false;
 		pages[i].tag = 0;
-		pages[i].pfn = 0;
+		if (!has_known_pfns())
+			pages[i].pfn = 0;
 	}
 	unlock_pages(first, locked);
 	count(op);
@@ -537,7 +544,7 @@ static void op_poison(struct actor *a)
 
 	if (!may_poison || load(&nr_poisoned) >= MAX_POISONS)
 		return;
-	p = lock_owned_page(a, 0, gmem.unit > page_size ? min(nr_pages, gmem.unit_pages) : nr_pages,
+	p = lock_owned_page(a, 0, has_known_pfns() ? min(nr_pages, gmem.unit_pages) : nr_pages,
 			    true);
 	if (!p)
 		return;
@@ -588,8 +595,8 @@ static void *vmm_thread(void *arg)
 		void (*run)(struct actor *a);
 		int permille;
 	} choice[] = {
-		{ op_convert, 400 }, { op_host, 350 }, { op_punch, 90 }, { op_slot, 5 },
-		{ op_reclaim, 30 }, { op_kcore, 75 }, { op_poison, 40 }, { op_debugfs, 10 },
+		{ op_convert, 400 }, { op_host, 350 }, { op_punch, 100 }, { op_slot, 5 },
+		{ op_reclaim, 30 }, { op_kcore, 40 }, { op_poison, 65 }, { op_debugfs, 10 },
 	};
 	struct actor *a = arg;
 	int i, r;
@@ -613,6 +620,20 @@ static void fill_in_page(u64 i, bool shared)
 	p->touched = !is_anon && gmem.unit >= SZ_2M ? &touched_blocks[i / PAGES_2M] : NULL;
 	for (p->slot = slots; i >= p->slot->first + p->slot->nr;)
 		p->slot++;
+}
+
+/* Let the first huge page be private, so that the guest owns pages of it soon. */
+static void find_pfns(void)
+{
+	u64 nr = min(nr_pages, gmem.unit_pages), pfn, offset, i;
+
+	WRITE_ONCE(*word_of(&gmem, 0), 0);
+	pfn = read_pagemap_pfn(word_of(&gmem, 0));
+	TEST_ASSERT_EQ(convert_pages(0, nr, true, &offset), 0);
+	for (i = 0; i < nr; i++) {
+		pages[i].pfn = pfn + i;
+		pages[i].shared = false;
+	}
 }
 
 static void open_vm(bool shared)
@@ -644,6 +665,8 @@ static void open_vm(bool shared)
 				   NR_ANON * page_size, anon, 0, 0);
 	for (i = 0; i < nr_pages + NR_ANON; i++)
 		fill_in_page(i, shared);
+	if (has_known_pfns())
+		find_pfns();
 }
 
 void run_vm(u32 seed)
@@ -656,7 +679,7 @@ void run_vm(u32 seed)
 	/* To poison pages, the host has to find out their frame numbers. */
 	open_vm(may_poison || seed & 1);
 	nr_running = NR_VCPUS;
-	stop_ms = now_ms() + 500 + seed % 1500;
+	stop_ms = now_ms() + 200 + seed % 800;
 
 	for (i = 0; i < NR_ACTORS; i++) {
 		actors[i].rng = new_kvm_random_state(seed * NR_ACTORS + i);
