@@ -16,9 +16,9 @@
 #define NR_PAGES	((u64)SZ_128M / PAGE_SIZE)
 
 /*
- * The floor is what nobody can do without.  The host clears a page before the guest gets it,
- * and the hypervisor cleans the page from the caches; the hypervisor clears and cleans it
- * before the host gets it back.  That is two loops of four instructions per line.
+ * The floor is what can't be left out.  The host clears a page before the guest gets it, and
+ * the hypervisor cleans the page from the caches; the hypervisor clears and cleans it before
+ * the host gets it back.  That is two loops of four instructions per line.
  */
 #define SPARE		150
 
