@@ -53,9 +53,10 @@ static int poisoner(void *data)
 	struct guestmem_test *t = data;
 	u32 mask = (1U << t->unit_order) - 1;
 
+	/* The flags of the first page are those of the huge page. */
 	while (!kthread_should_stop()) {
 		if (t->nr_poisoned < NR_FAILURES)
-			poison_page(t, get_random_u32() & mask);
+			poison_page(t, t->nr_poisoned ? get_random_u32() & mask : 0);
 		/* Hit steps that take microseconds, and steps that take milliseconds. */
 		fsleep(1UL << (get_random_u32() % 17));
 	}
@@ -128,7 +129,7 @@ static void check_lost(struct kunit *test, unsigned long nr_huge_pages)
 	KUNIT_ASSERT_EQ(test, t->h->max_huge_pages,
 			t->h->nr_huge_pages - t->h->surplus_huge_pages);
 	t->nr_lost = 1;
-	/* The pages that have failed leave the buddy lists a moment later. */
+	/* The other pages are freed a moment later. */
 	for (tries = 0; tries < 250 && !has_left(t); tries++)
 		msleep(20);
 
