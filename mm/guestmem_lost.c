@@ -12,6 +12,7 @@
 #include <linux/hugetlb.h>
 #include <linux/list.h>
 #include <linux/mm.h>
+#include <linux/mutex.h>
 #include <linux/page_owner.h>
 #include <linux/pgalloc_tag.h>
 #include <linux/sched.h>
@@ -65,17 +66,13 @@ static void guestmem_free_healthy(struct folio *folio)
 	};
 	struct page *page = &folio->page;
 	unsigned long i;
-	bool poisoned;
+
+	/* Let each failed page have PG_hwpoison. */
+	folio_clear_hugetlb_hwpoison(folio);
 
 	split_page_owner(page, order, 0);
 	pgalloc_tag_split(folio, order, 0);
-
-	/* Let each failed page have PG_hwpoison.  guestmem_break_pages() drops the head's. */
-	folio_clear_hugetlb_hwpoison(folio);
-	poisoned = PageHWPoison(page);
 	guestmem_break_pages(page, &pages);
-	if (poisoned)
-		SetPageHWPoison(page);
 
 	for (i = 0; i < 1UL << order; i++, page++) {
 		if (PageHWPoison(page))
@@ -88,11 +85,13 @@ static void guestmem_free_healthy(struct folio *folio)
 
 /*
  * Take a huge page out of the pool, and free its pages but the failed ones.  Returns false
- * if that isn't possible yet: there is another reference, or memory is short.
- * memory_failure() waits as long as the folio is frozen, and then finds a single page.
+ * if that isn't possible yet: there is another reference, or memory is short.  The lock
+ * keeps memory_failure() and unpoison_memory() from looking at pages on the way.
  */
 static bool guestmem_try_lose(struct folio *folio)
 {
+	guard(mutex)(&mf_mutex);
+
 	if (!folio_ref_freeze(folio, 1))
 		return false;
 

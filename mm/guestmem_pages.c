@@ -158,12 +158,16 @@ void guestmem_break_pages(struct page *page, const struct guestmem_pieces *p)
 {
 	unsigned long nr_pages = 1UL << p->cuts.order, i;
 	pgoff_t index = p->cuts.index;
-	unsigned long lock;
+	unsigned long keep = BIT(PG_locked) | BIT(PG_waiters);
 	unsigned int order;
 
-	lock = page->flags.f & (BIT(PG_locked) | BIT(PG_waiters));
+	/* The first page of a folio that leaves the pool has PG_hwpoison if it has failed. */
+	if (!p->mapping)
+		keep |= __PG_HWPOISON;
+
+	keep &= page->flags.f;
 	guestmem_scrub_head((struct folio *)page);
-	page->flags.f |= lock;
+	page->flags.f |= keep;
 
 	for (i = 0; i < nr_pages; i += 1UL << order) {
 		order = guestmem_piece_order(p, index + i);

@@ -9,7 +9,7 @@
 
 /**
  * struct guestmem_pieces - the layout of a folio that becomes pieces
- * @mapping: the file
+ * @mapping: the file, or NULL if the folio leaves the pool
  * @wanted: tells how large each piece may be, or NULL if @cuts says where to cut
  * @cuts: the folio, and where to cut it unless @wanted tells
  * @optimized: the folio is part of a unit with an optimized vmemmap, see guestmem_vmemmap.c

@@ -50,7 +50,7 @@ static bool counts_instructions(void)
 	return start > 2 * nr * 98 / 100 && start < 2 * nr * 120 / 100;
 }
 
-/* Instructions to clear a page and to clean it, as the kernel does that. */
+/* Instructions to clear a page and to clean it, as the kernel does that without FEAT_MOPS. */
 static s64 measure_floor(void)
 {
 	const u64 line = 4UL << ((read_sysreg(ctr_el0) >> 16) & 0xf);

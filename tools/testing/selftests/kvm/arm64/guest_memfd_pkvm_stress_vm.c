@@ -537,25 +537,31 @@ static void op_kcore(struct actor *a)
 	count(OP_KCORE);
 }
 
-static void op_poison(struct actor *a)
+static void poison_page(struct page *p)
 {
-	struct page *p;
 	int error;
 
-	if (!may_poison || load(&nr_poisoned) >= MAX_POISONS)
-		return;
-	p = lock_owned_page(a, 0, has_known_pfns() ? min(nr_pages, gmem.unit_pages) : nr_pages,
-			    true);
-	if (!p)
-		return;
 	if (!increment(&nr_poisoned))
 		increment(&totals->nr_poisoned_vms);
 	error = write_pfn(CORRUPT_PFN, p->pfn);
 	TEST_ASSERT(!error, "Poisoning page %lu, pfn 0x%lx: %s", p->nr, p->pfn, strerror(error));
 	p->failed = true;
 	p->owner = LOST;
-	unlock(&p->locked);
 	count(OP_POISON);
+}
+
+static void op_poison(struct actor *a)
+{
+	u64 nr = has_known_pfns() ? min(nr_pages, gmem.unit_pages) : nr_pages, left;
+	struct page *p;
+
+	for (left = 1 + pick(a, 6); may_poison && left; left--) {
+		p = load(&nr_poisoned) < MAX_POISONS ? lock_owned_page(a, 0, nr, true) : NULL;
+		if (!p)
+			return;
+		poison_page(p);
+		unlock(&p->locked);
+	}
 }
 
 /* Compare what the hypervisor says about one page. */
