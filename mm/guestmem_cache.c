@@ -98,9 +98,11 @@ static void guestmem_detach(struct folio *folio, struct guestmem_nodes *nodes)
 
 	lockdep_assert_held(&mapping->i_pages.xa_lock);
 
-	xas_store(&xas, GUESTMEM_PLACEHOLDER);
-	if (!nodes)
+	/* The first stage is that of all of the folio. */
+	if (!nodes || !nodes->nr_stages) {
+		xas_store(&xas, GUESTMEM_PLACEHOLDER);
 		return;
+	}
 
 	for (i = 0; i < nodes->nr_stages; i++)
 		xas_split(&nodes->xas[i], GUESTMEM_PLACEHOLDER, nodes->stages[i].order);
@@ -259,6 +261,23 @@ void guestmem_attach(struct folio *folio, struct address_space *mapping, int nr_
 	xa_unlock_irq(&mapping->i_pages);
 }
 
+/* Move from one entry to the next one, or to any other, in the same node if possible. */
+static void guestmem_move_to(struct xa_state *xas, pgoff_t index, unsigned int order)
+{
+	const unsigned int sibs = order % XA_CHUNK_SHIFT;
+	const unsigned int shift = order - sibs;
+	const unsigned int span = shift + XA_CHUNK_SHIFT;
+
+	if (!xas_is_node(xas) || xas->xa_node->shift != shift ||
+	    (index ^ xas->xa_index) >> span) {
+		xas_set_order(xas, index, order);
+		return;
+	}
+
+	xas_advance(xas, index);
+	xas->xa_sibs = (1U << sibs) - 1;
+}
+
 /**
  * guestmem_attach_pieces - replace placeholders by pieces, and unfreeze these
  * @page: the first page of the pieces, which are frozen
@@ -273,24 +292,25 @@ void guestmem_attach_pieces(struct page *page, const struct guestmem_pieces *p)
 {
 	struct address_space *mapping = p->mapping;
 	unsigned long nr_pages = 1UL << p->cuts.order, i;
-	unsigned int batch = 0;
+	XA_STATE(xas, &mapping->i_pages, p->cuts.index);
+	unsigned int batch = 0, order;
 	struct folio *folio;
 
 	lockdep_assert_held(&mapping->invalidate_lock);
 
 	xa_lock_irq(&mapping->i_pages);
-	for (i = 0; i < nr_pages; i += folio_nr_pages(folio)) {
+	for (i = 0; i < nr_pages; i += 1UL << order) {
 		folio = (struct folio *)(page + i);
-
-		XA_STATE_ORDER(xas, &mapping->i_pages, folio->index, folio_order(folio));
-
+		order = folio_order(folio);
+		guestmem_move_to(&xas, folio->index, order);
 		xas_store(&xas, folio);
 		VM_WARN_ON_ONCE(xas_error(&xas));
-		folio_ref_unfreeze(folio, folio_nr_pages(folio));
+		folio_ref_unfreeze(folio, 1U << order);
 
 		if (++batch % SZ_1K)
 			continue;
 
+		xas_pause(&xas);
 		xa_unlock_irq(&mapping->i_pages);
 		cond_resched();
 		xa_lock_irq(&mapping->i_pages);

@@ -37,6 +37,7 @@
 #include <linux/hugetlb.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
+#include <linux/unroll.h>
 #include <linux/vmstat.h>
 
 #include <asm/tlbflush.h>
@@ -49,6 +50,9 @@
 
 /* A page of this memory that can't be had isn't worth an invocation of the OOM killer. */
 #define GUESTMEM_VMEMMAP_GFP	(GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL)
+
+/* How many PTEs to write per iteration of a loop. */
+#define GUESTMEM_PTE_BATCH	16
 
 static_assert(IS_ENABLED(CONFIG_X86_64));
 
@@ -126,6 +130,7 @@ int guestmem_vmemmap_prepare(struct list_head *own, struct page *page,
 	unsigned long nr_pages = 1UL << p->cuts.order, i;
 	unsigned int order;
 	struct page *new;
+	long nr_own = 0;
 
 	INIT_LIST_HEAD(own);
 	if (!p->optimized)
@@ -140,15 +145,19 @@ int guestmem_vmemmap_prepare(struct list_head *own, struct page *page,
 	for (i = guestmem_next_own(p, 0, &order); i < nr_pages;
 	     i = guestmem_next_own(p, i, &order)) {
 		new = alloc_pages_node(page_to_nid(page), GUESTMEM_VMEMMAP_GFP, 0);
-		if (!new) {
-			guestmem_vmemmap_release(own);
-			return -ENOMEM;
-		}
+		if (!new)
+			break;
 
 		list_add(&new->lru, own);
-		memmap_pages_add(1);
+		nr_own++;
 		if (!(i % SZ_4K))
 			cond_resched();
+	}
+
+	memmap_pages_add(nr_own);
+	if (i < nr_pages) {
+		guestmem_vmemmap_release(own);
+		return -ENOMEM;
 	}
 
 	return 0;
@@ -170,25 +179,32 @@ static void guestmem_map_own(struct page *page, struct list_head *own)
 }
 
 /*
- * Map the shared tail page of an order for all struct pages of a range.  A 1G page has 4095
- * pages of these, so this loop is most of what its split and its merge cost.
+ * Map the shared tail page of an order for all struct pages of a range.  An entry that has
+ * been writable stays so, see above.  A 1G page has 4095 of these entries: they are most of
+ * what its split and its merge cost.
  */
 static void guestmem_map_tails(struct page *page, struct page *end, unsigned int order)
 {
 	struct page *tail = page_zone(page)->vmemmap_tails[order - VMEMMAP_TAIL_MIN_ORDER];
-	const pte_t readonly = mk_pte(tail, PAGE_KERNEL_RO);
-	const pte_t writable = mk_pte(tail, PAGE_KERNEL);
+	const pteval_t writable = pgprot_val(PAGE_KERNEL) ^ pgprot_val(PAGE_KERNEL_RO);
+	const pteval_t readonly = pte_val(mk_pte(tail, PAGE_KERNEL_RO));
 	unsigned long addr = (unsigned long)page, next;
 	pte_t *pte, *last;
+	unsigned int i;
 
 	for (; addr < (unsigned long)end; addr = next) {
 		next = pmd_addr_end(addr, (unsigned long)end);
 		pte = guestmem_vmemmap_pte(addr);
 		last = pte + ((next - addr) >> PAGE_SHIFT);
 
-		/* Once it has been writable it stays so, see above. */
+		for (; last - pte >= GUESTMEM_PTE_BATCH; pte += GUESTMEM_PTE_BATCH) {
+			unrolled_count(GUESTMEM_PTE_BATCH)
+			for (i = 0; i < GUESTMEM_PTE_BATCH; i++)
+				set_pte(pte + i, __pte(readonly | (pte_val(pte[i]) & writable)));
+		}
+
 		for (; pte < last; pte++)
-			set_pte(pte, pte_flags(ptep_get(pte)) & _PAGE_RW ? writable : readonly);
+			set_pte(pte, __pte(readonly | (pte_val(*pte) & writable)));
 	}
 }
 
