@@ -33,44 +33,87 @@
 /* Takes the place of a folio in the page cache while its struct pages change. */
 #define GUESTMEM_PLACEHOLDER	xa_mk_value(0)
 
-static void guestmem_stage_state(struct xa_state *xas, struct xarray *xa,
-				 const struct guestmem_stage *stage)
+/* Go to the entry at @index, from the node of the last one if that is on the way. */
+static void guestmem_go_to(struct xa_state *xas, pgoff_t index, unsigned int order)
 {
-	*xas = (struct xa_state)
-		__XA_STATE(xa, stage->index, 0, 0);
-	xas_set_order(xas, stage->index, stage->lower_order);
+	const unsigned int sibs = order % XA_CHUNK_SHIFT;
+	unsigned int span;
+
+	if (xas_is_node(xas)) {
+		span = xas->xa_node->shift + XA_CHUNK_SHIFT;
+		if (order < span && !((index ^ xas->xa_index) >> span)) {
+			xas_advance(xas, index);
+			xas->xa_shift = order - sibs;
+			xas->xa_sibs = (1U << sibs) - 1;
+			return;
+		}
+	}
+
+	xas_set_order(xas, index, order);
+}
+
+/*
+ * Replace an entry by another one of the same order.  In contrast to xas_store(), this never
+ * needs memory, and is fast if the entry takes many slots.
+ */
+static void guestmem_replace(struct address_space *mapping, pgoff_t index,
+			     unsigned int order, void *entry)
+{
+	XA_STATE_ORDER(xas, &mapping->i_pages, index, order);
+
+	lockdep_assert_held(&mapping->i_pages.xa_lock);
+
+	xas_split(&xas, entry, order);
+}
+
+/*
+ * Go to the entry of a block that has cut @nr of @p inside, to split it into halves.
+ * Returns the head of the piece that is stored in both of them.
+ */
+static struct page *guestmem_go_to_stage(struct xa_state *xas, struct page *page,
+					 const struct guestmem_pieces *p, unsigned int nr,
+					 unsigned int order)
+{
+	pgoff_t index = round_down(p->cuts.at[nr], 1UL << order);
+
+	guestmem_go_to(xas, index, order - 1);
+
+	return page + (guestmem_stage_entry(&p->cuts, index, order) - p->cuts.index);
 }
 
 /**
  * guestmem_alloc_nodes - allocate the nodes that the page cache needs for pieces
  * @nodes: set to the nodes
- * @p: the layout, given by cuts, of a folio in the page cache
+ * @page: the first page of a folio in the page cache
+ * @p: the layout of its pieces, given by cuts
  *
  * Context: may sleep.
- * Return: 0 or -ENOMEM.  The caller releases the nodes with guestmem_free_nodes(), unless
- *	guestmem_try_detach() has made use of them.
+ * Return: 0 or -ENOMEM.  The caller passes the nodes to either guestmem_attach_cuts() or
+ *	guestmem_free_nodes().
  */
-int guestmem_alloc_nodes(struct guestmem_nodes *nodes, const struct guestmem_pieces *p)
+int guestmem_alloc_nodes(struct xa_state *nodes, struct page *page,
+			 const struct guestmem_pieces *p)
 {
-	unsigned int nr_stages, i;
-	struct xa_state *xas;
-	int r;
+	struct guestmem_stages stages;
+	unsigned int nr, order;
+	struct page *entry;
 
-	nodes->nr_stages = 0;
-	nr_stages = guestmem_plan_stages(&p->cuts, XA_CHUNK_SHIFT, nodes->stages,
-					 GUESTMEM_MAX_STAGES);
-	if (WARN_ON_ONCE(nr_stages > GUESTMEM_MAX_STAGES))
-		return -EIO;
+	*nodes = (struct xa_state)__XA_STATE(&p->mapping->i_pages, 0, 0, 0);
+	if (p->cuts.order < XA_CHUNK_SHIFT)
+		return 0;
 
-	for (i = 0; i < nr_stages; i++) {
-		xas = &nodes->xas[i];
-		guestmem_stage_state(xas, &p->mapping->i_pages, &nodes->stages[i]);
-		xas_split_alloc(xas, GUESTMEM_PLACEHOLDER, nodes->stages[i].order, GFP_KERNEL);
-		nodes->nr_stages++;
-		r = xas_error(xas);
-		if (r) {
-			guestmem_free_nodes(nodes);
-			return r;
+	/* A node has its entries from the start.  The one that is needed last comes first. */
+	for (nr = GUESTMEM_NR_CUTS; nr--;) {
+		stages = guestmem_plan_stages(&p->cuts, nr);
+		for (order = stages.last; order <= stages.first; order++) {
+			/* Both halves are in the node that has the entry. */
+			if (order % XA_CHUNK_SHIFT)
+				continue;
+
+			entry = guestmem_go_to_stage(nodes, page, p, nr, order);
+			xas_split_alloc(nodes, entry, order, GFP_KERNEL);
+			if (xas_error(nodes))
+				return xas_error(nodes);
 		}
 	}
 
@@ -83,43 +126,20 @@ int guestmem_alloc_nodes(struct guestmem_nodes *nodes, const struct guestmem_pie
  *
  * Context: any but NMI.
  */
-void guestmem_free_nodes(struct guestmem_nodes *nodes)
+void guestmem_free_nodes(struct xa_state *nodes)
 {
-	while (nodes->nr_stages)
-		xas_destroy(&nodes->xas[--nodes->nr_stages]);
-}
-
-/* Replace a frozen folio by placeholders, as many as there are nodes for. */
-static void guestmem_detach(struct folio *folio, struct guestmem_nodes *nodes)
-{
-	struct address_space *mapping = folio->mapping;
-	XA_STATE_ORDER(xas, &mapping->i_pages, folio->index, folio_order(folio));
-	unsigned int i;
-
-	lockdep_assert_held(&mapping->i_pages.xa_lock);
-
-	/* The first stage is that of all of the folio. */
-	if (!nodes || !nodes->nr_stages) {
-		xas_store(&xas, GUESTMEM_PLACEHOLDER);
-		return;
-	}
-
-	for (i = 0; i < nodes->nr_stages; i++)
-		xas_split(&nodes->xas[i], GUESTMEM_PLACEHOLDER, nodes->stages[i].order);
-	nodes->nr_stages = 0;
+	xas_destroy(nodes);
 }
 
 /**
- * guestmem_try_detach - replace a folio by placeholders, and freeze it
- * @folio: the folio, with a reference of the caller
- * @nodes: the nodes for its pieces, in use if the function returns true; NULL if the folio
- *	is going to return as it is
+ * guestmem_try_detach - replace a folio by a placeholder, and freeze it
+ * @folio: the folio, which is large, with a reference of the caller
  *
  * Context: any in which interrupts can be enabled.  The caller holds invalidate_lock for
  *	write.
  * Return: false if there are other references than those of the page cache and the caller.
  */
-bool guestmem_try_detach(struct folio *folio, struct guestmem_nodes *nodes)
+bool guestmem_try_detach(struct folio *folio)
 {
 	struct address_space *mapping = folio->mapping;
 	bool frozen;
@@ -130,25 +150,22 @@ bool guestmem_try_detach(struct folio *folio, struct guestmem_nodes *nodes)
 	xa_lock_irq(&mapping->i_pages);
 	frozen = folio_ref_freeze(folio, folio_nr_pages(folio) + 1);
 	if (frozen)
-		guestmem_detach(folio, nodes);
+		guestmem_replace(mapping, folio->index, folio_order(folio),
+				 GUESTMEM_PLACEHOLDER);
 	xa_unlock_irq(&mapping->i_pages);
 
 	return frozen;
 }
 
-static void guestmem_unfreeze_range(struct address_space *mapping, pgoff_t start,
-				    pgoff_t end)
+/* Unfreeze all folios of a range of pages. */
+static void guestmem_unfreeze_range(struct page *page, struct page *end)
 {
-	XA_STATE(xas, &mapping->i_pages, start);
 	struct folio *folio;
 
-	lockdep_assert_held(&mapping->i_pages.xa_lock);
-
-	if (start == end)
-		return;
-
-	xas_for_each(&xas, folio, end - 1)
+	for (; page < end; page += folio_nr_pages(folio)) {
+		folio = (struct folio *)page;
 		folio_ref_unfreeze(folio, folio_nr_pages(folio));
+	}
 }
 
 static bool guestmem_try_freeze(struct folio *folio)
@@ -169,36 +186,28 @@ static bool guestmem_try_freeze(struct folio *folio)
 	return false;
 }
 
-/* Freeze all folios of a block, or none. */
-static bool guestmem_try_freeze_block(struct address_space *mapping, pgoff_t index,
-				      unsigned int order, unsigned int max_folios)
+/* Freeze all folios of a block, or none.  They are in the page cache, one after the other. */
+static bool guestmem_try_freeze_block(struct page *page, unsigned int order,
+				      unsigned int max_folios)
 {
-	pgoff_t end = index + (1UL << order), next = index;
-	XA_STATE(xas, &mapping->i_pages, index);
+	struct page *next = page, *end = page + (1UL << order);
 	unsigned int nr_folios = 0;
 	struct folio *folio;
 
-	lockdep_assert_held(&mapping->i_pages.xa_lock);
-
-	xas_for_each(&xas, folio, end - 1) {
-		if (nr_folios++ == max_folios || xa_is_value(folio) ||
-		    folio->index != next || !guestmem_try_freeze(folio))
-			break;
-
-		next = folio_next_index(folio);
+	for (; next < end; next += folio_nr_pages(folio)) {
+		folio = (struct folio *)next;
+		if (nr_folios++ == max_folios || !guestmem_try_freeze(folio)) {
+			guestmem_unfreeze_range(page, next);
+			return false;
+		}
 	}
 
-	if (next == end)
-		return true;
-
-	guestmem_unfreeze_range(mapping, index, next);
-	return false;
+	return true;
 }
 
 /**
  * guestmem_try_detach_block - replace all folios of a block by one placeholder
- * @mapping: the file
- * @index: the first page of the block
+ * @page: the first page of the block, all of which is in the page cache
  * @order: log2 of the number of pages
  * @max_folios: how many folios the block may have.  All of them are frozen with a lock held
  *	and interrupts disabled
@@ -207,17 +216,19 @@ static bool guestmem_try_freeze_block(struct address_space *mapping, pgoff_t ind
  * Return: true if the folios are frozen, and false if nothing has changed: a folio is in
  *	use, or has failed pages, or there are too many folios, or there's no memory.
  */
-bool guestmem_try_detach_block(struct address_space *mapping, pgoff_t index,
-			       unsigned int order, unsigned int max_folios)
+bool guestmem_try_detach_block(struct page *page, unsigned int order,
+			       unsigned int max_folios)
 {
-	XA_STATE_ORDER(xas, &mapping->i_pages, index, order);
+	struct folio *folio = (struct folio *)page;
+	struct address_space *mapping = folio->mapping;
+	XA_STATE_ORDER(xas, &mapping->i_pages, folio->index, order);
 	bool frozen;
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
 	do {
 		xas_lock_irq(&xas);
-		frozen = guestmem_try_freeze_block(mapping, index, order, max_folios);
+		frozen = guestmem_try_freeze_block(page, order, max_folios);
 		if (frozen) {
 			/*
 			 * Storing frees all nodes below, and may need a node above
@@ -225,8 +236,7 @@ bool guestmem_try_detach_block(struct address_space *mapping, pgoff_t index,
 			 */
 			xas_store(&xas, GUESTMEM_PLACEHOLDER);
 			if (xas_error(&xas)) {
-				guestmem_unfreeze_range(mapping, index,
-							index + (1UL << order));
+				guestmem_unfreeze_range(page, page + (1UL << order));
 				frozen = false;
 			}
 		}
@@ -237,13 +247,10 @@ bool guestmem_try_detach_block(struct address_space *mapping, pgoff_t index,
 }
 
 /**
- * guestmem_attach - replace placeholders by a folio, and unfreeze it
- * @folio: the folio, frozen, with its mapping and its index
+ * guestmem_attach - replace a placeholder by a folio, and unfreeze it
+ * @folio: the folio, frozen, which is large, with its mapping and its index
  * @mapping: the file
  * @nr_refs: number of references that the folio has from now on
- *
- * This frees the nodes below, and takes no memory: the nodes that the folio needs have been
- * there when it was detached.
  *
  * Context: any in which interrupts can be enabled.  The caller holds invalidate_lock for
  *	write.
@@ -255,27 +262,13 @@ void guestmem_attach(struct folio *folio, struct address_space *mapping, int nr_
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
 	xa_lock_irq(&mapping->i_pages);
-	xas_store(&xas, folio);
-	VM_WARN_ON_ONCE(xas_error(&xas));
+	/* There may be many placeholders, whose nodes this frees. */
+	if (guestmem_uniform)
+		xas_store(&xas, folio);
+	else
+		guestmem_replace(mapping, folio->index, folio_order(folio), folio);
 	folio_ref_unfreeze(folio, nr_refs);
 	xa_unlock_irq(&mapping->i_pages);
-}
-
-/* Move from one entry to the next one, or to any other, in the same node if possible. */
-static void guestmem_move_to(struct xa_state *xas, pgoff_t index, unsigned int order)
-{
-	const unsigned int sibs = order % XA_CHUNK_SHIFT;
-	const unsigned int shift = order - sibs;
-	const unsigned int span = shift + XA_CHUNK_SHIFT;
-
-	if (!xas_is_node(xas) || xas->xa_node->shift != shift ||
-	    (index ^ xas->xa_index) >> span) {
-		xas_set_order(xas, index, order);
-		return;
-	}
-
-	xas_advance(xas, index);
-	xas->xa_sibs = (1U << sibs) - 1;
 }
 
 /**
@@ -302,7 +295,7 @@ void guestmem_attach_pieces(struct page *page, const struct guestmem_pieces *p)
 	for (i = 0; i < nr_pages; i += 1UL << order) {
 		folio = (struct folio *)(page + i);
 		order = folio_order(folio);
-		guestmem_move_to(&xas, folio->index, order);
+		guestmem_go_to(&xas, folio->index, order);
 		xas_store(&xas, folio);
 		VM_WARN_ON_ONCE(xas_error(&xas));
 		folio_ref_unfreeze(folio, 1U << order);
@@ -315,6 +308,62 @@ void guestmem_attach_pieces(struct page *page, const struct guestmem_pieces *p)
 		cond_resched();
 		xa_lock_irq(&mapping->i_pages);
 	}
+	xa_unlock_irq(&mapping->i_pages);
+}
+
+/* Split an entry at a cut.  In the end, there is an entry for each piece. */
+static void guestmem_split_entry(struct xa_state *xas, struct page *page,
+				 const struct guestmem_pieces *p, unsigned int nr,
+				 unsigned int order)
+{
+	struct page *entry = guestmem_go_to_stage(xas, page, p, nr, order);
+	pgoff_t middle = xas->xa_index + (1UL << (order - 1));
+	struct page *right = page + (middle - p->cuts.index);
+
+	xas_split(xas, entry, order);
+	if (entry == right || guestmem_has_cut(&p->cuts, middle, order - 1))
+		return;
+
+	/* This replaces an entry of any order. */
+	guestmem_go_to(xas, middle, 0);
+	xas_store(xas, right);
+}
+
+/**
+ * guestmem_attach_cuts - replace a placeholder by pieces, and unfreeze these
+ * @page: the first page of the pieces, which are frozen
+ * @p: the layout of the pieces, given by cuts
+ * @nodes: the nodes of guestmem_alloc_nodes(), in use or freed afterwards
+ *
+ * Until all entries are as they have to be, lookups without a lock may find another piece
+ * than that of their page, but can't get a reference to it.
+ *
+ * Context: may sleep.  The caller holds invalidate_lock for write.
+ */
+void guestmem_attach_cuts(struct page *page, const struct guestmem_pieces *p,
+			  struct xa_state *nodes)
+{
+	struct address_space *mapping = p->mapping;
+	struct guestmem_stages stages;
+	unsigned int nr, order;
+
+	lockdep_assert_held_write(&mapping->invalidate_lock);
+
+	if (guestmem_uniform) {
+		guestmem_attach_pieces(page, p);
+		guestmem_free_nodes(nodes);
+		return;
+	}
+
+	xa_lock_irq(&mapping->i_pages);
+	for (nr = 0; nr < GUESTMEM_NR_CUTS; nr++) {
+		stages = guestmem_plan_stages(&p->cuts, nr);
+		for (order = stages.first; order >= stages.last; order--)
+			guestmem_split_entry(nodes, page, p, nr, order);
+	}
+	VM_WARN_ON_ONCE(nodes->xa_alloc);
+
+	guestmem_unfreeze_range(page, page + (1UL << p->cuts.order));
 	xa_unlock_irq(&mapping->i_pages);
 }
 
@@ -347,26 +396,21 @@ int guestmem_add_whole(struct folio *folio, struct address_space *mapping, pgoff
 int guestmem_split_placeholder(const struct guestmem_pieces *p)
 {
 	pgoff_t end = p->cuts.index + (1UL << p->cuts.order), index;
-	struct xarray *xa = &p->mapping->i_pages;
-	struct guestmem_stage stage;
-	struct xa_state xas;
-	unsigned int order;
+	XA_STATE(xas, &p->mapping->i_pages, 0);
+	unsigned int order, old, new;
 
 	for (index = p->cuts.index; index < end; index += 1UL << order) {
 		order = guestmem_piece_order(p, index);
 
-		for (stage.order = xa_get_order(xa, index); stage.order > order;
-		     stage.order = stage.lower_order) {
-			stage.index = round_down(index, 1UL << stage.order);
-			stage.lower_order = guestmem_lower_order(stage.order, XA_CHUNK_SHIFT);
-
-			guestmem_stage_state(&xas, xa, &stage);
-			xas_split_alloc(&xas, GUESTMEM_PLACEHOLDER, stage.order, GFP_KERNEL);
+		for (old = xa_get_order(xas.xa, index); old > order; old = new) {
+			new = guestmem_lower_order(old, XA_CHUNK_SHIFT);
+			xas_set_order(&xas, round_down(index, 1UL << old), new);
+			xas_split_alloc(&xas, GUESTMEM_PLACEHOLDER, old, GFP_KERNEL);
 			if (xas_error(&xas))
 				return xas_error(&xas);
 
 			xas_lock_irq(&xas);
-			xas_split(&xas, GUESTMEM_PLACEHOLDER, stage.order);
+			xas_split(&xas, GUESTMEM_PLACEHOLDER, old);
 			xas_unlock_irq(&xas);
 		}
 

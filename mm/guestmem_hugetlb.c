@@ -28,7 +28,7 @@
  * block
  *   A naturally aligned range of a power of two pages, be it one folio or several.
  * stage
- *   One of the steps that split a large entry of the page cache into small ones.
+ *   One of the steps that split an entry of the page cache into one for each piece.
  * reshape
  *   To split folios or to merge them.  A split is *prepared*, and then *committed* or
  *   *aborted*.

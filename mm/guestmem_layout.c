@@ -84,50 +84,76 @@ static bool guestmem_is_cut(pgoff_t cut, pgoff_t index, unsigned int order)
 }
 
 /**
- * guestmem_plan_stages - plan how to split the page cache's entry for a block
- * @cuts: the block, which has one entry, and where it is cut
- * @node_shift: log2 of the number of slots of a node of the page cache
- * @stages: set to the entries that have to be split, one after the other
- * @max_stages: number of elements of @stages
- *
- * An entry is split into entries one level of nodes below, as xas_split() supports no
- * more than one level, and those that have a cut inside are split again.  When all is
- * done, storing a piece in the place of its entries takes no memory.
+ * guestmem_has_cut - tell whether a block has to be split
+ * @cuts: a block of pages, and where it is cut
+ * @index: the first page of a smaller block, or of the same
+ * @order: log2 of its number of pages
  *
  * Context: any.
- * Return: the number of stages, which may be larger than @max_stages.  Then the rest
- *	isn't stored.
+ * Return: true if a cut is inside of the smaller block.
  */
-unsigned int guestmem_plan_stages(const struct guestmem_cuts *cuts, unsigned int node_shift,
-				  struct guestmem_stage *stages, unsigned int max_stages)
+bool guestmem_has_cut(const struct guestmem_cuts *cuts, pgoff_t index, unsigned int order)
 {
-	unsigned int order, lower_order, nr_stages = 0, i;
-	pgoff_t cut, index;
+	unsigned int i;
 
 	for (i = 0; i < GUESTMEM_NR_CUTS; i++) {
-		cut = cuts->at[i];
-		if (!guestmem_is_cut(cut, cuts->index, cuts->order))
-			continue;
-
-		for (order = cuts->order; order; order = lower_order) {
-			lower_order = guestmem_lower_order(order, node_shift);
-			index = round_down(cut, 1UL << order);
-			if (!guestmem_is_cut(cut, index, order))
-				break;
-
-			/* A stage of the first cut splits this entry already. */
-			if (i && guestmem_is_cut(cuts->at[0], index, order))
-				continue;
-
-			if (nr_stages < max_stages)
-				stages[nr_stages] = (struct guestmem_stage){
-					.index = index,
-					.order = order,
-					.lower_order = lower_order,
-				};
-			nr_stages++;
-		}
+		if (guestmem_is_cut(cuts->at[i], index, order))
+			return true;
 	}
 
-	return nr_stages;
+	return false;
+}
+
+/**
+ * guestmem_plan_stages - plan how to split the page cache's entry for a block at a cut
+ * @cuts: the block, which has one entry, and where it is cut
+ * @nr: the number of the cut
+ *
+ * In each stage, the entry that has the cut inside is split into halves.  The plan for the
+ * second cut is for after that for the first one.  When both are done, there is an entry
+ * for each piece.
+ *
+ * Context: any.
+ * Return: the orders of the entries that are split, none if the first is less than the last.
+ */
+struct guestmem_stages guestmem_plan_stages(const struct guestmem_cuts *cuts,
+					    unsigned int nr)
+{
+	struct guestmem_stages stages = { .first = 0, .last = 1 };
+	pgoff_t cut = cuts->at[nr], other = cuts->at[0];
+
+	if (!guestmem_is_cut(cut, cuts->index, cuts->order))
+		return stages;
+
+	stages.first = cuts->order;
+	stages.last = __ffs(cut) + 1;
+
+	/* The first cut has split all entries that had both cuts inside. */
+	if (nr && guestmem_is_cut(other, cuts->index, cuts->order))
+		stages.first = __fls((min(cut, other) - 1) ^ max(cut, other));
+
+	return stages;
+}
+
+/**
+ * guestmem_stage_entry - choose the piece that is stored when an entry is split
+ * @cuts: the block, which has one entry, and where it is cut
+ * @index: the first page of the entry that is split
+ * @order: log2 of the number of pages of this entry, at least 1
+ *
+ * As xas_split() stores one and the same thing in both halves, make it that of a half which
+ * is a piece.
+ *
+ * Context: any.
+ * Return: the first page of either half.
+ */
+pgoff_t guestmem_stage_entry(const struct guestmem_cuts *cuts, pgoff_t index,
+			     unsigned int order)
+{
+	pgoff_t middle = index + (1UL << --order);
+
+	if (guestmem_has_cut(cuts, index, order) && !guestmem_has_cut(cuts, middle, order))
+		return middle;
+
+	return index;
 }

@@ -32,22 +32,23 @@ struct guestmem_cuts {
 };
 
 /**
- * struct guestmem_stage - an entry of the page cache that is split to make room for pieces
- * @index: the first page of the entry
- * @order: log2 of the number of pages of the entry
- * @lower_order: log2 of the number of pages of each entry that takes its place
+ * struct guestmem_stages - the entries of the page cache that are split because of a cut
+ * @first: log2 of the number of pages of the first entry that is split into halves
+ * @last: the same for the last one.  All orders in between have one, too.
  */
-struct guestmem_stage {
-	pgoff_t index;
-	unsigned int order;
-	unsigned int lower_order;
+struct guestmem_stages {
+	unsigned int first;
+	unsigned int last;
 };
 
 unsigned int guestmem_block_order(pgoff_t index, pgoff_t start, pgoff_t end,
 				  unsigned int max_order);
 unsigned int guestmem_cut_order(const struct guestmem_cuts *cuts, pgoff_t index);
 unsigned int guestmem_lower_order(unsigned int order, unsigned int node_shift);
-unsigned int guestmem_plan_stages(const struct guestmem_cuts *cuts, unsigned int node_shift,
-				  struct guestmem_stage *stages, unsigned int max_stages);
+bool guestmem_has_cut(const struct guestmem_cuts *cuts, pgoff_t index, unsigned int order);
+struct guestmem_stages guestmem_plan_stages(const struct guestmem_cuts *cuts,
+					    unsigned int nr);
+pgoff_t guestmem_stage_entry(const struct guestmem_cuts *cuts, pgoff_t index,
+			     unsigned int order);
 
 #endif /* _MM_GUESTMEM_LAYOUT_H */

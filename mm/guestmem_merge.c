@@ -35,48 +35,79 @@
 #define GUESTMEM_SMALL_ORDER	9U
 #define GUESTMEM_MAX_FOLIOS	(2U << GUESTMEM_SMALL_ORDER)
 
-/* Make one folio of all folios of a block.  Returns false if that isn't possible now. */
-static bool guestmem_make_folio(struct address_space *mapping, pgoff_t index,
-				unsigned int order)
-{
+/*
+ * A block of a unit that is split, all of which is in the page cache.  No other task splits
+ * or removes a folio.
+ */
+struct guestmem_block {
+	struct address_space *mapping;
+	/* Valid until the unit is whole. */
 	struct guestmem_origin *origin;
-	struct folio *folio;
+	struct page *page;
+	pgoff_t index;
+	unsigned int order;
+};
 
-	lockdep_assert_held_write(&mapping->invalidate_lock);
+/* Get the block that begins with a folio. */
+static struct guestmem_block guestmem_block_at(struct folio *folio, unsigned int order)
+{
+	return (struct guestmem_block){
+		.mapping = folio->mapping,
+		.origin = guestmem_origin_find(folio_pfn(folio)),
+		.page = &folio->page,
+		.index = folio->index,
+		.order = order,
+	};
+}
 
-	/* All pages are there, and no other task splits or removes a folio. */
-	folio = xa_load(&mapping->i_pages, index);
-	origin = guestmem_origin_find(folio_pfn(folio));
+/* Get a smaller block of a block. */
+static struct guestmem_block guestmem_block_part(const struct guestmem_block *block,
+						 unsigned long first, unsigned int order)
+{
+	struct guestmem_block part = *block;
 
-	if (!guestmem_try_detach_block(mapping, index, order, GUESTMEM_MAX_FOLIOS))
+	part.page += first;
+	part.index += first;
+	part.order = order;
+
+	return part;
+}
+
+/* Make one folio of all folios of a block.  Returns false if that isn't possible now. */
+static bool guestmem_make_folio(const struct guestmem_block *block)
+{
+	struct guestmem_origin *origin = block->origin;
+	struct folio *folio = (struct folio *)block->page;
+
+	lockdep_assert_held_write(&block->mapping->invalidate_lock);
+
+	if (!guestmem_try_detach_block(block->page, block->order, GUESTMEM_MAX_FOLIOS))
 		return false;
 
-	guestmem_vmemmap_join(&folio->page, order, origin->optimized);
-	folio->mapping = mapping;
-	folio->index = index;
+	guestmem_vmemmap_join(block->page, block->order, origin->optimized);
+	folio->mapping = block->mapping;
+	folio->index = block->index;
 	__folio_mark_uptodate(folio);
 
-	if (huge_page_order(origin->h) == order) {
+	if (huge_page_order(origin->h) == block->order) {
 		guestmem_origin_give(origin, folio);
 		guestmem_origin_free(origin);
 	}
 
-	guestmem_attach(folio, mapping, folio_nr_pages(folio));
+	guestmem_attach(folio, block->mapping, folio_nr_pages(folio));
 	return true;
 }
 
-static unsigned int guestmem_order_at(struct address_space *mapping, pgoff_t index)
+static unsigned int guestmem_order_at(struct page *page)
 {
-	return folio_order(xa_load(&mapping->i_pages, index));
+	return folio_order(page_folio(page));
 }
 
 /* Tell whether a block of a unit that is split has a failed page. */
-static bool guestmem_block_is_poisoned(struct address_space *mapping, pgoff_t index,
-				       unsigned int order)
+static bool guestmem_block_is_poisoned(const struct guestmem_block *block)
 {
-	unsigned long pfn = folio_pfn(xa_load(&mapping->i_pages, index));
-
-	return guestmem_origin_is_poisoned(guestmem_origin_find(pfn), pfn, 1UL << order);
+	return guestmem_origin_is_poisoned(block->origin, page_to_pfn(block->page),
+					   1UL << block->order);
 }
 
 /*
@@ -84,25 +115,28 @@ static bool guestmem_block_is_poisoned(struct address_space *mapping, pgoff_t in
  * unless they are of @min_order, i.e. have been tried before.  Returns true if nothing is
  * left that may be merged later.  A folio with a failed page never may.
  */
-static bool guestmem_merge_top_down(struct address_space *mapping, pgoff_t index,
-				    unsigned int order, unsigned int min_order)
+static bool guestmem_merge_top_down(const struct guestmem_block *block,
+				    unsigned int min_order)
 {
+	unsigned int order = block->order;
+	struct guestmem_block half;
 	bool done;
 
-	lockdep_assert_held_write(&mapping->invalidate_lock);
+	lockdep_assert_held_write(&block->mapping->invalidate_lock);
 
-	if (guestmem_order_at(mapping, index) >= order)
+	if (guestmem_order_at(block->page) >= order)
 		return true;
 
-	done = guestmem_block_is_poisoned(mapping, index, order);
-	if (!done && guestmem_make_folio(mapping, index, order))
+	done = guestmem_block_is_poisoned(block);
+	if (!done && guestmem_make_folio(block))
 		return true;
 
 	cond_resched();
 	if (--order > min_order) {
-		done &= guestmem_merge_top_down(mapping, index, order, min_order);
-		done &= guestmem_merge_top_down(mapping, index + (1UL << order), order,
-						min_order);
+		half = guestmem_block_part(block, 0, order);
+		done &= guestmem_merge_top_down(&half, min_order);
+		half = guestmem_block_part(block, 1UL << order, order);
+		done &= guestmem_merge_top_down(&half, min_order);
 	}
 
 	return done;
@@ -113,26 +147,26 @@ static bool guestmem_merge_top_down(struct address_space *mapping, pgoff_t index
  * rest is of no use to the caller, unless it wants the block @partly merged.  Returns true
  * if nothing is left that may be merged later.
  */
-static bool guestmem_merge_bottom_up(struct address_space *mapping, pgoff_t index,
-				     unsigned int order, bool partly)
+static bool guestmem_merge_bottom_up(const struct guestmem_block *block, bool partly)
 {
-	unsigned int lower = min(order, GUESTMEM_SMALL_ORDER), present;
-	pgoff_t next = index, end = index + (1UL << order);
+	unsigned int lower = min(block->order, GUESTMEM_SMALL_ORDER), present;
+	unsigned long nr_pages = 1UL << block->order, next = 0;
+	struct guestmem_block small;
 	bool done = true;
 
-	/* All pages of a unit are there. */
-	while (next < end) {
-		done &= guestmem_merge_top_down(mapping, next, lower, partly ? 0 : lower);
+	while (next < nr_pages) {
+		small = guestmem_block_part(block, next, lower);
+		done &= guestmem_merge_top_down(&small, partly ? 0 : lower);
 		if (!done && !partly)
 			return false;
 
-		present = max(lower, guestmem_order_at(mapping, next));
+		present = max(lower, guestmem_order_at(small.page));
 		next += 1UL << present;
 		cond_resched();
 	}
 
-	if (order > lower)
-		done = guestmem_merge_top_down(mapping, index, order, partly ? lower : order);
+	if (block->order > lower)
+		done = guestmem_merge_top_down(block, partly ? lower : block->order);
 
 	return done;
 }
@@ -155,7 +189,8 @@ static bool guestmem_merge_bottom_up(struct address_space *mapping, pgoff_t inde
 bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *mapping,
 			    pgoff_t start, pgoff_t end, pgoff_t lo, pgoff_t hi)
 {
-	unsigned int order, unit_order = huge_page_order(gh->h), present;
+	unsigned int order, unit_order = huge_page_order(gh->h);
+	struct guestmem_block block;
 	pgoff_t index = start;
 	bool done = true;
 	struct folio *folio;
@@ -166,19 +201,19 @@ bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *m
 		order = guestmem_block_order(index, lo, hi, unit_order);
 		index = round_down(index, 1UL << order);
 
-		folio = filemap_get_folio(mapping, index);
-		if (IS_ERR(folio)) {
+		folio = xa_load(&mapping->i_pages, index);
+		if (!folio) {
 			/* All pages of a unit are there, or none is. */
 			index = round_down(index, 1UL << unit_order) + (1UL << unit_order);
 			cond_resched();
 			continue;
 		}
 
-		present = folio_order(folio);
-		folio_put(folio);
-
-		if (present < order && (!guestmem_uniform || order == unit_order))
-			done &= guestmem_merge_bottom_up(mapping, index, order, true);
+		if (folio_order(folio) < order &&
+		    (!guestmem_uniform || order == unit_order)) {
+			block = guestmem_block_at(folio, order);
+			done &= guestmem_merge_bottom_up(&block, true);
+		}
 
 		index += 1UL << order;
 		cond_resched();
@@ -202,10 +237,13 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_merge);
 bool guestmem_merge_unit(struct address_space *mapping, pgoff_t index,
 			 unsigned int order)
 {
+	struct guestmem_block block;
+
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
-	if (guestmem_block_is_poisoned(mapping, index, order))
+	block = guestmem_block_at(xa_load(&mapping->i_pages, index), order);
+	if (guestmem_block_is_poisoned(&block))
 		return false;
 
-	return guestmem_merge_bottom_up(mapping, index, order, false);
+	return guestmem_merge_bottom_up(&block, false);
 }

@@ -42,9 +42,10 @@
  *   nr_splits  the number of entries of splits that are in use
  *
  *   folio      the folio, frozen and detached, with its lock held
- *   origin     takes the metadata of a hugetlb folio, NULL for any other folio
+ *   origin     that of the folio's unit, a new one if the folio is a hugetlb folio
  *   cuts       the indexes where to split, both are the same if there is only one
  *   own        pages for the vmemmap, see guestmem_vmemmap.c
+ *   nodes      nodes for the page cache, see guestmem_cache.c
  */
 static_assert(ARRAY_SIZE(((struct guestmem_split *)NULL)->cuts) == GUESTMEM_NR_CUTS);
 
@@ -75,7 +76,7 @@ static bool guestmem_wait_for_reference(int tries)
  * Detach a folio, which has a reference of the caller, and lock it.  Returns 0, -EINTR, or
  * -EAGAIN if the folio is in use.
  */
-static int guestmem_detach_folio(struct folio *folio, struct guestmem_nodes *nodes)
+static int guestmem_detach_folio(struct folio *folio)
 {
 	int tries;
 
@@ -83,7 +84,7 @@ static int guestmem_detach_folio(struct folio *folio, struct guestmem_nodes *nod
 		if (folio_lock_killable(folio))
 			return -EINTR;
 
-		if (guestmem_try_detach(folio, nodes))
+		if (guestmem_try_detach(folio))
 			return 0;
 
 		/* memory_failure() has a reference while it waits for the lock. */
@@ -100,14 +101,9 @@ static int guestmem_detach_folio(struct folio *folio, struct guestmem_nodes *nod
 static struct guestmem_pieces guestmem_split_pieces(const struct guestmem_split *split,
 						    struct address_space *mapping)
 {
-	struct guestmem_origin *origin = split->origin;
-
-	if (!origin)
-		origin = guestmem_origin_find(folio_pfn(split->folio));
-
 	return (struct guestmem_pieces){
 		.mapping = mapping,
-		.optimized = origin->optimized,
+		.optimized = split->origin->optimized,
 		.cuts = {
 			.index = split->folio->index,
 			.order = folio_order(split->folio),
@@ -116,38 +112,47 @@ static struct guestmem_pieces guestmem_split_pieces(const struct guestmem_split 
 	};
 }
 
+/* Have a folio as it was before guestmem_prepare_folio(). */
+static void guestmem_unprepare_folio(struct guestmem_split *split)
+{
+	guestmem_vmemmap_release(&split->own);
+	if (folio_test_hugetlb(split->folio))
+		guestmem_origin_free(split->origin);
+}
+
 /* Prepare to split one folio.  Consumes the caller's reference on success. */
 static int guestmem_prepare_folio(struct guestmem_split *split,
 				  struct address_space *mapping)
 {
 	struct folio *folio = split->folio;
-	struct guestmem_nodes nodes;
 	struct guestmem_pieces p;
 	int r;
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
-	split->origin = NULL;
+	INIT_LIST_HEAD(&split->own);
 	if (folio_test_hugetlb(folio)) {
 		split->origin = guestmem_origin_alloc(folio_hstate(folio), folio);
 		if (!split->origin)
 			return -ENOMEM;
+	} else {
+		split->origin = guestmem_origin_find(folio_pfn(folio));
 	}
 
 	p = guestmem_split_pieces(split, mapping);
 	r = guestmem_vmemmap_prepare(&split->own, &folio->page, &p);
 	if (r)
-		goto err_origin;
+		goto err_unprepare;
 
-	r = guestmem_alloc_nodes(&nodes, &p);
+	r = guestmem_alloc_nodes(&split->nodes, &folio->page, &p);
 	if (r)
-		goto err_vmemmap;
+		goto err_unprepare;
 
-	r = guestmem_detach_folio(folio, &nodes);
+	r = guestmem_detach_folio(folio);
 	if (r)
 		goto err_nodes;
 
-	/* From here on no other task can find the folio.  The nodes are in use. */
+	/* From here on no other task can find the folio. */
 	if (guestmem_uniform) {
 		r = guestmem_split_placeholder(&p);
 		if (r)
@@ -160,12 +165,9 @@ err_attach:
 	guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
 	folio_unlock(folio);
 err_nodes:
-	guestmem_free_nodes(&nodes);
-err_vmemmap:
-	guestmem_vmemmap_release(&split->own);
-err_origin:
-	if (split->origin)
-		guestmem_origin_free(split->origin);
+	guestmem_free_nodes(&split->nodes);
+err_unprepare:
+	guestmem_unprepare_folio(split);
 	return r;
 }
 
@@ -178,13 +180,11 @@ static void guestmem_abort_folio(struct guestmem_split *split,
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
 
-	guestmem_vmemmap_release(&split->own);
 	guestmem_attach(folio, mapping, folio_nr_pages(folio) + 1);
 	folio_unlock(folio);
+	guestmem_free_nodes(&split->nodes);
+	guestmem_unprepare_folio(split);
 	folio_put(folio);
-
-	if (split->origin)
-		guestmem_origin_free(split->origin);
 }
 
 /* Split a folio that was prepared.  The pieces have the references of the page cache only. */
@@ -193,17 +193,16 @@ static void guestmem_commit_folio(struct guestmem_split *split,
 {
 	struct folio *folio = split->folio;
 	struct guestmem_pieces p = guestmem_split_pieces(split, mapping);
-	unsigned long pfn = folio_pfn(folio);
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
 
-	if (split->origin)
+	if (folio_test_hugetlb(folio))
 		guestmem_origin_take(split->origin, folio);
 
 	guestmem_vmemmap_break(&split->own, &folio->page, &p);
-	guestmem_origin_mark_poison(guestmem_origin_find(pfn), pfn, 1UL << p.cuts.order);
-	guestmem_attach_pieces(&folio->page, &p);
+	guestmem_origin_mark_poison(split->origin, folio_pfn(folio), 1UL << p.cuts.order);
+	guestmem_attach_cuts(&folio->page, &p, &split->nodes);
 
 	/* The folio is the first piece by now. */
 	folio_unlock(folio);
@@ -232,7 +231,7 @@ int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *m
 {
 	pgoff_t cuts[] = { start, end };
 	struct guestmem_split *split;
-	struct folio *folio;
+	struct folio *folio = NULL;
 	int i, ret;
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
@@ -241,22 +240,20 @@ int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *m
 	r->nr_splits = 0;
 
 	for (i = 0; i < ARRAY_SIZE(cuts); i++) {
-		folio = filemap_get_folio(mapping, cuts[i]);
-		if (IS_ERR(folio))
+		/* Both ends are often those of one folio, or inside of it. */
+		if (!folio || cuts[i] > folio_next_index(folio))
+			folio = xa_load(&mapping->i_pages, cuts[i]);
+		if (!folio || cuts[i] == folio->index || cuts[i] == folio_next_index(folio))
 			continue;
-
-		if (cuts[i] == folio->index) {
-			folio_put(folio);
-			continue;
-		}
 
 		split = &r->splits[r->nr_splits];
 		if (r->nr_splits && split[-1].folio == folio) {
-			folio_put(folio);
 			split[-1].cuts[1] = cuts[i];
 			continue;
 		}
 
+		/* The page cache keeps its reference meanwhile. */
+		folio_get(folio);
 		split->folio = folio;
 		split->cuts[0] = cuts[i];
 		split->cuts[1] = cuts[i];
@@ -282,6 +279,25 @@ err_abort:
 	return ret;
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_prepare);
+
+/**
+ * guestmem_reshape_max_order - get the order of the largest folio that is going to be split
+ * @r: the folios that have been prepared
+ *
+ * Context: any.
+ * Return: the order, or 0 if no folio has to be split.
+ */
+unsigned int guestmem_reshape_max_order(const struct guestmem_reshape *r)
+{
+	unsigned int order = 0;
+	int i;
+
+	for (i = 0; i < r->nr_splits; i++)
+		order = max(order, folio_order(r->splits[i].folio));
+
+	return order;
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_max_order);
 
 /**
  * guestmem_reshape_abort - put the folios back that were prepared

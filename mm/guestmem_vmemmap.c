@@ -133,7 +133,8 @@ int guestmem_vmemmap_prepare(struct list_head *own, struct page *page,
 	long nr_own = 0;
 
 	INIT_LIST_HEAD(own);
-	if (!p->optimized)
+	/* The struct pages of a small folio are the unit's own. */
+	if (!p->optimized || nr_pages <= GUESTMEM_VMEMMAP_PAGES)
 		return 0;
 
 	/* A merge needs those of orders that the split doesn't need, and must not fail. */

@@ -16,6 +16,7 @@
 #include <linux/err.h>
 #include <linux/page-flags.h>
 #include <linux/types.h>
+#include <linux/xarray.h>
 
 struct address_space;
 struct folio;
@@ -44,6 +45,7 @@ struct guestmem_split {
 	struct guestmem_origin *origin;
 	pgoff_t cuts[2];
 	struct list_head own;
+	struct xa_state nodes;
 };
 
 /**
@@ -86,6 +88,7 @@ int guestmem_isolate_poison(struct address_space *mapping, pgoff_t index,
 
 int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *mapping,
 			     pgoff_t start, pgoff_t end, pgoff_t *err_index);
+unsigned int guestmem_reshape_max_order(const struct guestmem_reshape *r);
 void guestmem_reshape_abort(struct guestmem_reshape *r);
 void guestmem_reshape_commit(struct guestmem_reshape *r);
 bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *mapping,
@@ -163,6 +166,11 @@ static inline int guestmem_reshape_prepare(struct guestmem_reshape *r,
 					   struct address_space *mapping,
 					   pgoff_t start, pgoff_t end,
 					   pgoff_t *err_index)
+{
+	return 0;
+}
+
+static inline unsigned int guestmem_reshape_max_order(const struct guestmem_reshape *r)
 {
 	return 0;
 }

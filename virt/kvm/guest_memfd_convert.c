@@ -136,55 +136,12 @@ static int kvm_gmem_ask_guest(struct gmem_conversion *c)
 }
 
 /*
- * Begin an invalidation and remove the guest's mappings of the pages that change.
- * Split huge pages and guest mappings that cross an end of the range.  If that fails,
- * e.g. for lack of memory, nothing has changed, and the invalidation is over.
+ * Begin an invalidation and remove the guest's mappings of the pages that change, none of
+ * which is in a mapping with other pages.  If that fails, the invalidation is over.
  */
-static int kvm_gmem_take_huge_from_guest(struct gmem_conversion *c)
-{
-	struct guestmem_reshape reshape;
-	int r;
-
-	r = guestmem_reshape_prepare(&reshape, c->inode->i_mapping, c->start, c->end,
-				     &c->err_index);
-	if (r) {
-		c->err_index = max(c->start, c->err_index);
-		return r;
-	}
-
-	/*
-	 * A fault on any page of a huge page may have seen a folio that is much larger
-	 * than the range.  Stop the fault from mapping that folio.
-	 */
-	kvm_gmem_invalidate_start(c->inode, c->inv_start, c->inv_end);
-
-	r = kvm_gmem_ask_guest(c);
-	if (!r) {
-		/* Pages that don't change stay mapped. */
-		r = kvm_gmem_split_mappings(c->inode, c->start, c->end);
-		if (r)
-			c->err_index = c->start;
-	}
-	if (r) {
-		kvm_gmem_invalidate_end(c->inode, c->inv_start, c->inv_end);
-		guestmem_reshape_abort(&reshape);
-		return r;
-	}
-
-	/* Nothing fails from here on. */
-	guestmem_reshape_commit(&reshape);
-	kvm_gmem_unmap_from_guest(c);
-
-	return 0;
-}
-
-/* Begin an invalidation and remove the guest's mappings of the pages that change. */
-static int kvm_gmem_take_from_guest(struct gmem_conversion *c)
+static int kvm_gmem_take_pages_from_guest(struct gmem_conversion *c)
 {
 	int r;
-
-	if (GMEM_I(c->inode)->hugetlb)
-		return kvm_gmem_take_huge_from_guest(c);
 
 	if (c->all_change && !IS_ENABLED(CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT)) {
 		kvm_gmem_zap_start(c->inode, c->start, c->end, kvm_gmem_filter(c));
@@ -204,6 +161,89 @@ static int kvm_gmem_take_from_guest(struct gmem_conversion *c)
 	kvm_gmem_unmap_from_guest(c);
 
 	return 0;
+}
+
+/*
+ * As above, for pages that may be in a mapping, or in a folio, with other pages: split both
+ * where they cross an end of the range.
+ */
+static int kvm_gmem_take_huge_from_guest(struct gmem_conversion *c,
+					 struct guestmem_reshape *reshape)
+{
+	int r;
+
+	/*
+	 * A fault on any page of a huge page may have seen a folio that is much larger
+	 * than the range.  Stop the fault from mapping that folio.
+	 */
+	kvm_gmem_invalidate_start(c->inode, c->inv_start, c->inv_end);
+
+	r = kvm_gmem_ask_guest(c);
+	if (!r) {
+		/* Pages that don't change stay mapped. */
+		r = kvm_gmem_split_mappings(c->inode, c->start, c->end);
+		if (r)
+			c->err_index = c->start;
+	}
+	if (r) {
+		kvm_gmem_invalidate_end(c->inode, c->inv_start, c->inv_end);
+		return r;
+	}
+
+	/* Nothing fails from here on. */
+	guestmem_reshape_commit(reshape);
+	kvm_gmem_unmap_from_guest(c);
+
+	return 0;
+}
+
+/*
+ * Begin an invalidation, remove the guest's mappings of the pages that change, and split
+ * the folios that cross an end of the range.  If that fails, e.g. for lack of memory,
+ * nothing has changed, and the invalidation is over.
+ */
+static int kvm_gmem_take_folios_from_guest(struct gmem_conversion *c)
+{
+	struct guestmem_reshape reshape;
+	int r;
+
+	r = guestmem_reshape_prepare(&reshape, c->inode->i_mapping, c->start, c->end,
+				     &c->err_index);
+	if (r) {
+		c->err_index = max(c->start, c->err_index);
+		return r;
+	}
+
+	/*
+	 * The guest maps shared memory as it was before user space isolated pages of it.
+	 * But a mapping of private memory is never larger than the folio, and if the folio
+	 * is smaller than a huge mapping then a fault maps one page of it at a time.
+	 *
+	 * The folios are frozen meanwhile.  An architecture that knows to whom memory
+	 * belongs may keep some, with a reference.
+	 */
+	if (!c->to_private && guestmem_reshape_max_order(&reshape) < PMD_ORDER &&
+	    !IS_ENABLED(CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT)) {
+		c->inv_start = c->start;
+		c->inv_end = c->end;
+		r = kvm_gmem_take_pages_from_guest(c);
+		if (!r)
+			guestmem_reshape_commit(&reshape);
+	} else {
+		r = kvm_gmem_take_huge_from_guest(c, &reshape);
+	}
+
+	if (r)
+		guestmem_reshape_abort(&reshape);
+	return r;
+}
+
+static int kvm_gmem_take_from_guest(struct gmem_conversion *c)
+{
+	if (GMEM_I(c->inode)->hugetlb)
+		return kvm_gmem_take_folios_from_guest(c);
+
+	return kvm_gmem_take_pages_from_guest(c);
 }
 
 static int kvm_gmem_convert(struct gmem_conversion *c)
@@ -250,8 +290,9 @@ static int kvm_gmem_convert(struct gmem_conversion *c)
 
 	kvm_gmem_invalidate_end(c->inode, c->inv_start, c->inv_end);
 
-	/* Does nothing if all of the range is shared now. */
-	kvm_gmem_merge(c);
+	/* Otherwise, all of the range is shared now. */
+	if (c->to_private || r)
+		kvm_gmem_merge(c);
 
 	return r;
 }
@@ -277,7 +318,6 @@ static int kvm_gmem_set_attributes(struct file *file, struct kvm_memory_attribut
 	struct address_space *mapping = file->f_mapping;
 	struct gmem_file *f = file->private_data;
 	struct inode *inode = mapping->host;
-	struct gmem_conversion c;
 	int nr_drains = 0;
 	u64 supported;
 	int r;
@@ -294,8 +334,8 @@ static int kvm_gmem_set_attributes(struct file *file, struct kvm_memory_attribut
 	if (attrs->offset + attrs->size > i_size_read(inode))
 		return -EINVAL;
 
-	do {
-		c = (struct gmem_conversion) {
+	for (;;) {
+		struct gmem_conversion c = {
 			.inode = inode,
 			.start = attrs->offset >> PAGE_SHIFT,
 			.end = (attrs->offset + attrs->size) >> PAGE_SHIFT,
@@ -310,12 +350,14 @@ static int kvm_gmem_set_attributes(struct file *file, struct kvm_memory_attribut
 		r = kvm_gmem_convert(&c);
 
 		filemap_invalidate_unlock(mapping);
-	} while (kvm_gmem_drain(&c));
+		if (kvm_gmem_drain(&c))
+			continue;
 
-	trace_kvm_gmem_convert(inode, c.start, c.end, c.to_private, r);
+		trace_kvm_gmem_convert(inode, c.start, c.end, c.to_private, r);
 
-	*err_index = c.err_index;
-	return r;
+		*err_index = c.err_index;
+		return r;
+	}
 }
 
 /* Whether a conversion that fails with @r fails because of a certain page. */

@@ -27,7 +27,10 @@ struct gmem_conversion {
 
 	/* Valid with invalidate_lock held for write. */
 
-	/* The range in whole huge pages.  Faults must not map any of it meanwhile. */
+	/*
+	 * The range that is invalidated, i.e. faults must not map any of it meanwhile: the
+	 * range in whole huge pages, or just the range if no large folio is split.
+	 */
 	pgoff_t inv_start;
 	pgoff_t inv_end;
 	/* All pages of the range have to change, i.e. no need to look at each of them. */

@@ -49,11 +49,13 @@ static struct kvm_memory_slot *kvm_gmem_next_slot(struct gmem_slots *slots)
 {
 	struct kvm_memory_slot *slot;
 
-	/* Most of the time there's only one memslot. */
+	/* Most of the time there's only one memslot, which has all of the range. */
 	if (slots->index >= slots->end)
 		return NULL;
 
-	slot = xa_find(slots->bindings, &slots->index, slots->end - 1, XA_PRESENT);
+	slot = xa_load(slots->bindings, slots->index);
+	if (!slot)
+		slot = xa_find(slots->bindings, &slots->index, slots->end - 1, XA_PRESENT);
 	if (slot)
 		slots->index = slot->gmem.pgoff + slot->npages;
 
@@ -185,9 +187,10 @@ void kvm_gmem_zap_start(struct inode *inode, pgoff_t start, pgoff_t end,
 
 static void kvm_gmem_invalidate_end_file(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
+	struct gmem_slots slots = kvm_gmem_slots(f, start, end);
 	struct kvm *kvm = f->kvm;
 
-	if (!xa_find(&f->bindings, &start, end - 1, XA_PRESENT))
+	if (!kvm_gmem_next_slot(&slots))
 		return;
 
 	KVM_MMU_LOCK(kvm);
@@ -349,18 +352,33 @@ noinline bool kvm_gmem_is_bugged(struct inode *inode)
 ALLOW_ERROR_INJECTION(kvm_gmem_is_bugged, TRUE);
 
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_SPLIT
-/* Find a memslot that has both the page at @index and the one before. */
-static bool kvm_gmem_find_edge(struct gmem_file *f, pgoff_t index,
-			       struct kvm_gmem_edge *edge)
+/* Whether a memslot has both the page at @index and the one before. */
+static bool kvm_gmem_get_edge(struct kvm_memory_slot *slot, pgoff_t index,
+			      struct kvm_gmem_edge *edge)
 {
-	struct kvm_memory_slot *slot = xa_load(&f->bindings, index);
-
-	if (!slot || slot->gmem.pgoff == index)
+	if (!slot || index <= slot->gmem.pgoff || index >= slot->gmem.pgoff + slot->npages)
 		return false;
 
 	edge->slot = slot;
 	edge->gfn = slot->base_gfn + index - slot->gmem.pgoff;
 	return true;
+}
+
+static int kvm_gmem_split_mappings_file(struct gmem_file *f, pgoff_t start, pgoff_t end)
+{
+	struct kvm_memory_slot *slot = xa_load(&f->bindings, start);
+	struct kvm_gmem_edge edges[2];
+	int nr_edges;
+
+	nr_edges = kvm_gmem_get_edge(slot, start, &edges[0]);
+	/* Most of the time there's only one memslot. */
+	if (!slot || end > slot->gmem.pgoff + slot->npages)
+		slot = xa_load(&f->bindings, end);
+	nr_edges += kvm_gmem_get_edge(slot, end, &edges[nr_edges]);
+	if (!nr_edges)
+		return 0;
+
+	return kvm_arch_gmem_split_mappings(f->kvm, edges, nr_edges);
 }
 #endif
 
@@ -372,20 +390,13 @@ static bool kvm_gmem_find_edge(struct gmem_file *f, pgoff_t index,
 int kvm_gmem_split_mappings(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_SPLIT
-	struct kvm_gmem_edge edges[2];
 	struct gmem_file *f;
-	int nr_edges, r;
+	int r;
 
 	kvm_gmem_assert_bindings_stable(inode);
 
 	kvm_gmem_for_each_file(f, inode) {
-		nr_edges = 0;
-		nr_edges += kvm_gmem_find_edge(f, start, &edges[nr_edges]);
-		nr_edges += kvm_gmem_find_edge(f, end, &edges[nr_edges]);
-		if (!nr_edges)
-			continue;
-
-		r = kvm_arch_gmem_split_mappings(f->kvm, edges, nr_edges);
+		r = kvm_gmem_split_mappings_file(f, start, end);
 		if (r)
 			return r;
 	}

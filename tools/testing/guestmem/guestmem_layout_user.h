@@ -19,6 +19,11 @@ static inline unsigned int rounddown(unsigned int x, unsigned int y)
 }
 
 /* For 0, which has no such bit, the sanitizer of undefined behavior complains. */
+static inline unsigned long __ffs(unsigned long word)
+{
+	return __builtin_ctzl(word);
+}
+
 static inline unsigned long __fls(unsigned long word)
 {
 	return sizeof(word) * 8 - 1 - __builtin_clzl(word);

@@ -70,13 +70,6 @@ static bool test_cut_order_random(unsigned int order)
 	return good;
 }
 
-/*
- * guestmem_plan_stages(): entries of the page cache are split as the plan says, in an array
- * that has the entry of each page.
- */
-
-#define MAX_STAGES	64
-
 /* Log2 of the number of slots of a node: those of Linux, and smaller ones for more levels. */
 static const unsigned int node_shifts[] = { 1, 2, 3, 4, 6 };
 
@@ -105,98 +98,96 @@ static bool test_lower_order(unsigned int order)
 	return true;
 }
 
-static bool has_cut(const struct guestmem_cuts *cuts, const struct guestmem_stage *stage)
+/*
+ * guestmem_plan_stages(): entries of the page cache are split as the plan says, in an array
+ * that has the entry of each page, and in another one that has the page whose folio the
+ * entry points to.
+ */
+
+static bool has_cut(const struct guestmem_cuts *cuts, struct block block)
 {
-	pgoff_t end = stage->index + (1UL << stage->order), i;
+	pgoff_t end = block.start + (1UL << block.order), i;
 
 	/* The first page of a block may be a cut, but doesn't cut this block. */
-	for (i = stage->index + 1; i < end; i++) {
+	for (i = block.start + 1; i < end; i++) {
 		if (i == cuts->at[0] || i == cuts->at[1])
 			return true;
 	}
 	return false;
 }
 
-/* Splits the entry of a stage.  There must be this entry, and a reason to split it. */
-static bool run_stage(const struct window *win, struct block *entries,
-		      const struct guestmem_cuts *cuts, const struct guestmem_stage *stage,
-		      unsigned int node_shift)
+static void point_to(const struct window *win, pgoff_t *folios, struct block block,
+		     pgoff_t folio)
 {
-	struct block want = { stage->index, stage->order };
-	pgoff_t i, end = stage->index + (1UL << stage->order);
+	unsigned long i;
 
-	if (stage->index < win->start || end > win->end || !stage->order)
-		return failed("stage at %#lx, order %u", stage->index, stage->order);
-	if (!same_block(entries[stage->index - win->start], want))
-		return failed("stage at %#lx, order %u: no such entry", stage->index,
-			      stage->order);
-	if (stage->lower_order != oracle_lower_order(stage->order, node_shift))
-		return failed("stage at %#lx, order %u: split to order %u", stage->index,
-			      stage->order, stage->lower_order);
-	if (!has_cut(cuts, stage))
-		return failed("stage at %#lx, order %u: nothing to cut", stage->index,
-			      stage->order);
-	for (i = stage->index; i < end; i += 1UL << stage->lower_order)
-		fill_block(win, entries, i, stage->lower_order);
+	for (i = 0; i < 1UL << block.order; i++)
+		folios[block.start - win->start + i] = folio;
+}
+
+/* Splits an entry.  There must be this entry, and a reason to split it. */
+static bool run_stage(const struct window *win, struct block *entries, pgoff_t *folios,
+		      const struct guestmem_cuts *cuts, struct block block)
+{
+	struct block left = { block.start, block.order - 1 };
+	struct block right = { block.start + (1UL << left.order), left.order };
+	pgoff_t folio;
+
+	if (!same_block(entries[block.start - win->start], block))
+		return failed("%#lx, order %u: no such entry", block.start, block.order);
+	if (!has_cut(cuts, block) || !guestmem_has_cut(cuts, block.start, block.order))
+		return failed("%#lx, order %u: nothing to cut", block.start, block.order);
+
+	folio = guestmem_stage_entry(cuts, block.start, block.order);
+	if (folio != left.start && folio != right.start)
+		return failed("%#lx, order %u: entry is %#lx", block.start, block.order, folio);
+
+	fill_block(win, entries, left.start, left.order);
+	fill_block(win, entries, right.start, right.order);
+	point_to(win, folios, block, folio);
+	if (!guestmem_has_cut(cuts, right.start, right.order))
+		point_to(win, folios, right, right.start);
 	return true;
 }
 
-/* Checks that the entries are small enough, i.e. that a piece takes the place of some. */
+/* Checks that each piece has an entry, which points to the piece. */
 static bool check_entries(const struct window *win, const struct block *entries,
-			  const struct block *pieces)
+			  const pgoff_t *folios, const struct block *pieces)
 {
 	unsigned long i;
 
 	for (i = 0; i < window_size(win); i++) {
-		if (entries[i].order > pieces[i].order)
+		if (!same_block(entries[i], pieces[i]))
 			return failed("page %#lx: entry of order %u, piece of order %u",
 				      win->start + i, entries[i].order, pieces[i].order);
+		if (folios[i] != pieces[i].start)
+			return failed("page %#lx: entry points to %#lx", win->start + i,
+				      folios[i]);
 	}
 	return true;
 }
 
-/* Checks that a plan that doesn't fit isn't stored beyond the end. */
-static bool check_limit(const struct guestmem_cuts *cuts, unsigned int node_shift,
-			const struct guestmem_stage *stages, unsigned int nr_stages)
-{
-	struct guestmem_stage some[MAX_STAGES];
-	unsigned int nr, max;
-
-	for (max = 0; max < nr_stages; max++) {
-		memset(some, 0x5a, sizeof(some));
-		nr = guestmem_plan_stages(cuts, node_shift, some, max);
-		if (nr != nr_stages || memcmp(some, stages, max * sizeof(*some)) ||
-		    some[max].order != 0x5a5a5a5a)
-			return failed("%u of %u stages: not as if there were room for all", max,
-				      nr_stages);
-	}
-	return true;
-}
-
-static bool check_stages(const struct window *win, struct block *entries,
+static bool check_stages(const struct window *win, struct block *entries, pgoff_t *folios,
 			 const struct block *pieces, const struct guestmem_cuts *cuts)
 {
-	struct guestmem_stage stages[MAX_STAGES];
-	unsigned int i, j, nr;
+	struct guestmem_stages stages;
+	struct block block;
+	unsigned int i;
 
-	for (i = 0; i < NR_NODE_SHIFTS; i++) {
-		memset(stages, 0, sizeof(stages));
-		nr = guestmem_plan_stages(cuts, node_shifts[i], stages, MAX_STAGES);
-		if (nr > MAX_STAGES)
-			return failed("%u stages", nr);
+	fill_block(win, entries, win->start, win->unit_order);
+	point_to(win, folios, entries[0], win->start);
+	for (i = 0; i < GUESTMEM_NR_CUTS; i++) {
+		stages = guestmem_plan_stages(cuts, i);
+		if (stages.first > win->unit_order || !stages.last)
+			return failed("orders %u to %u", stages.first, stages.last);
 
-		fill_block(win, entries, win->start, win->unit_order);
-		for (j = 0; j < nr; j++) {
-			if (!run_stage(win, entries, cuts, &stages[j], node_shifts[i]))
-				return failed("stage %u, cuts %#lx and %#lx, node shift %u", j,
-					      cuts->at[0], cuts->at[1], node_shifts[i]);
+		for (block.order = stages.first; block.order >= stages.last; block.order--) {
+			block.start = round_down(cuts->at[i], 1UL << block.order);
+			if (!run_stage(win, entries, folios, cuts, block))
+				return false;
 		}
-		if (!check_entries(win, entries, pieces) ||
-		    !check_limit(cuts, node_shifts[i], stages, nr))
-			return failed("cuts %#lx and %#lx, node shift %u", cuts->at[0],
-				      cuts->at[1], node_shifts[i]);
 	}
-	return true;
+	return check_entries(win, entries, folios, pieces);
 }
 
 static bool check_cuts(const struct window *win, const struct guestmem_cuts *cuts)
@@ -204,14 +195,17 @@ static bool check_cuts(const struct window *win, const struct guestmem_cuts *cut
 	unsigned long *labels = alloc(window_size(win), sizeof(*labels));
 	struct block *entries = alloc(window_size(win), sizeof(*entries));
 	struct block *pieces = alloc(window_size(win), sizeof(*pieces));
+	pgoff_t *folios = alloc(window_size(win), sizeof(*folios));
 	bool good;
 
 	label_cuts(win, labels, cuts);
 	oracle_layout(win, labels, pieces);
-	good = check_stages(win, entries, pieces, cuts);
+	good = check_stages(win, entries, folios, pieces, cuts) ||
+	       failed("cuts %#lx and %#lx", cuts->at[0], cuts->at[1]);
 	free(labels);
 	free(entries);
 	free(pieces);
+	free(folios);
 	return good;
 }
 

@@ -122,12 +122,13 @@ static void check_trend(const struct kernel_counters *first, struct kernel_count
 
 static void usage(const char *cmd)
 {
-	printf("%s [-h] [-n vcpus] [-p pages] [-r seed] [-s seconds] [-u size[,size...]]\n\n"
+	printf("%s [-h] [-n vcpus] [-p pages] [-r seed] [-s seconds] [-u size[,size...]] [-w]\n\n"
 	       " -n: number of vCPUs (default: %d)\n"
 	       " -p: poison memory, i.e. lose that many huge pages of each size (default: 0)\n"
 	       " -r: seed, to repeat what each thread wanted to do\n"
 	       " -s: seconds in total (default: 16)\n"
-	       " -u: page sizes out of 4K,2M,1G (default: all)\n", cmd, nr_vcpus);
+	       " -u: page sizes out of 4K,2M,1G (default: all)\n"
+	       " -w: walk the struct pages of huge pages meanwhile\n", cmd, nr_vcpus);
 }
 
 /* Return why there can't be enough huge pages, or NULL. */
@@ -203,6 +204,10 @@ static bool print_totals(const struct totals *totals, int seconds, int nr_rounds
 		col->where = world_sizes[i].unit ? IN_HUGE : IN_SMALL;
 		if (sizes[i].nr_lost)
 			col->where |= IN_POISONED;
+		if (with_walkers && world_sizes[i].unit)
+			col->where |= IN_WALKED;
+		if (with_walkers && world_sizes[i].unit == SZ_2M)
+			col->where |= IN_WALKED_2M;
 		col->complete = seconds * sizes[i].nr_rounds / nr_rounds >=
 				world_sizes[i].long_run;
 		col++;
@@ -287,7 +292,7 @@ int main(int argc, char *argv[])
 {
 	int seconds = 16, opt;
 
-	while ((opt = getopt(argc, argv, "hn:p:r:s:u:")) != -1) {
+	while ((opt = getopt(argc, argv, "hn:p:r:s:u:w")) != -1) {
 		switch (opt) {
 		case 'n':
 			nr_vcpus = atoi_positive("vcpus", optarg);
@@ -305,6 +310,9 @@ int main(int argc, char *argv[])
 		case 'u':
 			select_sizes(optarg);
 			break;
+		case 'w':
+			with_walkers = true;
+			break;
 		default:
 			usage(argv[0]);
 			exit(opt == 'h' ? 0 : 1);
@@ -315,6 +323,7 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
 		     KVM_MEMORY_ATTRIBUTE_PRIVATE);
 	TEST_REQUIRE(!max_poisons || !access(CORRUPT_PFN, W_OK));
+	TEST_REQUIRE(!with_walkers || has_walkers());
 
 	ksft_print_header();
 	ksft_print_msg("seed %#x, %d vCPUs, %d s\n", kvm_random_seed, nr_vcpus, seconds);

@@ -75,7 +75,7 @@ static void peek_words(struct actor *a, u64 first, u64 nr)
 	}
 }
 
-static void pause_up_to_us(struct actor *a, u32 us)
+void pause_up_to_us(struct actor *a, u32 us)
 {
 	usleep(1 + pick(&a->rng, us));
 }

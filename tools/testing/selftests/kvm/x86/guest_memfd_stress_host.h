@@ -145,6 +145,8 @@ void reach_state(struct actor *a, struct session *s, enum unit_state state, enum
  */
 void host_step_unit(struct actor *a, u64 c);
 
+void pause_up_to_us(struct actor *a, u32 us);
+
 void *host_thread(void *data);
 
 void *vcpu_thread(void *data);
@@ -160,6 +162,15 @@ void *fork_thread(void *data);
 
 /* Create and delete a memslot, aligned like the file or not.  The guest does not notice. */
 void *rebind_thread(void *data);
+
+/* Whether the kernel has all that the next three need, see guest_memfd_stress_walkers.c. */
+bool has_walkers(void);
+
+void *walk_thread(void *data);
+
+void *compact_thread(void *data);
+
+void *contig_thread(void *data);
 
 void set_slot(int i, u64 gpa, u64 size);
 

@@ -25,7 +25,8 @@ EVENT(madvise_dontneed, IN_BOTH) EVENT(slot_moves, IN_BOTH)
 EVENT(poison_in_private, IN_POISONED) EVENT(poison_in_shared, IN_POISONED)
 EVENT(poison_in_whole, IN_POISONED) EVENT(poison_found_by_guest, IN_POISONED)
 EVENT(poison_found_by_host, IN_POISONED) EVENT(poison_punched, IN_POISONED)
-EVENT(poison_closed, IN_POISONED) EVENT(retry_eagain, IN_BOTH)
+EVENT(poison_closed, IN_POISONED) EVENT(walks, IN_WALKED) EVENT(compactions, IN_WALKED)
+EVENT(searches_for_contiguous_memory, IN_WALKED_2M) EVENT(retry_eagain, IN_BOTH)
 EVENT(retry_enospc, IN_NONE) EVENT(retry_memory_fault, IN_NONE)
 #undef EVENT
 #endif

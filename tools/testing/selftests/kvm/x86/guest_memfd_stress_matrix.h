@@ -17,6 +17,9 @@
 #define IN_HUGE			BIT(1)
 #define IN_BOTH			(IN_SMALL | IN_HUGE)
 #define IN_POISONED		BIT(2)
+/* The test has walkers, and those that look for 1G have something to look for. */
+#define IN_WALKED		BIT(3)
+#define IN_WALKED_2M		BIT(4)
 
 enum event {
 #define EVENT(name, ...)	EVENT_##name,

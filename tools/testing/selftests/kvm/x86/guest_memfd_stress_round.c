@@ -32,6 +32,7 @@ const struct world_size world_sizes[NR_SIZES] = {
 };
 
 int nr_vcpus = 3;
+bool with_walkers;
 
 int size_index(const struct variant *v)
 {
@@ -95,7 +96,8 @@ static void create_world(struct round *r, struct kvm_vcpu **vcpus)
 	world->unit_cells = ws->unit_cells;
 	world->unit_size = ws->unit;
 	world->unit_has_rest = ws->unit > ws->unit_cells * PAGE_SIZE;
-	world->few_spares = ws->unit && ws->nr_spares < MANY_SPARES;
+	/* A search for contiguous memory isolates free huge pages for a while. */
+	world->few_spares = ws->unit && (ws->nr_spares < MANY_SPARES || with_walkers);
 	world->nr_units = ws->nr_units;
 	world->file_offset = ws->first_page * PAGE_SIZE;
 	world->may_poison = r->nr_poisons && !r->late_poison;
@@ -115,13 +117,20 @@ static void create_world(struct round *r, struct kvm_vcpu **vcpus)
 
 static const pthread_fn_t chaos_threads[] = {
 	pin_thread, longterm_pin_thread, map_thread, fork_thread, rebind_thread,
+	/* The last ones are walkers. */
+	walk_thread, compact_thread, contig_thread,
 };
+
+#define NR_WALKERS		3
 
 static void run_actors(struct kvm_vcpu **vcpus, char **mem, int ms)
 {
 	struct actor actors[MAX_VCPUS + NR_HOST_THREADS + ARRAY_SIZE(chaos_threads)] = {};
 	int nr = nr_vcpus + NR_HOST_THREADS + ARRAY_SIZE(chaos_threads), i;
 	s64 end = now_ms() + ms;
+
+	if (!with_walkers || !world->unit_cells)
+		nr -= NR_WALKERS;
 
 	for (i = 0; i < nr; i++) {
 		struct actor *a = &actors[i];

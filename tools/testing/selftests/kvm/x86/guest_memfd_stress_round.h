@@ -52,6 +52,9 @@ struct round {
 
 extern int nr_vcpus;
 
+/* Huge pages have actors that walk struct pages, too. */
+extern bool with_walkers;
+
 /* Return the index in world_sizes[]. */
 int size_index(const struct variant *v);
 
