@@ -23,10 +23,10 @@ selftest_headers() {
 	local dir=$tree/build-headers-$arch state
 	state=$(source_state "$tree" | hash_of)
 	[[ $(cat "$dir/.gmem-built" 2>/dev/null) != "$state" ]] || return 0
-	mkdir -p "$dir"
+	[[ $GMEM_DRY ]] || mkdir -p "$dir"
 	step "$GMEM_OUT/log/headers-$arch.log" "exporting headers, $arch" \
 		"${kmake[@]}" -C "$tree" O="$dir" headers || return
-	echo "$state" >"$dir/.gmem-built"
+	[[ $GMEM_DRY ]] || echo "$state" >"$dir/.gmem-built"
 }
 
 selftest_build_locked() {
