@@ -14,6 +14,7 @@
  *  - Huge pages only: prepare to split the folios at both ends of the range, and
  *    split the guest's mappings there, so that memory next to the range stays
  *    mapped.
+ *  - If a vCPU waits for this very conversion, let the architecture tell the guest.
  *
  * If per-CPU batches are in the way, the conversion undoes these steps, drops the
  * lock, drains the batches, and begins again with the first one.
@@ -113,26 +114,33 @@ static void kvm_gmem_unmap_from_guest(struct gmem_conversion *c)
 	kvm_gmem_invalidate_flush(c->inode);
 }
 
-/*
- * Returns 0, or an error if the architecture doesn't let the host have pages that are to
- * become shared.
- */
+/* Returns 0, or an error if the architecture doesn't let the host convert the pages. */
 static int kvm_gmem_ask_guest(struct gmem_conversion *c)
 {
 	pgoff_t first, last;
 	int r;
 
-	if (!IS_ENABLED(CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT) || c->to_private)
+	if (!IS_ENABLED(CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT))
 		return 0;
 
 	kvm_gmem_for_each_range(c, first, last) {
-		r = kvm_gmem_may_convert(c->inode, first, last, &c->err_index);
+		r = kvm_gmem_may_convert(c->inode, first, last, c->to_private, &c->request,
+					 &c->err_index);
 		if (r)
 			return r;
 		cond_resched();
 	}
 
 	return 0;
+}
+
+/* The last step that fails, as nothing undoes it. */
+static int kvm_gmem_answer_guest(struct gmem_conversion *c)
+{
+	if (!IS_ENABLED(CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT))
+		return 0;
+
+	return kvm_gmem_complete_request(&c->request, &c->err_index);
 }
 
 /*
@@ -152,6 +160,8 @@ static int kvm_gmem_take_pages_from_guest(struct gmem_conversion *c)
 	kvm_gmem_invalidate_start(c->inode, c->start, c->end);
 
 	r = kvm_gmem_ask_guest(c);
+	if (!r)
+		r = kvm_gmem_answer_guest(c);
 	if (r) {
 		kvm_gmem_invalidate_end(c->inode, c->start, c->end);
 		return r;
@@ -185,6 +195,8 @@ static int kvm_gmem_take_huge_from_guest(struct gmem_conversion *c,
 		if (r)
 			c->err_index = c->start;
 	}
+	if (!r)
+		r = kvm_gmem_answer_guest(c);
 	if (r) {
 		kvm_gmem_invalidate_end(c->inode, c->inv_start, c->inv_end);
 		return r;

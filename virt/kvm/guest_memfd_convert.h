@@ -3,6 +3,7 @@
 #define __KVM_GUEST_MEMFD_CONVERT_H__
 
 #include <linux/fs.h>
+#include <linux/kvm_host.h>
 #include <linux/types.h>
 
 struct gmem_chunk;
@@ -37,6 +38,8 @@ struct gmem_conversion {
 	bool all_change;
 	/* The chunk with the bits of all of the range, or NULL if there is none. */
 	struct gmem_chunk *chunk;
+	/* The request that the conversion does, if a vCPU has asked for it. */
+	struct kvm_gmem_request request;
 	/* Number of extra tries because a vCPU may have a reference. */
 	int vcpu_tries;
 

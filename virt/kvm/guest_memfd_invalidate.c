@@ -406,29 +406,36 @@ int kvm_gmem_split_mappings(struct inode *inode, pgoff_t start, pgoff_t end)
 
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT
 static int kvm_gmem_may_convert_slot(struct kvm *kvm, struct kvm_memory_slot *slot,
-				     pgoff_t start, pgoff_t end, pgoff_t *err_index)
+				     pgoff_t start, pgoff_t end, bool to_private,
+				     struct kvm_gmem_request *request, pgoff_t *err_index)
 {
 	struct kvm_gfn_range range = kvm_gmem_gfn_range(slot, start, end);
+	bool first = request && !request->vcpu;
 	gfn_t gfn;
 	int r;
 
 	KVM_MMU_LOCK(kvm);
-	r = kvm_arch_gmem_may_convert(kvm, &range, &gfn);
+	r = kvm_arch_gmem_may_convert(kvm, &range, to_private, request, &gfn);
 	KVM_MMU_UNLOCK(kvm);
 
-	if (r)
+	if (r) {
 		*err_index = kvm_gmem_get_index(slot, gfn);
+	} else if (first && request->vcpu) {
+		request->range = range;
+		request->to_private = to_private;
+	}
+
 	return r;
 }
 #endif
 
 /*
- * Ask architecture code whether the host may have a range of private memory.  The answer
- * holds for as long as the range is being invalidated.  Returns 0, or an error and the page
- * that it stems from.
+ * Ask architecture code whether a range may be converted, and find the vCPU that has asked for
+ * that.  The answer holds for as long as the range is being invalidated, and for a request as
+ * long as the vCPU waits.  Returns 0, or an error and the page that it stems from.
  */
-int kvm_gmem_may_convert(struct inode *inode, pgoff_t start, pgoff_t end,
-			 pgoff_t *err_index)
+int kvm_gmem_may_convert(struct inode *inode, pgoff_t start, pgoff_t end, bool to_private,
+			 struct kvm_gmem_request *request, pgoff_t *err_index)
 {
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT
 	struct kvm_memory_slot *slot;
@@ -439,13 +446,37 @@ int kvm_gmem_may_convert(struct inode *inode, pgoff_t start, pgoff_t end,
 
 	kvm_gmem_for_each_file(f, inode) {
 		kvm_gmem_for_each_slot(slot, f, start, end) {
-			r = kvm_gmem_may_convert_slot(f->kvm, slot, start, end, err_index);
+			r = kvm_gmem_may_convert_slot(f->kvm, slot, start, end, to_private,
+						      request, err_index);
 			if (r)
 				return r;
 		}
 	}
 #endif
 	return 0;
+}
+
+/*
+ * Let architecture code do what a vCPU has asked for.  If that fails, e.g. as the vCPU doesn't
+ * wait any more, nothing has changed.
+ */
+int kvm_gmem_complete_request(struct kvm_gmem_request *request, pgoff_t *err_index)
+{
+	int r = 0;
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_MAY_CONVERT
+	gfn_t gfn;
+
+	if (!request->vcpu)
+		return 0;
+
+	KVM_MMU_LOCK(request->vcpu->kvm);
+	r = kvm_arch_gmem_complete_request(request, &gfn);
+	KVM_MMU_UNLOCK(request->vcpu->kvm);
+
+	if (r)
+		*err_index = kvm_gmem_get_index(request->range.slot, gfn);
+#endif
+	return r;
 }
 
 /* As above, for the failed pages of a folio. */
@@ -457,7 +488,7 @@ int kvm_gmem_may_convert_poison(struct inode *inode, struct folio *folio)
 
 	for (index = guestmem_next_poison(folio, folio->index); index != ULONG_MAX;
 	     index = guestmem_next_poison(folio, index + 1)) {
-		r = kvm_gmem_may_convert(inode, index, index + 1, &err_index);
+		r = kvm_gmem_may_convert(inode, index, index + 1, false, NULL, &err_index);
 		if (r)
 			return r;
 	}

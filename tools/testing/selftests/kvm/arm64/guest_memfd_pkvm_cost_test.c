@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Count the cost of a page that a protected guest of pKVM touches for the first time, and of
- * one that it has when the VM goes away: of anonymous memory, and of a guest_memfd in pages
- * of 4K and 2M.
+ * Count the cost of a page that a protected guest of pKVM touches for the first time, of one
+ * that it shares and takes back, and of one that it has when the VM goes away: of anonymous
+ * memory, and of a guest_memfd in pages of 4K and 2M.
  *
  * The unit is instructions of this thread, which takes an emulated machine whose clock counts
  * them.
@@ -158,6 +158,102 @@ TEST(cost)
 	ASSERT_LT(huge.teardown, anonymous.teardown / 10);
 	ASSERT_LT(huge.touch, floor + SPARE);
 	ASSERT_LT(huge.teardown, floor + SPARE);
+}
+
+#define NR_SHARED	((u64)SZ_64M / PAGE_SIZE)
+
+/* The guest shares memory, or takes it back, and the VMM agrees.  Returns the guest's result. */
+static u64 do_as_asked(struct gmem *self, enum pkvm_op op, u64 page, u64 nr)
+{
+	struct pkvm_request req = { .op = op, .gva = gpa_of(page), .nr = nr };
+	struct kvm_vcpu *vcpu = self->vcpus[0];
+	struct kvm_run *run = vcpu->run;
+	u64 result = 0;
+	int r;
+
+	for (r = pkvm_do(vcpu, req, &result); r; r = pkvm_resume(vcpu, &result)) {
+		TEST_ASSERT_EQ(r, -EFAULT);
+		TEST_ASSERT_EQ(run->exit_reason, KVM_EXIT_MEMORY_FAULT);
+		convert_fd(self->fd, (run->memory_fault.gpa - TEST_GPA) / page_size,
+			   run->memory_fault.size / page_size,
+			   run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE);
+	}
+	return result;
+}
+
+/* Instructions per page, of guest, VMM, kernel and hypervisor. */
+static s64 cost_of_pages(struct gmem *self, enum pkvm_op op)
+{
+	u64 start = now();
+
+	TEST_ASSERT_EQ(do_as_asked(self, op, 0, PAGES_2M), 0);
+	return (now() - start) / PAGES_2M;
+}
+
+static s64 cost_of_ranges(struct gmem *self, enum pkvm_op op)
+{
+	u64 start = now(), page;
+
+	for (page = 0; page < NR_SHARED; page += PAGES_2M)
+		TEST_ASSERT_EQ(do_as_asked(self, op, page, NR_SHARED - page), PAGES_2M);
+	return (now() - start) / NR_SHARED;
+}
+
+struct share_cost {
+	s64 page, page_back, range, range_back;
+};
+
+static struct share_cost share_cost_of(u64 unit)
+{
+	struct gmem gmem = { .unit = unit, .size = NR_PAGES * PAGE_SIZE }, *self = &gmem;
+	struct share_cost cost;
+
+	self->vm = create_protected_vm(self->vcpus, 1, NR_PAGES);
+	if (unit)
+		add_gmem_slot(self, false);
+	else
+		add_anonymous_slot(self);
+	assert_pkvm_do(self->vcpus[0], PKVM_READ, 0, NR_PAGES, 0, 0);
+	/* Caches of the kernel. */
+	TEST_ASSERT_EQ(do_as_asked(self, PKVM_SHARE, NR_SHARED, 1), 0);
+	cost.page = cost_of_pages(self, PKVM_SHARE);
+	cost.page_back = cost_of_pages(self, PKVM_UNSHARE);
+	cost.range = cost_of_ranges(self, PKVM_SHARE_RANGE);
+	cost.range_back = cost_of_ranges(self, PKVM_UNSHARE_RANGE);
+	kvm_vm_free(self->vm);
+	if (unit)
+		close(self->fd);
+	else
+		kvm_munmap(self->mem, self->size);
+	return cost;
+}
+
+static void print_share_cost(const char *what, struct share_cost cost)
+{
+	ksft_print_msg("%-24s pages: share %6ld, take back %6ld; 64M in ranges: %6ld, %6ld\n", what,
+		       cost.page, cost.page_back, cost.range, cost.range_back);
+}
+
+TEST(cost_of_sharing)
+{
+	struct share_cost anonymous, small, huge;
+
+	SKIP_IF(return, missing_for_protected_vms());
+	SKIP_IF(return, missing_units(SZ_2M, NR_PAGES / PAGES_2M, &(struct hugetlb_pool) {}));
+	SKIP_IF(return, counts_instructions() ? NULL : "The counter doesn't count instructions");
+
+	anonymous = share_cost_of(0);
+	small = share_cost_of(PAGE_SIZE);
+	huge = share_cost_of(SZ_2M);
+	print_share_cost("anonymous memory", anonymous);
+	print_share_cost("guest_memfd, 4K pages", small);
+	print_share_cost("guest_memfd, 2M pages", huge);
+
+	/* The host knows about it, for less than what it costs not to tell page by page. */
+	ASSERT_LT(huge.range, anonymous.page);
+	ASSERT_LT(huge.range_back, anonymous.page_back);
+	ASSERT_LT(huge.range, small.range);
+	ASSERT_LT(huge.range_back, small.range_back);
 }
 
 GMEM_TEST_MAIN(NEEDS_CONVERSION | NEEDS_HUGETLB)

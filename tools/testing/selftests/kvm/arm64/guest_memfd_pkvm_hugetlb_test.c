@@ -10,11 +10,6 @@
 #include "memory_failure.h"
 #include "pkvm_guest.h"
 
-/* The entries that the guest has in a range, or that are poisoned, by size. */
-struct pkvm_entries {
-	long owned_2m, owned_4k, poisoned_2m, poisoned_4k, shared;
-};
-
 #define _test_data_pkvm_huge		gmem
 #define _fixture_variant_pkvm_huge	gmem_variant
 
@@ -38,61 +33,6 @@ GMEM_VARIANT_OF_UNITS(pkvm_huge, 64k, 16, 64);
 GMEM_VARIANT_OF_UNITS(pkvm_huge, 2m, 21, 4);
 GMEM_VARIANT_OF_UNITS(pkvm_huge, 32m, 25, 2);
 GMEM_VARIANT_OF_UNITS(pkvm_huge, 1g, 30, 1);
-
-static void add_entries(struct pkvm_entries *e, const char *what, int level, u64 size)
-{
-	if (!strcmp(what, "shared"))
-		e->shared += size / page_size;
-	else if (!strcmp(what, "owned") && level == 2)
-		e->owned_2m += size / SZ_2M;
-	else if (!strcmp(what, "owned"))
-		e->owned_4k += size / page_size;
-	else if (level == 2)
-		e->poisoned_2m += size / SZ_2M;
-	else
-		e->poisoned_4k += size / page_size;
-}
-
-static struct pkvm_entries read_entries(struct gmem *self, u64 first, u64 nr)
-{
-	const u64 start = gpa_of(first), end = start + nr * page_size;
-	struct pkvm_entries e = {};
-	char line[256], what[32];
-	FILE *file;
-
-	assert_pkvm_agrees(self->vm);
-	file = pkvm_open_pages(self->vm);
-	while (fgets(line, sizeof(line), file)) {
-		int level, nr_read;
-		u64 from, to;
-
-		nr_read = sscanf(line, "0x%lx-0x%lx level %d %31s", &from, &to, &level, what);
-		TEST_ASSERT(nr_read == 4, "There is a line %s", line);
-		from = max(from, start);
-		to = min(to, end);
-		if (from < to)
-			add_entries(&e, what, level, to - from);
-	}
-	pkvm_close_pages(file);
-	return e;
-}
-
-static void assert_same_entries(const struct pkvm_entries *e, const struct pkvm_entries *wanted)
-{
-	TEST_ASSERT_EQ(e->owned_2m, wanted->owned_2m);
-	TEST_ASSERT_EQ(e->owned_4k, wanted->owned_4k);
-	TEST_ASSERT_EQ(e->poisoned_2m, wanted->poisoned_2m);
-	TEST_ASSERT_EQ(e->poisoned_4k, wanted->poisoned_4k);
-	TEST_ASSERT_EQ(e->shared, wanted->shared);
-}
-
-#define assert_entries(self, first, nr, ...)				\
-do {									\
-	struct pkvm_entries __e = read_entries(self, first, nr);	\
-	struct pkvm_entries __wanted = { __VA_ARGS__ };			\
-									\
-	assert_same_entries(&__e, &__wanted);				\
-} while (0)
 
 static void open_vm(struct gmem *self)
 {
@@ -129,11 +69,12 @@ static void assert_guest_has(struct gmem *self, u64 first, u64 nr)
 static void assert_guest_has_all_but(struct gmem *self, u64 page)
 {
 	if (has_blocks(self))
-		assert_entries(self, 0, self->nr_pages, .owned_2m = self->size / SZ_2M - 1,
-			       .owned_4k = PAGES_2M - 1, .poisoned_4k = 1);
+		assert_pkvm_entries(self->vm, 0, self->nr_pages,
+				    .owned_2m = self->size / SZ_2M - 1,
+				    .owned_4k = PAGES_2M - 1, .poisoned_4k = 1);
 	else
-		assert_entries(self, 0, self->nr_pages, .owned_4k = self->nr_pages - 1,
-			       .poisoned_4k = 1);
+		assert_pkvm_entries(self->vm, 0, self->nr_pages, .owned_4k = self->nr_pages - 1,
+				    .poisoned_4k = 1);
 	assert_guest_has(self, 0, page);
 	assert_guest_has(self, page + 1, self->nr_pages - page - 1);
 }
@@ -141,23 +82,23 @@ static void assert_guest_has_all_but(struct gmem *self, u64 page)
 /* One access to each 2M, and the guest has all of it, by blocks. */
 TEST_F(pkvm_huge, blocks)
 {
+	const u64 nr_touched = DIV_ROUND_UP(self->nr_pages - 7, PAGES_2M);
 	u64 page;
 
 	open_vm(self);
 	for (page = 7; page < self->nr_pages; page += PAGES_2M)
 		assert_pkvm_do(self->vcpu, PKVM_WRITE, page, 1, TAG(page), 0);
 	if (has_blocks(self))
-		assert_entries(self, 0, self->nr_pages, .owned_2m = self->size / SZ_2M);
+		assert_pkvm_entries(self->vm, 0, self->nr_pages, .owned_2m = self->size / SZ_2M);
 	else
-		assert_entries(self, 0, self->nr_pages, .owned_4k = DIV_ROUND_UP(self->nr_pages - 7,
-										 PAGES_2M));
-	assert_pool(has_blocks(self) ? self->nr : DIV_ROUND_UP(self->nr_pages - 7, PAGES_2M),
-		    has_blocks(self) ? 0 : self->nr - DIV_ROUND_UP(self->nr_pages - 7, PAGES_2M));
+		assert_pkvm_entries(self->vm, 0, self->nr_pages, .owned_4k = nr_touched);
+	assert_pool(has_blocks(self) ? self->nr : nr_touched,
+		    has_blocks(self) ? 0 : self->nr - nr_touched);
 
 	guest_write_all(self);
 	assert_guest_has(self, 0, self->nr_pages);
 	if (!has_blocks(self))
-		assert_entries(self, 0, self->nr_pages, .owned_4k = self->nr_pages);
+		assert_pkvm_entries(self->vm, 0, self->nr_pages, .owned_4k = self->nr_pages);
 }
 
 /* The host takes one page: the guest keeps all others. */
@@ -187,9 +128,9 @@ TEST_F(pkvm_huge, punch_unit)
 
 	assert_pool(self->nr - 1, 1);
 	if (has_blocks(self))
-		assert_entries(self, 0, self->unit_pages, .poisoned_2m = nr_2m);
+		assert_pkvm_entries(self->vm, 0, self->unit_pages, .poisoned_2m = nr_2m);
 	else
-		assert_entries(self, 0, self->unit_pages, .poisoned_4k = self->unit_pages);
+		assert_pkvm_entries(self->vm, 0, self->unit_pages, .poisoned_4k = self->unit_pages);
 	if (self->nr > 1)
 		assert_guest_has(self, self->unit_pages, self->nr_pages - self->unit_pages);
 	assert_pkvm_lost(self->vcpu, 0);

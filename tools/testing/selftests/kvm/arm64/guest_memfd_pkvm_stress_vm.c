@@ -7,7 +7,8 @@
  *
  *  - whether it is shared, i.e. the host has access to it, or private,
  *  - whether the guest owns it: such a page has what the guest has written, it can't be
- *    converted, and neither user space nor the kernel can read it,
+ *    converted, and neither user space nor the kernel can read it, unless the guest shares it:
+ *    then it is shared as well, and can't be converted, either,
  *  - whether the guest has lost it: then the guest never gets anything in its place.  The
  *    vCPU that accesses it can't go on.
  *
@@ -62,6 +63,7 @@ struct actor {
 	struct kvm_random_state rng;
 	struct pkvm_request req;
 	unsigned int fail_nth;
+	int pipe[2];
 };
 
 struct gmem gmem;
@@ -131,11 +133,11 @@ static bool is_lost(struct page *p, u32 taken)
 	return p->owner == LOST || (p->owner == OWNED && taken > p->begun);
 }
 
-/* The hypervisor clears what the guest has owned. */
+/* The hypervisor clears what the guest has owned, and hasn't shared. */
 static void lose(struct page *p)
 {
 	if (p->owner == OWNED)
-		p->tag = 0;
+		p->tag = p->shared ? p->tag : 0;
 	else if (p->owner == FREE)
 		p->maybe_zero = true;
 	p->owner = LOST;
@@ -145,6 +147,8 @@ static void make_private(struct page *p, u32 taken)
 {
 	if (p->shared && p->owner == FREE)
 		p->taken = taken;
+	else if (p->shared)
+		lose(p);
 	p->shared = false;
 }
 
@@ -301,6 +305,113 @@ static bool touch(struct actor *a, struct page *p, enum pkvm_op op, u64 tag)
 	return true;
 }
 
+/* Run a vCPU until it has a result, or an error.  Returns 0 or a negative errno. */
+static int run_request(struct actor *a, u64 *result)
+{
+	struct kvm_run *run = a->vcpu->run;
+	u64 offset;
+	int r;
+
+	for (;;) {
+		r = run_vcpu(a);
+		if (r == -EINTR || r == -EAGAIN)
+			continue;
+		if (r)
+			return r;
+
+		TEST_ASSERT_KVM_EXIT_REASON(a->vcpu, KVM_EXIT_MMIO);
+		offset = run->mmio.phys_addr - gmem.vm->ucall_mmio_addr;
+		TEST_ASSERT(offset <= sizeof(a->req), "The guest accesses 0x%llx",
+			    run->mmio.phys_addr);
+		if (run->mmio.is_write) {
+			memcpy(result, run->mmio.data, sizeof(u64));
+			return 0;
+		}
+		memcpy(run->mmio.data, (char *)&a->req + offset, sizeof(u64));
+	}
+}
+
+/* Try to convert a page that is pinned. */
+static void convert_pinned(struct actor *a, struct page *p)
+{
+	struct iovec iov = { .iov_base = word_of(&gmem, p->nr), .iov_len = page_size };
+	static char sink[SZ_64K];
+	u64 offset = -1;
+
+	/* The page is the host's, whether the guest has lost it or not. */
+	TEST_ASSERT_EQ(vmsplice(a->pipe[1], &iov, 1, 0), page_size);
+	TEST_ASSERT_EQ(try_convert(gmem.fd, p->nr, 1, true, &offset), -EAGAIN);
+	TEST_ASSERT_EQ(offset, p->nr * page_size);
+	TEST_ASSERT_EQ(read(a->pipe[0], sink, page_size), page_size);
+	count(OP_PIN);
+}
+
+/* The guest wants to share a page, or take it back.  Returns whether the VMM has agreed. */
+static bool convert_as_asked(struct actor *a, struct page *p, bool share)
+{
+	struct kvm_run *run = a->vcpu->run;
+	u64 offset;
+
+	TEST_ASSERT_EQ(run->exit_reason, KVM_EXIT_MEMORY_FAULT);
+	TEST_ASSERT_EQ(run->memory_fault.gpa, p->gpa);
+	TEST_ASSERT_EQ(run->memory_fault.size, page_size);
+	TEST_ASSERT_EQ(run->memory_fault.flags, share ? 0 : KVM_MEMORY_EXIT_FLAG_PRIVATE);
+
+	switch (pick(a, 8)) {
+	case 0:
+		count(OP_DISAGREE);
+		return false;
+	case 1:
+		vcpu_set_reg(a->vcpu, ARM64_CORE_REG(regs.regs[0]), 0);
+		vcpu_set_reg(a->vcpu, ARM64_CORE_REG(regs.pc), 0);
+		count(OP_FORGE);
+		return false;
+	case 2:
+		if (share || p->failed)
+			break;
+		convert_pinned(a, p);
+		return false;
+	}
+
+	TEST_ASSERT_EQ(convert_pages(p->nr, 1, !share, &offset), 0);
+	return true;
+}
+
+/* Let the guest share a page that it owns, or take it back. */
+static void share_or_unshare(struct actor *a, struct page *p)
+{
+	u32 taken = load(&p->slot->taken), begun;
+	bool share = !p->shared, converted = false;
+	u64 result = 0;
+	int r;
+
+	a->req = (struct pkvm_request) {
+		.op = share ? PKVM_SHARE : PKVM_UNSHARE, .gva = p->gpa, .nr = 1,
+	};
+	r = run_request(a, &result);
+	if (r) {
+		TEST_ASSERT_EQ(r, -EFAULT);
+		converted = convert_as_asked(a, p, share);
+		TEST_ASSERT_EQ(run_request(a, &result), 0);
+	}
+	begun = load(&p->slot->begun);
+
+	TEST_ASSERT(result == (converted ? 0 : PKVM_REFUSED) ||
+		    (result == PKVM_REFUSED && begun != p->taken),
+		    "The guest hears 0x%lx about page %lu, which is%s converted", result, p->nr,
+		    converted ? "" : "n't");
+	TEST_ASSERT(r || begun != p->taken, "The VMM isn't asked about page %lu", p->nr);
+	if (!result) {
+		p->taken = taken;
+		p->begun = begun;
+		count(share ? OP_SHARE : OP_UNSHARE);
+	} else if (converted) {
+		lose(p);
+	}
+	if (converted)
+		p->shared = share;
+}
+
 static struct page *pick_page(struct actor *a)
 {
 	u64 next = is_doomed ? increment(&next_page) : nr_pages;
@@ -331,7 +442,7 @@ static void *vcpu_thread(void *arg)
 {
 	bool goes_on = true, first;
 	struct actor *a = arg;
-	int misses = 0;
+	int misses = 0, i;
 	struct page *p;
 
 	while (goes_on && misses < NR_TRIES && (is_doomed || now_ms() < stop_ms)) {
@@ -349,6 +460,10 @@ static void *vcpu_thread(void *arg)
 			goes_on = touch(a, p, PKVM_CHECK, p->tag);
 			if (goes_on && pick(a, 2))
 				goes_on = touch(a, p, PKVM_WRITE, next_tag());
+			/* A vCPU rarely meets a page again: share it and take it back. */
+			for (i = p->nr < nr_pages ? pick(a, 4) : 0;
+			     i && goes_on && p->owner == OWNED; i--)
+				share_or_unshare(a, p);
 		}
 		unlock(&p->locked);
 	}
@@ -376,17 +491,17 @@ static void op_convert(struct actor *a)
 
 	end = r ? offset / page_size : first + nr;
 	if (r) {
-		TEST_ASSERT(r == -EPERM && !private && end >= first && end < first + nr,
+		TEST_ASSERT(r == -EPERM && end >= first && end < first + nr,
 			    "Converting %lu pages at %lu is %d at %lu", nr, first, r, end);
 		p = &pages[end];
-		TEST_ASSERT(p->owner == OWNED ? !is_lost(p, taken) :
-			    p->owner == FREE && may_be_in_block(p),
+		TEST_ASSERT(p->shared == private && (p->owner == OWNED ? !is_lost(p, taken) :
+			    !private && p->owner == FREE && may_be_in_block(p)),
 			    "Page %lu, owner %d, isn't converted", end, p->owner);
 	}
 	for (i = first; i < end; i++) {
 		p = &pages[i];
-		TEST_ASSERT(private || p->owner != OWNED || begun != p->taken,
-			    "The host gets page %lu that the guest owns, result %d", i, r);
+		TEST_ASSERT(private != p->shared || p->owner != OWNED || begun != p->taken,
+			    "The host converts page %lu that the guest owns, result %d", i, r);
 		if (!r && private)
 			make_private(p, taken);
 		else if (!r && !p->shared)
@@ -498,7 +613,7 @@ static struct page *lock_owned_page(struct actor *a, u64 first, u64 nr, bool wit
 		if (READ_ONCE(p->owner) != OWNED || (with_pfn && !READ_ONCE(p->pfn)))
 			continue;
 		lock(&p->locked);
-		if (p->owner == OWNED && (!with_pfn || p->pfn) &&
+		if (p->owner == OWNED && !p->shared && (!with_pfn || p->pfn) &&
 		    !is_lost(p, load(&p->slot->taken)))
 			return p;
 		unlock(&p->locked);
@@ -587,7 +702,8 @@ static void op_debugfs(struct actor *a)
 	if (is_lost(p, p->slot->taken))
 		TEST_ASSERT(!strcmp(found, "poisoned"), "Lost page %lu is %s", p->nr, found);
 	else if (p->owner == OWNED && p->slot->begun == p->taken)
-		TEST_ASSERT(!strcmp(found, "owned"), "Owned page %lu is %s", p->nr, found);
+		TEST_ASSERT(!strcmp(found, p->shared ? "shared" : "owned"), "Owned page %lu is %s",
+			    p->nr, found);
 	else if (p->owner == FREE && !p->touched)
 		TEST_ASSERT(!strcmp(found, "free"), "Free page %lu is %s", p->nr, found);
 	unlock(&p->slot->locked);
@@ -690,6 +806,7 @@ void run_vm(u32 seed)
 	for (i = 0; i < NR_ACTORS; i++) {
 		actors[i].rng = new_kvm_random_state(seed * NR_ACTORS + i);
 		actors[i].vcpu = i < NR_VCPUS ? gmem.vcpus[i] : NULL;
+		kvm_pipe(actors[i].pipe);
 		kvm_pthread_create(&actors[i].thread, NULL, i < NR_VCPUS ? vcpu_thread : vmm_thread,
 				   &actors[i]);
 	}

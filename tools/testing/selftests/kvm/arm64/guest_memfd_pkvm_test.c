@@ -13,9 +13,6 @@
 
 #define NR_PAGES	32
 
-/* The hypervisor's answer if it doesn't do what the guest asks for. */
-#define INVALID_PARAMETER	((u64)-3)
-
 #define _test_data_pkvm		gmem
 #define _fixture_variant_pkvm	gmem_variant
 
@@ -403,22 +400,7 @@ TEST_F(pkvm, move_slot)
 	assert_pkvm_agrees(self->vm);
 }
 
-/* The hypervisor would do both without the host, whose file doesn't get to know. */
-TEST_F(pkvm, guest_shares)
-{
-	open_private(self, variant);
-	assert_pkvm_do(self->vcpu, PKVM_WRITE, 0, 1, TAG(0), 0);
-	assert_pkvm_do(self->vcpu, PKVM_SHARE, 0, 1, 0, INVALID_PARAMETER);
-	assert_pkvm_do(self->vcpu, PKVM_UNSHARE, 0, 1, 0, INVALID_PARAMETER);
-	/* A page that isn't there. */
-	assert_pkvm_do(self->vcpu, PKVM_SHARE, 1, 1, 0, INVALID_PARAMETER);
-	assert_owned(self, 0, NR_PAGES, 0);
-	assert_no_access(self, 0);
-	assert_pkvm_do(self->vcpu, PKVM_CHECK, 0, 1, TAG(0), 0);
-	assert_pkvm_agrees(self->vm);
-}
-
-/* Without guest_memfd it's as ever. */
+/* Without guest_memfd, the host isn't asked. */
 TEST_F(pkvm, guest_shares_anonymous)
 {
 	self->vm = create_protected_vm(self->vcpus, 1, NR_PAGES);
@@ -429,6 +411,14 @@ TEST_F(pkvm, guest_shares_anonymous)
 	assert_pkvm_do(self->vcpus[0], PKVM_SHARE, 0, 3, 0, 0);
 	TEST_ASSERT_EQ(*word_of(self, 1), TAG(1));
 	assert_pkvm_do(self->vcpus[0], PKVM_UNSHARE, 0, 3, 0, 0);
+	assert_pkvm_do(self->vcpus[0], PKVM_CHECK, 0, 2, TAG(0), 0);
+
+	assert_pkvm_do(self->vcpus[0], PKVM_SHARE_RANGE, 0, NR_PAGES, 0, NR_PAGES);
+	assert_pkvm_do(self->vcpus[0], PKVM_SHARE_RANGE, 1, 1, 0, PKVM_REFUSED);
+	TEST_ASSERT_EQ(*word_of(self, 1), TAG(1));
+	assert_pkvm_do(self->vcpus[0], PKVM_UNSHARE, 3, 1, 0, 0);
+	assert_pkvm_do(self->vcpus[0], PKVM_UNSHARE_RANGE, 0, NR_PAGES, 0, PKVM_REFUSED);
+	assert_pkvm_do(self->vcpus[0], PKVM_UNSHARE_RANGE, 0, 3, 0, 3);
 	assert_pkvm_do(self->vcpus[0], PKVM_CHECK, 0, 2, TAG(0), 0);
 
 	assert_error(__vm_set_user_memory_region2(self->vm, TEST_SLOT, 0, TEST_GPA, 0, NULL, 0, 0),

@@ -17,6 +17,10 @@ enum pkvm_op {
 	PKVM_CHECK_ZERO,	/* all words */
 	PKVM_SHARE,		/* hypercalls; the result is the first one that isn't 0 */
 	PKVM_UNSHARE,
+	PKVM_SHARE_RANGE,	/* one hypercall; the result is the number of pages, or its error */
+	PKVM_UNSHARE_RANGE,
+	PKVM_FEATURES,		/* the second word of the bitmap of services */
+	PKVM_CALL,		/* MEM_SHARE with @gva, @nr and @tag as they are; its error */
 	PKVM_OFF,		/* power off */
 };
 
@@ -44,6 +48,12 @@ struct kvm_vm *create_protected_vm(struct kvm_vcpu **vcpus, int nr_vcpus, u64 nr
 int pkvm_do(struct kvm_vcpu *vcpu, struct pkvm_request req, u64 *result);
 int pkvm_resume(struct kvm_vcpu *vcpu, u64 *result);
 
+/* Hypercalls return this if the hypervisor doesn't do what the guest asks for. */
+#define PKVM_REFUSED	((u64)-3)
+
+/* Have the guest begin anew, as after a reset. */
+void pkvm_reset(struct kvm_vcpu *vcpu);
+
 /* Have the guest do something with @nr pages of the test's memory, and assert the result. */
 void assert_pkvm_do(struct kvm_vcpu *vcpu, enum pkvm_op op, u64 first, u64 nr, u64 tag,
 		    u64 result);
@@ -66,6 +76,22 @@ void pkvm_close_pages(FILE *file);
 
 /* Assert that KVM and the hypervisor agree about each page of that. */
 void assert_pkvm_agrees(struct kvm_vm *vm);
+
+/* The entries that the guest has in a range, or that are poisoned, by size. */
+struct pkvm_entries {
+	long owned_2m, owned_4k, poisoned_2m, poisoned_4k, shared;
+};
+
+/* Assert the above, and what the hypervisor has of @nr pages of the test's memory. */
+void __assert_pkvm_entries(struct kvm_vm *vm, u64 first, u64 nr,
+			   const struct pkvm_entries *wanted);
+
+#define assert_pkvm_entries(vm, first, nr, ...)				\
+do {									\
+	struct pkvm_entries __wanted = { __VA_ARGS__ };			\
+									\
+	__assert_pkvm_entries(vm, first, nr, &__wanted);		\
+} while (0)
 
 /* Wait for the counter of guests' page tables to be as it was, and return what it is. */
 long settled_sec_page_tables(const struct kernel_counters *before);
