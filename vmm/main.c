@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <getopt.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,22 +15,6 @@
 #include "vmm.h"
 
 #define MAX_GUESTS	8
-
-/* Prints what failed, why (as errno has it), and what to do about it; exits. */
-void die(int err, const char *advice, const char *fmt, ...)
-{
-	va_list args;
-
-	fflush(stdout);
-	fprintf(stderr, "gmem-vmm: ");
-	va_start(args, fmt);
-	vfprintf(stderr, fmt, args);
-	va_end(args);
-	fprintf(stderr, "%s%s\n", err ? ": " : "", err ? strerror(err) : "");
-	if (advice)
-		fprintf(stderr, "  %s\n", advice);
-	exit(1);
-}
 
 static double now(void)
 {
@@ -246,27 +229,6 @@ static void print_usage(FILE *out)
 		"            ordinary     or not in guest_memfd at all: the checks must find it;\n"
 		"            deaf         conversions are said to be done, and are not\n"
 		"            populate     shared memory is touched all over: no huge page is left\n");
-}
-
-static __u64 parse_size(const char *option, const char *text)
-{
-	char *end;
-	__u64 size = strtoull(text, &end, 0);
-
-	switch (*end) {
-	case 'G':
-		size *= KIB;
-		/* fall through */
-	case 'M':
-		size *= KIB;
-		/* fall through */
-	case 'K':
-		size *= KIB;
-		end++;
-	}
-	if (end == text || *end || size % PAGE)
-		die(0, "bytes, or with K, M or G; a multiple of 4K", "%s %s", option, text);
-	return size;
 }
 
 /*

@@ -54,7 +54,7 @@ static __u64 load_elf(struct vm *vm)
 	__u64 entry;
 	size_t size;
 
-	ehdr = x86_map_file(vm->opt->payload, &size);
+	ehdr = map_file(vm->opt->payload, &size);
 	if (size < sizeof(*ehdr) || memcmp(ehdr->e_ident, ELFMAG, SELFMAG) ||
 	    ehdr->e_type != ET_EXEC || ehdr->e_machine != EM_X86_64 ||
 	    ehdr->e_phoff + ehdr->e_phnum * sizeof(*phdr) > size)

@@ -28,23 +28,6 @@ static bool is_huge(const struct report *report)
 	return report->page_size != PAGE;
 }
 
-/* Returns "96M" or "1G", as one would type it. Good for up to 4 calls in one printf(). */
-const char *size_name(__u64 size)
-{
-	static char names[4][24];
-	static int next;
-	char *name = names[next++ % 4];
-	int shift = 0;
-
-	while (shift < 3 && size && !(size % KIB)) {
-		size /= KIB;
-		shift++;
-	}
-	snprintf(name, sizeof(names[0]), "%llu%.*s", size, shift > 0,
-		 &"BKMG"[shift]);
-	return name;
-}
-
 void report_pool(FILE *out, const char *when, const struct pool *pool, const char *what)
 {
 	if (out && pool->there)

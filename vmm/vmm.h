@@ -35,14 +35,7 @@
 #include <linux/kvm.h>
 #include <linux/types.h>
 
-#define BIT_ULL(nr)		(1ULL << (nr))
-#define ARRAY_SIZE(a)		(sizeof(a) / sizeof((a)[0]))
-
-#define KIB			1024ULL
-#define MIB			(1024 * KIB)
-#define GIB			(1024 * MIB)
-#define PAGE			(4 * KIB)
-#define BLOCK			(2 * MIB)
+#include "util.h"
 
 /* Above all that 32 bits can address, and aligned for the largest page. */
 #define PRIVATE_BASE		(4 * GIB)
@@ -189,7 +182,6 @@ void layout_list(FILE *out, const struct layout *layout, __u64 page, __u64 nr);
 /* x86.c: from a bzImage to a vCPU that is about to execute its first instruction. */
 void x86_load_linux(struct vm *vm);
 void x86_setup_vcpu(struct vm *vm);
-const void *x86_map_file(const char *path, size_t *size);
 
 /* payload.c: a program in 64-bit mode instead of a Linux. */
 void payload_load(struct vm *vm);
@@ -201,10 +193,5 @@ void report_file(FILE *out, const struct report *report);
 void report_unit(struct vm *vm, __u64 page);
 void report_table(FILE *out, const struct report *reports, int nr);
 int report_check(FILE *out, const struct report *report);
-const char *size_name(__u64 size);
-
-/* main.c */
-void __attribute__((noreturn, format(printf, 3, 4)))
-die(int err, const char *advice, const char *fmt, ...);
 
 #endif /* VMM_H */

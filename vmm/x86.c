@@ -21,13 +21,10 @@
  * has no private pages). The guest adds private memory later, as movable.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <asm/bootparam.h>
 #include <asm/kvm_para.h>
@@ -47,23 +44,6 @@
 #define SETUP_HEADER_MAGIC	0x53726448	/* "HdrS" */
 #define OLDEST_PROTOCOL		0x020a		/* the first with an init_size */
 
-const void *x86_map_file(const char *path, size_t *size)
-{
-	struct stat st;
-	void *map;
-	int fd;
-
-	fd = open(path, O_RDONLY);
-	if (fd < 0 || fstat(fd, &st) < 0)
-		die(errno, NULL, "open(\"%s\")", path);
-	map = mmap(NULL, st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-	if (map == MAP_FAILED)
-		die(errno, NULL, "mmap(\"%s\", %ld bytes)", path, st.st_size);
-	close(fd);
-	*size = st.st_size;
-	return map;
-}
-
 /* Returns the end of the memory that the kernel needs to decompress itself where it prefers. */
 static __u64 kernel_end(const struct setup_header *header)
 {
@@ -79,7 +59,7 @@ static void load_kernel(struct vm *vm, struct boot_params *params)
 	size_t size, setup_size;
 	const void *image;
 
-	image = x86_map_file(path, &size);
+	image = map_file(path, &size);
 	header = image + SETUP_HEADER_OFFSET;
 	if (size < KIB || header->header != SETUP_HEADER_MAGIC ||
 	    header->version < OLDEST_PROTOCOL || !(header->loadflags & LOADED_HIGH))
@@ -107,7 +87,7 @@ static void load_initrd(struct vm *vm, struct boot_params *params)
 	size_t size;
 	const void *image;
 
-	image = x86_map_file(vm->opt->initrd, &size);
+	image = map_file(vm->opt->initrd, &size);
 	if (addr + size > vm->opt->memory)
 		die(0, "give the guest more with --memory",
 		    "the initramfs of %zu MiB does not fit above the kernel, at %llu MiB",

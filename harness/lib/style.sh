@@ -22,7 +22,7 @@ shell_files() {
 
 # The shell files of the harness, whose variables belong to all of them.
 program_files() {
-	shell_files | grep -E '^(gmem|base\.conf|bench/.*\.bench|harness/(lib|cmd|arch|tests|selftest|mutants)/.*|vmm/test/run\.sh)$'
+	shell_files | grep -E '^(gmem|base\.conf|bench/.*\.bench|harness/(lib|cmd|arch|tests|selftest|mutants)/.*|vmm/test/run(-arm64)?\.sh)$'
 }
 
 style_shellcheck() {
