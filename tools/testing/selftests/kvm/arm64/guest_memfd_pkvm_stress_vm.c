@@ -34,6 +34,8 @@
 #define MAX_POISONS	64
 #define NR_TRIES	64
 #define MAX_RETRIES	10000
+/* Pages that a guest shares, or takes back, at once. */
+#define MAX_RANGE	32
 
 enum owner { FREE, OWNED, LOST };
 
@@ -331,30 +333,30 @@ static int run_request(struct actor *a, u64 *result)
 	}
 }
 
-/* Try to convert a page that is pinned. */
-static void convert_pinned(struct actor *a, struct page *p)
+/* Try to convert a range, one page of which is pinned. */
+static void convert_pinned(struct actor *a, u64 first, u64 nr)
 {
-	struct iovec iov = { .iov_base = word_of(&gmem, p->nr), .iov_len = page_size };
+	u64 pinned = first + pick(a, nr), offset = -1;
+	struct iovec iov = { .iov_base = word_of(&gmem, pinned), .iov_len = page_size };
 	static char sink[SZ_64K];
-	u64 offset = -1;
 
 	/* The page is the host's, whether the guest has lost it or not. */
 	TEST_ASSERT_EQ(vmsplice(a->pipe[1], &iov, 1, 0), page_size);
-	TEST_ASSERT_EQ(try_convert(gmem.fd, p->nr, 1, true, &offset), -EAGAIN);
-	TEST_ASSERT_EQ(offset, p->nr * page_size);
+	TEST_ASSERT_EQ(try_convert(gmem.fd, first, nr, true, &offset), -EAGAIN);
+	TEST_ASSERT_EQ(offset, pinned * page_size);
 	TEST_ASSERT_EQ(read(a->pipe[0], sink, page_size), page_size);
 	count(OP_PIN);
 }
 
-/* The guest wants to share a page, or take it back.  Returns whether the VMM has agreed. */
-static bool convert_as_asked(struct actor *a, struct page *p, bool share)
+/* The guest wants to share pages, or take them back.  Returns whether the VMM has agreed. */
+static bool convert_as_asked(struct actor *a, struct page *p, u64 nr, bool share)
 {
 	struct kvm_run *run = a->vcpu->run;
 	u64 offset;
 
 	TEST_ASSERT_EQ(run->exit_reason, KVM_EXIT_MEMORY_FAULT);
 	TEST_ASSERT_EQ(run->memory_fault.gpa, p->gpa);
-	TEST_ASSERT_EQ(run->memory_fault.size, page_size);
+	TEST_ASSERT_EQ(run->memory_fault.size, nr * page_size);
 	TEST_ASSERT_EQ(run->memory_fault.flags, share ? 0 : KVM_MEMORY_EXIT_FLAG_PRIVATE);
 
 	switch (pick(a, 8)) {
@@ -367,49 +369,93 @@ static bool convert_as_asked(struct actor *a, struct page *p, bool share)
 		count(OP_FORGE);
 		return false;
 	case 2:
-		if (share || p->failed)
+		if (share)
 			break;
-		convert_pinned(a, p);
+		convert_pinned(a, p->nr, nr);
 		return false;
 	}
 
-	TEST_ASSERT_EQ(convert_pages(p->nr, 1, !share, &offset), 0);
+	TEST_ASSERT_EQ(convert_pages(p->nr, nr, !share, &offset), 0);
 	return true;
 }
 
-/* Let the guest share a page that it owns, or take it back. */
-static void share_or_unshare(struct actor *a, struct page *p)
+/*
+ * Let the guest share pages that it owns, or take them back, by the call for one page or by
+ * that for a range.  A range with pages of both kinds is refused by the hypervisor.
+ */
+static void share_or_unshare(struct actor *a, struct page *p, u64 nr, bool by_range)
 {
+	bool share = !p->shared, converted = false, lost = false, mixed = false;
 	u32 taken = load(&p->slot->taken), begun;
-	bool share = !p->shared, converted = false;
-	u64 result = 0;
+	u64 result = 0, i;
 	int r;
 
-	a->req = (struct pkvm_request) {
-		.op = share ? PKVM_SHARE : PKVM_UNSHARE, .gva = p->gpa, .nr = 1,
-	};
+	a->req = (struct pkvm_request) { .gva = p->gpa, .nr = nr };
+	if (by_range)
+		a->req.op = share ? PKVM_SHARE_RANGE : PKVM_UNSHARE_RANGE;
+	else
+		a->req.op = share ? PKVM_SHARE : PKVM_UNSHARE;
+
 	r = run_request(a, &result);
+	for (i = 0; i < nr; i++)
+		mixed |= p[i].shared == share;
 	if (r) {
 		TEST_ASSERT_EQ(r, -EFAULT);
-		converted = convert_as_asked(a, p, share);
+		TEST_ASSERT(!mixed, "The guest may %s %lu pages at %lu", share ? "share" : "take",
+			    nr, p->nr);
+		converted = convert_as_asked(a, p, nr, share);
 		TEST_ASSERT_EQ(run_request(a, &result), 0);
 	}
 	begun = load(&p->slot->begun);
+	for (i = 0; i < nr; i++)
+		lost |= begun != p[i].taken;
 
-	TEST_ASSERT(result == (converted ? 0 : PKVM_REFUSED) ||
-		    (result == PKVM_REFUSED && begun != p->taken),
-		    "The guest hears 0x%lx about page %lu, which is%s converted", result, p->nr,
-		    converted ? "" : "n't");
-	TEST_ASSERT(r || begun != p->taken, "The VMM isn't asked about page %lu", p->nr);
-	if (!result) {
-		p->taken = taken;
-		p->begun = begun;
-		count(share ? OP_SHARE : OP_UNSHARE);
-	} else if (converted) {
-		lose(p);
+	TEST_ASSERT(result == (converted ? (by_range ? nr : 0) : PKVM_REFUSED) ||
+		    (result == PKVM_REFUSED && lost),
+		    "The guest hears 0x%lx about %lu pages at %lu, which are%s converted", result,
+		    nr, p->nr, converted ? "" : "n't");
+	TEST_ASSERT(r || mixed || lost, "The VMM isn't asked about %lu pages at %lu", nr, p->nr);
+	for (i = 0; i < nr; i++, p++) {
+		if (result != PKVM_REFUSED) {
+			p->taken = taken;
+			p->begun = begun;
+		} else if (converted) {
+			lose(p);
+		}
+		if (converted)
+			p->shared = share;
 	}
-	if (converted)
-		p->shared = share;
+	if (mixed)
+		count(OP_MIXED);
+	else if (result != PKVM_REFUSED && nr > 1)
+		count(share ? OP_SHARE_RANGE : OP_UNSHARE_RANGE);
+	else if (result != PKVM_REFUSED)
+		count(share ? OP_SHARE : OP_UNSHARE);
+}
+
+/* Do that with a range, or a page of it, up to three times.  Returns false if it was the end of the vCPU. */
+static bool share_range(struct actor *a)
+{
+	u64 first = pick(a, nr_pages), nr, i;
+	struct page *p = &pages[first];
+	bool goes_on = true, lost = false;
+	int n;
+
+	nr = min_t(u64, 1 + pick(a, MAX_RANGE), PAGES_2M - first % PAGES_2M);
+	nr = min(nr, p->slot->first + p->slot->nr - first);
+	lock_pages(first, nr);
+	for (i = 0; i < nr && !lost; i++)
+		lost = is_lost(&p[i], load(&p->slot->taken));
+	for (i = 0; i < nr && goes_on && !lost; i++)
+		goes_on = touch(a, &p[i], PKVM_CHECK, p[i].tag);
+	for (n = 1 + pick(a, 3); n && goes_on && !lost; n--) {
+		i = pick(a, 4) ? 0 : pick(a, nr);
+		share_or_unshare(a, p + i, i ? 1 : nr, true);
+		for (i = 0; i < nr; i++)
+			lost |= p[i].owner != OWNED;
+	}
+	unlock_pages(first, nr);
+	return goes_on;
 }
 
 static struct page *pick_page(struct actor *a)
@@ -463,9 +509,11 @@ static void *vcpu_thread(void *arg)
 			/* A vCPU rarely meets a page again: share it and take it back. */
 			for (i = p->nr < nr_pages ? pick(a, 4) : 0;
 			     i && goes_on && p->owner == OWNED; i--)
-				share_or_unshare(a, p);
+				share_or_unshare(a, p, 1, pick(a, 2));
 		}
 		unlock(&p->locked);
+		if (goes_on && !misses && p->nr < nr_pages && !pick(a, 4))
+			goes_on = share_range(a);
 	}
 	if (goes_on)
 		touch_lost_page(a);

@@ -61,7 +61,7 @@ static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 GMEM_RESHAPE_FIXTURE(setup(self, variant));
 GMEM_VARIANT_OF_UNITS(reshape, 4k, 12, 512);
 
-/* Check that pages stay private.  The layout may be finer, as the split comes first. */
+/* Check that pages stay private. */
 static void assert_not_shared(struct gmem *self, u64 first, u64 nr)
 {
 	u64 error_offset = ~0ull, i;
@@ -85,8 +85,9 @@ TEST_F(reshape, not_converted)
 	assert_not_shared(self, nr - 3, 7);
 	assert_not_shared(self, 2, 4);
 	host_check_filled(self, 3);
-	/* The private pages have kept their contents. */
+	/* The private pages have kept their contents, and huge pages are whole again. */
 	guest_check_all();
+	assert_model();
 
 	/* A conversion to private doesn't ask the architecture. */
 	__convert(self, 3, 1, true);

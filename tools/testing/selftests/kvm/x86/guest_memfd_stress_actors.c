@@ -315,6 +315,7 @@ static bool handle_memory_fault(struct kvm_vcpu *vcpu, u64 *progress, int *fault
 
 void run_vcpu(struct kvm_vcpu *vcpu)
 {
+	struct kvm_regs regs;
 	u64 progress = 0;
 	int faults = 0;
 	struct ucall uc;
@@ -337,7 +338,9 @@ void run_vcpu(struct kvm_vcpu *vcpu)
 			report_units();
 			REPORT_GUEST_ASSERT(uc);
 		default:
-			TEST_FAIL("Unexpected exit: %s",
+			vcpu_regs_get(vcpu, &regs);
+			TEST_FAIL("vCPU %u: unexpected exit at rip 0x%llx, rsp 0x%llx: %s",
+				  vcpu->id, regs.rip, regs.rsp,
 				  exit_reason_str(vcpu->run->exit_reason));
 		}
 	}
