@@ -356,6 +356,9 @@ void guestmem_attach_cuts(struct page *page, const struct guestmem_pieces *p,
 	}
 
 	xa_lock_irq(&mapping->i_pages);
+	/* A whole unit may become one piece. */
+	if (!guestmem_has_cut(&p->cuts, p->cuts.index, p->cuts.order))
+		guestmem_replace(mapping, p->cuts.index, p->cuts.order, page);
 	for (nr = 0; nr < GUESTMEM_NR_CUTS; nr++) {
 		stages = guestmem_plan_stages(&p->cuts, nr);
 		for (order = stages.first; order >= stages.last; order--)
@@ -500,11 +503,15 @@ void guestmem_remove_whole(struct folio *folio)
 
 /*
  * Set the type that tells the last folio_put() where a piece belongs.  Returns false if
- * the piece is mapped: the type and the number of mappings are one and the same word.
+ * the piece is mapped: the type and the number of mappings of a page are one and the same
+ * word.
  */
 static bool guestmem_try_set_type(struct folio *folio)
 {
 	const unsigned int type = (unsigned int)PGTY_guestmem << 24;
+
+	if (folio_test_large(folio) && folio_mapped(folio))
+		return false;
 
 	return cmpxchg(&folio->page.page_type, UINT_MAX, type) == UINT_MAX;
 }

@@ -14,7 +14,8 @@
  * pinnable
  *   Free memory that units can be made of, i.e. neither CMA nor ZONE_MOVABLE.
  * whole
- *   A unit is whole while it is one hugetlb folio.  Otherwise it is *split*.
+ *   A unit is whole while it is one hugetlb folio.  Otherwise it is *split*, if only into
+ *   one piece.
  * piece
  *   One of the folios that a unit is split into.
  * origin
@@ -97,7 +98,9 @@
  * - All pages of a unit are in the page cache, as one folio or in pieces, or none is.
  *   A unit enters the page cache zeroed and up to date, and only
  *   guestmem_hugetlb_remove() takes it out.  Generic truncation never sees a unit.
- * - A hugetlb folio is never mapped by user space.
+ * - A hugetlb folio is never mapped by user space, and a large piece only as a whole, by
+ *   one entry of a page table.  So a mapping, or a reference, doesn't write to struct pages
+ *   of tails that an optimized unit shares.
  * - Units come from memory that may be pinned for long, i.e. neither from CMA
  *   nor from ZONE_MOVABLE, as guest memory doesn't move.
  * - The pool's counters, the hugetlb cgroup and the memcg see units exactly as

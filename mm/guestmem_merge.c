@@ -103,6 +103,21 @@ static unsigned int guestmem_order_at(struct page *page)
 	return folio_order(page_folio(page));
 }
 
+/*
+ * Tell whether a block is part of one folio already.  A unit also has to be a hugetlb folio,
+ * and has no origin then.
+ */
+static bool guestmem_is_merged(const struct guestmem_block *block)
+{
+	struct folio *folio = page_folio(block->page);
+
+	if (folio_test_hugetlb(folio))
+		return true;
+
+	return folio_order(folio) >= block->order &&
+	       block->order < huge_page_order(block->origin->h);
+}
+
 /* Tell whether a block of a unit that is split has a failed page. */
 static bool guestmem_block_is_poisoned(const struct guestmem_block *block)
 {
@@ -124,7 +139,7 @@ static bool guestmem_merge_top_down(const struct guestmem_block *block,
 
 	lockdep_assert_held_write(&block->mapping->invalidate_lock);
 
-	if (guestmem_order_at(block->page) >= order)
+	if (guestmem_is_merged(block))
 		return true;
 
 	done = guestmem_block_is_poisoned(block);

@@ -115,6 +115,9 @@ static void guestmem_prep_piece(struct page *page, unsigned int order,
 	struct folio *folio = (struct folio *)page;
 
 	guestmem_prep_folio(page, order, p->optimized);
+	/* User space may map it, if the file lets it. */
+	if (order == PMD_ORDER)
+		folio_set_large_rmappable(folio);
 	folio->mapping = p->mapping;
 	folio->index = index;
 	__folio_mark_uptodate(folio);

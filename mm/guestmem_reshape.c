@@ -208,6 +208,42 @@ static void guestmem_commit_folio(struct guestmem_split *split,
 	folio_unlock(folio);
 }
 
+/* Add a folio to those that are split, with one cut for now. */
+static void guestmem_add_folio(struct guestmem_reshape *r, struct folio *folio, pgoff_t cut)
+{
+	struct guestmem_split *split = &r->splits[r->nr_splits++];
+
+	/* The page cache keeps its reference meanwhile. */
+	folio_get(folio);
+	split->folio = folio;
+	split->cuts[0] = cut;
+	split->cuts[1] = cut;
+}
+
+/* Prepare all folios that were added.  See guestmem_reshape_prepare(). */
+static int guestmem_prepare_folios(struct guestmem_reshape *r, pgoff_t *err_index)
+{
+	int i, ret;
+
+	for (i = 0; i < r->nr_splits; i++) {
+		ret = guestmem_prepare_folio(&r->splits[i], r->mapping);
+		if (ret)
+			goto err_abort;
+	}
+
+	return 0;
+
+err_abort:
+	*err_index = r->splits[i].folio->index;
+	if (i)
+		guestmem_abort_folio(&r->splits[0], r->mapping);
+	for (; i < r->nr_splits; i++)
+		folio_put(r->splits[i].folio);
+	r->nr_splits = 0;
+
+	return ret;
+}
+
 /**
  * guestmem_reshape_prepare - prepare to split folios that cross the ends of a range
  * @r: set to the folios that have been prepared
@@ -230,9 +266,8 @@ int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *m
 			     pgoff_t start, pgoff_t end, pgoff_t *err_index)
 {
 	pgoff_t cuts[] = { start, end };
-	struct guestmem_split *split;
 	struct folio *folio = NULL;
-	int i, ret;
+	int i;
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
@@ -246,39 +281,51 @@ int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *m
 		if (!folio || cuts[i] == folio->index || cuts[i] == folio_next_index(folio))
 			continue;
 
-		split = &r->splits[r->nr_splits];
-		if (r->nr_splits && split[-1].folio == folio) {
-			split[-1].cuts[1] = cuts[i];
-			continue;
-		}
-
-		/* The page cache keeps its reference meanwhile. */
-		folio_get(folio);
-		split->folio = folio;
-		split->cuts[0] = cuts[i];
-		split->cuts[1] = cuts[i];
-		r->nr_splits++;
+		if (r->nr_splits && r->splits[0].folio == folio)
+			r->splits[0].cuts[1] = cuts[i];
+		else
+			guestmem_add_folio(r, folio, cuts[i]);
 	}
 
-	for (i = 0; i < r->nr_splits; i++) {
-		ret = guestmem_prepare_folio(&r->splits[i], mapping);
-		if (ret)
-			goto err_abort;
-	}
-
-	return 0;
-
-err_abort:
-	*err_index = r->splits[i].folio->index;
-	if (i)
-		guestmem_abort_folio(&r->splits[0], mapping);
-	for (; i < r->nr_splits; i++)
-		folio_put(r->splits[i].folio);
-	r->nr_splits = 0;
-
-	return ret;
+	return guestmem_prepare_folios(r, err_index);
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_prepare);
+
+/**
+ * guestmem_reshape_prepare_block - prepare to make a folio of its own of a block
+ * @r: set to the folio that has been prepared, if there is one
+ * @mapping: the file
+ * @index: the first page of the block
+ * @order: log2 of the number of pages, at most that of a unit
+ * @err_index: as for guestmem_reshape_prepare()
+ *
+ * After guestmem_reshape_commit(), no folio that has pages of the block also has other ones,
+ * or is a hugetlb folio: user space may map a folio that is as large as the block.
+ *
+ * Context: as for guestmem_reshape_prepare().
+ * Return: as for guestmem_reshape_prepare().
+ */
+int guestmem_reshape_prepare_block(struct guestmem_reshape *r,
+				   struct address_space *mapping, pgoff_t index,
+				   unsigned int order, pgoff_t *err_index)
+{
+	pgoff_t end = index + (1UL << order);
+	struct folio *folio;
+
+	lockdep_assert_held_write(&mapping->invalidate_lock);
+
+	r->mapping = mapping;
+	r->nr_splits = 0;
+
+	folio = xa_load(&mapping->i_pages, index);
+	if (folio && (folio_order(folio) > order || folio_test_hugetlb(folio))) {
+		guestmem_add_folio(r, folio, index);
+		r->splits[0].cuts[1] = end;
+	}
+
+	return guestmem_prepare_folios(r, err_index);
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_prepare_block);
 
 /**
  * guestmem_reshape_max_order - get the order of the largest folio that is going to be split
@@ -372,8 +419,7 @@ int guestmem_isolate_poison(struct address_space *mapping, pgoff_t index,
 			return -EHWPOISON;
 
 		poisoned = folio->index + (page_to_pfn(page) - folio_pfn(folio));
-		r = guestmem_reshape_prepare(&reshape, mapping, poisoned, poisoned + 1,
-					     err_index);
+		r = guestmem_reshape_prepare_block(&reshape, mapping, poisoned, 0, err_index);
 		if (r)
 			return r;
 

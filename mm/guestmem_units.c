@@ -204,13 +204,10 @@ void guestmem_unmap_pieces(struct guestmem_hugetlb *gh, struct address_space *ma
 
 	for (; index < end; index = folio_next_index(folio)) {
 		folio = xa_load(&mapping->i_pages, index);
-		/* Large folios are never mapped. */
-		if (!folio_test_large(folio)) {
-			folio_lock(folio);
-			if (folio_mapped(folio))
-				unmap_mapping_folio(folio);
-			folio_unlock(folio);
-		}
+		folio_lock(folio);
+		if (folio_mapped(folio))
+			unmap_mapping_folio(folio);
+		folio_unlock(folio);
 		cond_resched();
 	}
 }

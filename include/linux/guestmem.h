@@ -88,6 +88,9 @@ int guestmem_isolate_poison(struct address_space *mapping, pgoff_t index,
 
 int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *mapping,
 			     pgoff_t start, pgoff_t end, pgoff_t *err_index);
+int guestmem_reshape_prepare_block(struct guestmem_reshape *r,
+				   struct address_space *mapping, pgoff_t index,
+				   unsigned int order, pgoff_t *err_index);
 unsigned int guestmem_reshape_max_order(const struct guestmem_reshape *r);
 void guestmem_reshape_abort(struct guestmem_reshape *r);
 void guestmem_reshape_commit(struct guestmem_reshape *r);
@@ -166,6 +169,14 @@ static inline int guestmem_reshape_prepare(struct guestmem_reshape *r,
 					   struct address_space *mapping,
 					   pgoff_t start, pgoff_t end,
 					   pgoff_t *err_index)
+{
+	return 0;
+}
+
+static inline int guestmem_reshape_prepare_block(struct guestmem_reshape *r,
+						 struct address_space *mapping,
+						 pgoff_t index, unsigned int order,
+						 pgoff_t *err_index)
 {
 	return 0;
 }

@@ -149,7 +149,8 @@ void guestmem_test_check(struct kunit *test, const char *what)
 		KUNIT_ASSERT_EQ(test, folio->index, index);
 		KUNIT_ASSERT_EQ(test, folio_ref_count(folio), nr + 1);
 		KUNIT_ASSERT_EQ(test, folio_test_hugetlb(folio),
-				t->pages[index].order == t->unit_order);
+				t->pages[index].order == t->unit_order &&
+				!t->one_piece[index >> t->unit_order]);
 		for (i = 0; i < nr; i++)
 			KUNIT_ASSERT_EQ(test, t->pages[index + i].order,
 					t->pages[index].order);

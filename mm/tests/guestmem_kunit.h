@@ -40,6 +40,8 @@ struct guestmem_test {
 	struct model_page *pages;
 	struct rnd_state rnd;
 	bool present[MAX_UNITS];
+	/* The unit has been split into one piece. */
+	bool one_piece[MAX_UNITS];
 	const struct test_size *size;
 	struct task_struct *readers[NR_READERS];
 	struct page *page;

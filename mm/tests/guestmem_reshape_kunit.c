@@ -139,6 +139,51 @@ static void test_numbers(struct kunit *test)
 	check_numbers(test, 1, 0);
 }
 
+/* Make one piece of a whole unit, which isn't a hugetlb folio then, and remove it. */
+static void test_whole_piece(struct kunit *test)
+{
+	struct guestmem_test *t = test->priv;
+	struct guestmem_reshape reshape;
+	struct folio *folio;
+	pgoff_t index;
+	int i;
+
+	guestmem_test_get_unit(test, 0);
+	/* Give up once, and find that there is nothing to do the last time. */
+	for (i = 0; i < 3; i++) {
+		filemap_invalidate_lock(t->mapping);
+		KUNIT_ASSERT_EQ(test, 0,
+				guestmem_reshape_prepare_block(&reshape, t->mapping, 0,
+							       t->unit_order, &index));
+		if (i)
+			guestmem_reshape_commit(&reshape);
+		else
+			guestmem_reshape_abort(&reshape);
+		filemap_invalidate_unlock(t->mapping);
+
+		t->one_piece[0] = i;
+		folio = filemap_get_folio(t->mapping, 0);
+		KUNIT_EXPECT_EQ(test, folio_test_large_rmappable(folio),
+				i && t->unit_order == PMD_ORDER);
+		folio_put(folio);
+		guestmem_test_check(test, i ? "one piece" : "given up");
+	}
+
+	guestmem_test_convert(test, 3, 4, true);
+	t->one_piece[0] = false;
+	guestmem_test_check(test, "split");
+	guestmem_test_convert(test, 3, 4, false);
+	guestmem_test_check(test, "merged");
+
+	filemap_invalidate_lock(t->mapping);
+	KUNIT_ASSERT_EQ(test, 0, guestmem_reshape_prepare_block(&reshape, t->mapping, 0,
+								t->unit_order, &index));
+	guestmem_reshape_commit(&reshape);
+	filemap_invalidate_unlock(t->mapping);
+	guestmem_test_remove_unit(test, 0);
+	guestmem_test_check(test, "removed");
+}
+
 /* Check that a folio with a reference isn't split, and that a merge leaves it alone. */
 static void test_reference(struct kunit *test)
 {
@@ -492,6 +537,7 @@ KUNIT_ARRAY_PARAM(test_size, guestmem_test_sizes, guestmem_test_size_desc);
 static struct kunit_case reshape_test_cases[] = {
 	KUNIT_CASE_PARAM(test_one_page, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_numbers, test_size_gen_params),
+	KUNIT_CASE_PARAM(test_whole_piece, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_reference, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_new_reference, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_late, test_size_gen_params),

@@ -45,6 +45,15 @@ static unsigned int kvm_gmem_wanted_order(struct address_space *mapping, pgoff_t
 	return guestmem_hugetlb_block_order(GMEM_I(inode)->hugetlb, index, start, end);
 }
 
+/*
+ * Whether the host maps memory of the file as huge as it can.  If the memory may become
+ * private, page by page, then the host maps it page by page, too.
+ */
+bool kvm_gmem_is_mapped_huge(struct inode *inode)
+{
+	return GMEM_I(inode)->hugetlb && !GMEM_I(inode)->may_convert;
+}
+
 /* Returns the folio of a page, with a reference.  Allocates a huge page if need be. */
 struct folio *kvm_gmem_get_hugetlb_folio(struct inode *inode, pgoff_t index)
 {
@@ -63,35 +72,51 @@ struct folio *kvm_gmem_get_hugetlb_folio(struct inode *inode, pgoff_t index)
 }
 
 /*
- * Make a folio of its own out of a page that user space is about to map, and may pin from
- * then on: a reference then tells exactly which page is in use.  For the guest nothing
- * changes.  Does nothing if the page isn't part of a large folio anymore.
+ * Unmap a folio that is larger than @order from user space, unless it is in use.  All of it
+ * is going to be mapped again, by smaller mappings.
  */
-vm_fault_t kvm_gmem_isolate_page(struct inode *inode, pgoff_t index)
+static int kvm_gmem_unmap_larger_folio(struct address_space *mapping, pgoff_t index,
+				       unsigned int order)
 {
+	struct folio *folio = xa_load(&mapping->i_pages, index);
+
+	if (!folio || folio_order(folio) <= order || !folio_mapped(folio))
+		return 0;
+
+	if (folio_ref_count(folio) > folio_nr_pages(folio) + folio_mapcount(folio))
+		return -EAGAIN;
+
+	unmap_mapping_pages(mapping, folio->index, folio_nr_pages(folio), false);
+	return 0;
+}
+
+/*
+ * Make a folio of its own out of a block that user space is about to map, by one entry of a
+ * page table, and may pin from then on.  In files that convert, the block is a single page,
+ * and a reference then tells exactly which page is in use.  For the guest nothing changes.
+ * Does nothing if the block isn't part of a larger folio anymore.  Returns -EAGAIN if that
+ * folio is in use.
+ */
+int kvm_gmem_isolate_block(struct inode *inode, pgoff_t index, unsigned int order)
+{
+	struct address_space *mapping = inode->i_mapping;
 	struct guestmem_reshape reshape;
 	pgoff_t err_index;
 	int r;
 
 	kvm_gmem_assert_locked(inode);
 
+	index = round_down(index, 1UL << order);
 	if (!kvm_gmem_is_shared_mem(inode, index))
-		return VM_FAULT_SIGBUS;
+		return -EFAULT;
 
-	r = guestmem_reshape_prepare(&reshape, inode->i_mapping, index, index + 1,
-				     &err_index);
-	/* The fault is taken again, a reference doesn't last long. */
-	if (r == -EAGAIN || r == -EINTR)
-		return VM_FAULT_NOPAGE;
-	/*
-	 * Not VM_FAULT_OOM: this doesn't invoke the OOM killer, i.e. the task would
-	 * fault again and again, each time with invalidate_lock held for write.
-	 */
-	if (r)
-		return VM_FAULT_SIGBUS;
+	r = kvm_gmem_unmap_larger_folio(mapping, index, order);
+	if (!r)
+		r = guestmem_reshape_prepare_block(&reshape, mapping, index, order, &err_index);
+	if (!r)
+		guestmem_reshape_commit(&reshape);
 
-	guestmem_reshape_commit(&reshape);
-	return 0;
+	return r;
 }
 
 /*

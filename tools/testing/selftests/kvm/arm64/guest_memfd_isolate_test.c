@@ -2,9 +2,9 @@
 /*
  * The host uses shared pages of guest_memfd files made of HugeTLB pages.
  *
- * Each page that the host touches is split off the huge page, to be mapped page by
- * page.  The blocks that the guest has mapped already stay mapped.  From then on, the
- * guest maps blocks of the pieces that are left.
+ * Each page that the host touches is split off the huge page, to be mapped page by page, as
+ * the host has asked for.  The blocks that the guest has mapped already stay mapped.  From
+ * then on, the guest maps blocks of the pieces that are left.
  */
 #include "guest_memfd_fixture.h"
 #include "guest_memfd_mappings.h"
@@ -20,6 +20,8 @@ static void touch(struct gmem *self, u64 page, u64 val)
 static void map_file(struct gmem *self)
 {
 	self->mem = gmem_map(self, self->fd);
+	/* EINVAL if the kernel doesn't know huge mappings. */
+	madvise(self->mem, self->size, MADV_NOHUGEPAGE);
 	self->tags = calloc(self->nr_pages, sizeof(*self->tags));
 	TEST_ASSERT(self->tags, "No memory");
 	guestmem_model_init(&self->model, self->fd, self->size, self->unit, false);

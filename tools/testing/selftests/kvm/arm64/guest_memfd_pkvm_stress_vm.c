@@ -433,7 +433,10 @@ static void share_or_unshare(struct actor *a, struct page *p, u64 nr, bool by_ra
 		count(share ? OP_SHARE : OP_UNSHARE);
 }
 
-/* Do that with a range, or a page of it, up to three times.  Returns false if it was the end of the vCPU. */
+/*
+ * Do that with a range, or a page of it, up to three times.  Returns false if it was the end of
+ * the vCPU.
+ */
 static bool share_range(struct actor *a)
 {
 	u64 first = pick(a, nr_pages), nr, i;

@@ -8,6 +8,9 @@
  * block that is shared and has no page that the host has touched, but never of a larger
  * block than before.  A page that the host has touched is on its own, and so is a page
  * that has failed.
+ *
+ * If the file can't convert, the host may map blocks of @map_order.  Such a block is on its
+ * own when a page of it has been touched, unless it is in pieces already.
  */
 #ifndef SELFTEST_KVM_GUESTMEM_UNITS_H
 #define SELFTEST_KVM_GUESTMEM_UNITS_H
@@ -17,11 +20,12 @@
 struct guestmem_model {
 	int fd;
 	int unit_order;
+	int map_order;		/* 0, unless a test says otherwise */
 	u64 unit_pages;
 	u64 nr_pages;
 	bool *present;		/* per unit */
 	bool *private;		/* per page, like those below */
-	bool *touched;
+	u8 *touched;		/* 0, or 1 plus the order of the mapping */
 	bool *poisoned;
 	u8 *order;
 };
@@ -58,10 +62,15 @@ void guestmem_settle(void);
 void guestmem_model_init(struct guestmem_model *m, int fd, u64 size, u64 unit, bool private);
 void guestmem_model_free(struct guestmem_model *m);
 
-/* All numbers are pages.  A touch, too, allocates a huge page that isn't there. */
+/*
+ * All numbers are pages.  A touch, too, allocates a huge page that isn't there.  It maps as
+ * much as the model allows, unless the mapping is @small.
+ */
 void guestmem_model_convert(struct guestmem_model *m, u64 first, u64 nr, bool private);
 void guestmem_model_allocate(struct guestmem_model *m, u64 first, u64 nr);
 void guestmem_model_touch(struct guestmem_model *m, u64 page);
+void guestmem_model_touch_small(struct guestmem_model *m, u64 first, u64 nr);
+void guestmem_model_touch_all(struct guestmem_model *m);
 /* The page has failed, and the unit has been used since. */
 void guestmem_model_poison(struct guestmem_model *m, u64 page);
 void guestmem_model_punch(struct guestmem_model *m, u64 first, u64 nr);

@@ -7,12 +7,13 @@
 
 /*
  * BLOCK_MIXED has pages that aren't all alike, BLOCK_ALONE is a page that never is part
- * of a block.
+ * of a block, and BLOCK_MAPPED is, or is part of, a block that the host has mapped as such.
  */
 enum block_kind {
 	BLOCK_MIXED,
 	BLOCK_PRIVATE,
 	BLOCK_SHARED,
+	BLOCK_MAPPED,
 	BLOCK_ALONE,
 };
 
@@ -194,7 +195,7 @@ static enum block_kind page_kind(struct guestmem_model *m, u64 page)
 		return BLOCK_ALONE;
 	if (m->private[page])
 		return BLOCK_PRIVATE;
-	return m->touched[page] ? BLOCK_ALONE : BLOCK_SHARED;
+	return m->touched[page] ? BLOCK_MAPPED : BLOCK_SHARED;
 }
 
 /* Find the folios of a unit: begin with pages, and join blocks that can be joined. */
@@ -219,7 +220,8 @@ static void update_unit(struct guestmem_model *m, u64 unit)
 			enum block_kind k = kind[2 * i];
 
 			if (k != kind[2 * i + 1] || k == BLOCK_ALONE ||
-			    (k == BLOCK_SHARED && before[i << o] < o))
+			    (k == BLOCK_SHARED && before[i << o] < o) ||
+			    (k == BLOCK_MAPPED && m->touched[start + (i << o)] <= o))
 				k = BLOCK_MIXED;
 			if (k != BLOCK_MIXED)
 				memset(order + (i << o), o, 1ul << o);
@@ -244,7 +246,7 @@ void guestmem_model_convert(struct guestmem_model *m, u64 first, u64 nr, bool pr
 {
 	memset(m->private + first, private, nr);
 	if (private)
-		memset(m->touched + first, false, nr);
+		memset(m->touched + first, 0, nr);
 	update(m, first, nr);
 }
 
@@ -260,14 +262,56 @@ void guestmem_model_allocate(struct guestmem_model *m, u64 first, u64 nr)
 	}
 }
 
+/* Returns false if the block is mapped already. */
+static bool touch_block(struct guestmem_model *m, u64 page, int order)
+{
+	u64 nr;
+
+	TEST_ASSERT(!m->private[page], "The host cannot touch private page %lu", page);
+	if (m->touched[page] == order + 1)
+		return false;
+
+	/* Only a smaller mapping can come after another one, which is gone then. */
+	if (m->touched[page]) {
+		nr = 1ul << (m->touched[page] - 1);
+		memset(m->touched + page / nr * nr, 0, nr);
+	}
+	nr = 1ul << order;
+	memset(m->touched + page / nr * nr, order + 1, nr);
+	return true;
+}
+
+/* Returns what touch_block() does. */
+static bool touch_largest(struct guestmem_model *m, u64 page)
+{
+	return touch_block(m, page, m->order[page] < m->map_order ? 0 : m->map_order);
+}
+
 void guestmem_model_touch(struct guestmem_model *m, u64 page)
 {
-	TEST_ASSERT(!m->private[page], "The host cannot touch private page %lu", page);
 	guestmem_model_allocate(m, page, 1);
-	if (!m->touched[page]) {
-		m->touched[page] = true;
+	if (touch_largest(m, page))
 		update(m, page, 1);
-	}
+}
+
+void guestmem_model_touch_small(struct guestmem_model *m, u64 first, u64 nr)
+{
+	u64 page;
+
+	guestmem_model_allocate(m, first, nr);
+	for (page = first; page < first + nr; page++)
+		touch_block(m, page, 0);
+	update(m, first, nr);
+}
+
+void guestmem_model_touch_all(struct guestmem_model *m)
+{
+	u64 page;
+
+	guestmem_model_allocate(m, 0, m->nr_pages);
+	for (page = 0; page < m->nr_pages; page++)
+		touch_largest(m, page);
+	update(m, 0, m->nr_pages);
 }
 
 void guestmem_model_poison(struct guestmem_model *m, u64 page)
@@ -285,7 +329,7 @@ void guestmem_model_punch(struct guestmem_model *m, u64 first, u64 nr)
 	for (; (unit + 1) * m->unit_pages <= first + nr; unit++) {
 		start = unit * m->unit_pages;
 		m->present[unit] = false;
-		memset(m->touched + start, false, m->unit_pages);
+		memset(m->touched + start, 0, m->unit_pages);
 		memset(m->poisoned + start, false, m->unit_pages);
 		memset(m->order + start, m->unit_order, m->unit_pages);
 	}
@@ -298,6 +342,12 @@ u64 guestmem_model_nr_folios(struct guestmem_model *m, u64 unit)
 	for (i = 0; i < m->unit_pages; i += 1ul << m->order[unit * m->unit_pages + i])
 		nr++;
 	return nr;
+}
+
+/* A unit that the host maps as a whole is split into one piece. */
+static bool is_split(struct guestmem_model *m, u64 unit)
+{
+	return guestmem_model_nr_folios(m, unit) > 1 || m->touched[unit * m->unit_pages];
 }
 
 int guestmem_model_nr_present(struct guestmem_model *m)
@@ -373,7 +423,8 @@ static const char *diff_line(struct guestmem_model *m, const char *line, bool *s
 	want = orders_text(m, unit);
 	nr = guestmem_model_nr_folios(m, unit);
 	same = u.unit_order == m->unit_order && !u.nr_out && strlen(want) == len &&
-	       !strncmp(want, u.orders, len) && u.nr_folios == nr && nr > 1 && m->present[unit];
+	       !strncmp(want, u.orders, len) && u.nr_folios == nr && is_split(m, unit) &&
+	       m->present[unit];
 	snprintf(text, sizeof(text),
 		 "Unit %lu: %s%lu folios of orders%.800s\nhas order %d, %lu pages out, %lu folios of orders%.*s",
 		 unit, m->present[unit] ? "" : "should be a hole, was ", nr, want, u.unit_order,
@@ -395,7 +446,7 @@ const char *guestmem_model_diff(struct guestmem_model *m)
 		diff = diff_line(m, line, seen);
 
 	for (unit = 0; unit < nr_units && !diff; unit++) {
-		if (seen[unit] || !m->present[unit] || guestmem_model_nr_folios(m, unit) == 1)
+		if (seen[unit] || !m->present[unit] || !is_split(m, unit))
 			continue;
 		line = orders_text(m, unit);
 		snprintf(unseen, sizeof(unseen), "Unit %lu is whole, should be of orders%.800s",

@@ -148,19 +148,27 @@ TEST_F(reshape, all_pages_of_a_block)
 	guest_check(self, 0, self->unit_pages);
 }
 
-/* A VM without private memory may have all of its memory in such a file. */
+static void become_ordinary_vm(struct gmem *self)
+{
+	gmem_close(self);
+	kvm_vm_free(self->vm);
+	self->vm = create_guest(VM_TYPE_DEFAULT, self->vcpus, MAX_VCPUS);
+	self->vcpu = self->vcpus[0];
+	gmem_open(self, GUEST_MEMFD_FLAG_INIT_SHARED);
+	self->model.map_order = 9;
+}
+
+/*
+ * A VM without private memory may have all of its memory in such a file.  The mappings that
+ * the guest has stay as they are when the host maps the memory.
+ */
 TEST_F(reshape, ordinary_vm)
 {
 	const u64 nr = self->unit_pages;
 	struct mappings before, want;
 	int i;
 
-	gmem_close(self);
-	kvm_vm_free(self->vm);
-	self->vm = create_guest(VM_TYPE_DEFAULT, self->vcpus, MAX_VCPUS);
-	self->vcpu = self->vcpus[0];
-	gmem_open(self, GUEST_MEMFD_FLAG_INIT_SHARED);
-
+	become_ordinary_vm(self);
 	before = read_mappings(self->vcpu);
 	guest_write(self, 0, self->nr_pages);
 	want = mappings_of_layout(&self->model, 0, self->nr_pages);
@@ -185,6 +193,46 @@ TEST_F(reshape, ordinary_vm)
 	guest_check(self, 0, 10);
 	host_check(self, 8);
 	assert_model();
+}
+
+/* The guest maps what the host has mapped first. */
+TEST_F(reshape, ordinary_vm_of_host)
+{
+	struct mappings before, want = {};
+	u64 page;
+
+	become_ordinary_vm(self);
+	for (page = 0; page < self->nr_pages; page++) {
+		self->tags[page] = HOST_TAG(page);
+		WRITE_ONCE(*word_of(self, page), HOST_TAG(page));
+	}
+	guestmem_model_touch_all(&self->model);
+	assert_model();
+
+	want.nr_2m = self->nr_pages / PAGES_2M;
+	want.faults = want.nr_2m;
+	before = read_mappings(self->vcpu);
+	guest_check_all();
+	assert_mappings(self->vcpu, before, want, "written by the host");
+
+	/* Without the memslot, the guest has to map the rest of its memory again, too. */
+	delete_slot(self->vm, TEST_GPA);
+	add_slot(self->vm, TEST_GPA, self->size, self->mem, self->fd, 0);
+	guest_check(self, 0, 1);
+	want.nr_2m--;
+	want.faults--;
+	before = read_mappings(self->vcpu);
+	guest_check_all();
+	assert_mappings(self->vcpu, before, want, "after the memslot was deleted");
+
+	/* A page that has to be mapped on its own. */
+	TEST_ASSERT(!madvise(word_of(self, 5), PAGE_SIZE, MADV_NOHUGEPAGE), "MADV_NOHUGEPAGE");
+	TEST_ASSERT_EQ(*word_of(self, 5), self->tags[5]);
+	guestmem_model_touch_small(&self->model, 5, 1);
+	assert_model();
+	before = read_mappings(self->vcpu);
+	guest_check_all();
+	assert_mappings(self->vcpu, before, no_change, "a page on its own");
 }
 
 /* Parent and child share the pages that the parent has, and those that the child touches. */

@@ -31,6 +31,8 @@ static const char *setup(struct gmem *self)
 	self->vm = create_guest(VM_TYPE_DEFAULT, self->vcpus, 1);
 	self->vcpu = self->vcpus[0];
 	gmem_open(self, GMEM_SHARED);
+	/* The host splits what it touches. */
+	TEST_ASSERT(!madvise(self->mem, self->size, MADV_NOHUGEPAGE), "MADV_NOHUGEPAGE");
 	virt_map(self->vm, SMALL_GVA, TEST_GPA, NR_PAGES);
 	return NULL;
 }

@@ -1,0 +1,623 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Map guest_memfd files of VMs without private memory, which never convert: the host maps
+ * 2M of a huge page by one entry of a page table, where the mapping covers all of it.
+ *
+ * Everything that makes such a mapping smaller, or takes it away, must keep the contents, and
+ * must give the huge pages back in the end.
+ */
+#include <sys/resource.h>
+
+#include "guest_memfd_fixture.h"
+
+#define PMD_SIZE_FILE	"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
+
+#define _test_data_huge		gmem
+#define _fixture_variant_huge	gmem_variant
+
+static const char *setup(struct gmem *self, const struct gmem_variant *variant)
+{
+	const char *missing = gmem_setup_counted(self, variant);
+	char pmd_size[32];
+
+	if (missing || !read_text_file(PMD_SIZE_FILE, pmd_size, sizeof(pmd_size)))
+		return missing ? missing : "needs CONFIG_TRANSPARENT_HUGEPAGE";
+
+	kvm_pipe(self->pipe);
+	self->vm = vm_create_barebones_type(VM_TYPE_DEFAULT);
+	gmem_open(self, GMEM_SHARED);
+	if (self->unit >= strtoul(pmd_size, NULL, 0))
+		self->model.map_order = __builtin_ctzl(strtoul(pmd_size, NULL, 0) / page_size);
+	return NULL;
+}
+
+GMEM_FIXTURE(huge, setup(self, variant));
+GMEM_VARIANTS(huge, 4, 1);
+GMEM_VARIANT_OF_UNITS(huge, 64k, 16, 64);
+GMEM_VARIANT_OF_UNITS(huge, 32m, 25, 1);
+
+static long nr_faults(void)
+{
+	struct rusage usage;
+
+	TEST_ASSERT(!getrusage(RUSAGE_THREAD, &usage), "getrusage() should succeed");
+	return usage.ru_minflt;
+}
+
+/* Return what smaps says about the mapping at @mem, in bytes. */
+static u64 smaps_of(void *mem, const char *key)
+{
+	FILE *file = fopen("/proc/self/smaps", "r");
+	u64 from, to, kb, found = -1;
+	bool is_it = false;
+	char line[256];
+
+	TEST_ASSERT(file, "Cannot open /proc/self/smaps");
+	while (found == -1 && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+			is_it = (uintptr_t)mem >= from && (uintptr_t)mem < to;
+		else if (is_it && !strncmp(line, key, strlen(key)) &&
+			 sscanf(line + strlen(key), ": %lu kB", &kb) == 1)
+			found = kb * 1024;
+	}
+	fclose(file);
+	TEST_ASSERT(found != -1, "There should be %s of a mapping at %p", key, mem);
+	return found;
+}
+
+/* How much of the mapping, up to the end of its VMA, is mapped by PMDs, or at all. */
+#define assert_mapped_huge(mem, bytes)					\
+	TEST_ASSERT_EQ(smaps_of(mem, "FilePmdMapped"), self->model.map_order ? (bytes) : 0)
+#define assert_mapped(mem, bytes)	TEST_ASSERT_EQ(smaps_of(mem, "Rss"), bytes)
+
+/* The number of pages that one entry of a page table maps. */
+static u64 block_pages(struct gmem *self)
+{
+	return 1ul << self->model.map_order;
+}
+
+static void write_all(struct gmem *self)
+{
+	u64 page;
+
+	for (page = 0; page < self->nr_pages; page++) {
+		self->tags[page] = HOST_TAG(page);
+		WRITE_ONCE(*word_of(self, page), HOST_TAG(page));
+	}
+	guestmem_model_touch_all(&self->model);
+}
+
+static void check_all(struct gmem *self)
+{
+	u64 page;
+
+	for (page = 0; page < self->nr_pages; page++)
+		TEST_ASSERT_EQ(READ_ONCE(*word_of(self, page)), self->tags[page]);
+	guestmem_model_touch_all(&self->model);
+}
+
+/* Access all pages, which takes between @min and @max faults. */
+static void touch_all(struct gmem *self, bool write, long min, long max)
+{
+	long before = nr_faults(), nr;
+	u64 page;
+
+	for (page = 0; page < self->nr_pages; page++) {
+		if (write)
+			WRITE_ONCE(*word_of(self, page), HOST_TAG(page));
+		else
+			READ_ONCE(*word_of(self, page));
+	}
+	nr = nr_faults() - before;
+	TEST_ASSERT(nr >= min && nr <= max, "There should be %ld to %ld faults, not %ld", min, max,
+		    nr);
+	for (page = 0; page < self->nr_pages && write; page++)
+		self->tags[page] = HOST_TAG(page);
+	guestmem_model_touch_all(&self->model);
+	assert_layout();
+	assert_mapped(self->mem, self->size);
+	assert_mapped_huge(self->mem, self->size);
+	assert_nr_allocated(self->nr);
+}
+
+TEST_F(huge, write)
+{
+	const long nr = self->nr_pages / block_pages(self);
+
+	touch_all(self, true, nr, nr);
+	touch_all(self, false, 0, 0);
+	check_all(self);
+}
+
+TEST_F(huge, read_then_write)
+{
+	const long nr = self->nr_pages / block_pages(self);
+
+	touch_all(self, false, nr, nr);
+	/* Where hardware doesn't keep track of what is dirty, there is another fault. */
+	touch_all(self, true, 0, nr);
+	check_all(self);
+}
+
+TEST_F(huge, allocated)
+{
+	const long nr = self->nr_pages / block_pages(self);
+
+	allocate(self, 0, self->nr_pages);
+	assert_layout();
+	touch_all(self, true, nr, nr);
+}
+
+/* A snapshot is read from a file into the mapping. */
+TEST_F(huge, restore)
+{
+	char *from = malloc(SZ_2M);
+	int fd = memfd_create("snapshot", 0);
+	u64 done, page;
+
+	for (done = 0; done < self->size; done += SZ_2M) {
+		for (page = 0; page < SZ_2M / page_size; page++)
+			*(u64 *)(from + page * page_size) = HOST_TAG(done / page_size + page);
+		TEST_ASSERT_EQ(pwrite(fd, from, SZ_2M, 0), SZ_2M);
+		TEST_ASSERT_EQ(pread(fd, self->mem + done, SZ_2M, 0), SZ_2M);
+	}
+	for (page = 0; page < self->nr_pages; page++)
+		self->tags[page] = HOST_TAG(page);
+	touch_all(self, false, 0, 0);
+	check_all(self);
+	close(fd);
+	free(from);
+}
+
+/* Blocks at both ends of the VMA are mapped page by page. */
+TEST_F(huge, vma_covers_a_part)
+{
+	const u64 block = max(block_pages(self), 8ul), first = 3, nr = self->nr_pages - 5;
+	const u64 huge = self->nr_pages - 2 * block;
+	char *mem;
+	u64 page;
+
+	mem = kvm_mmap(nr * page_size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
+	kvm_munmap(mem, nr * page_size);
+	mem = mmap(NULL, nr * page_size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd,
+		   first * page_size);
+	TEST_ASSERT(mem != MAP_FAILED, "mmap() should succeed");
+	for (page = first; page < first + nr; page++) {
+		WRITE_ONCE(*(u64 *)(mem + (page - first) * page_size), HOST_TAG(page));
+		self->tags[page] = HOST_TAG(page);
+	}
+	if (!self->model.map_order)
+		guestmem_model_touch_small(&self->model, first, nr);
+	guestmem_model_touch_small(&self->model, first, block - first);
+	guestmem_model_touch_small(&self->model, self->nr_pages - block, block - 2);
+	for (page = block; page < self->nr_pages - block; page += block)
+		guestmem_model_touch(&self->model, page);
+	assert_layout();
+	assert_mapped(mem, nr * page_size);
+	assert_mapped_huge(mem, huge * page_size);
+
+	/* The other mapping covers all, but those blocks are in pieces already. */
+	check_all(self);
+	assert_layout();
+	assert_mapped_huge(self->mem, huge * page_size);
+	kvm_munmap(mem, nr * page_size);
+}
+
+/* A page of a block that is mapped huge elsewhere. */
+TEST_F(huge, small_mapping_of_a_page)
+{
+	const u64 page = self->nr_pages / 2 + 7;
+	u64 *word;
+
+	write_all(self);
+	word = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd,
+		    page * page_size);
+	TEST_ASSERT(word != MAP_FAILED, "mmap() should succeed");
+	TEST_ASSERT_EQ(READ_ONCE(*word), self->tags[page]);
+	guestmem_model_touch_small(&self->model, page, 1);
+	assert_layout();
+	assert_mapped_huge(self->mem, self->size - block_pages(self) * page_size);
+
+	WRITE_ONCE(*word, 5);
+	self->tags[page] = 5;
+	check_all(self);
+	assert_layout();
+	assert_mapped(self->mem, self->size);
+	kvm_munmap(word, page_size);
+}
+
+/* Split the VMA in the middle of a block, and have all of the file mapped again. */
+static void split_vma(struct gmem *self, void (*split)(void *mem, size_t size))
+{
+	const u64 block = block_pages(self), first = self->nr_pages / 2 + block / 2;
+	const u64 start = first / block * block;
+	const u64 end = min(self->nr_pages, start + 2 * block);
+	u64 page;
+
+	write_all(self);
+	split(addr_of(self, first), block * page_size);
+
+	/* The blocks at both ends of the new VMA have lost their mapping. */
+	for (page = start; page < end; page++)
+		TEST_ASSERT_EQ(READ_ONCE(*word_of(self, page)), self->tags[page]);
+	guestmem_model_touch_small(&self->model, start, end - start);
+	assert_layout();
+	check_all(self);
+	assert_layout();
+}
+
+static void protect(void *mem, size_t size)
+{
+	TEST_ASSERT(!mprotect(mem, size, PROT_READ), "mprotect() should succeed");
+}
+
+static void dont_dump(void *mem, size_t size)
+{
+	TEST_ASSERT(!madvise(mem, size, MADV_DONTDUMP), "MADV_DONTDUMP should succeed");
+}
+
+static void lock(void *mem, size_t size)
+{
+	TEST_ASSERT(!mlock(mem, size), "mlock() should succeed");
+}
+
+static void dont_use_huge_pages(void *mem, size_t size)
+{
+	TEST_ASSERT(!madvise(mem, size, MADV_NOHUGEPAGE), "MADV_NOHUGEPAGE should succeed");
+}
+
+TEST_F(huge, protect)
+{
+	split_vma(self, protect);
+}
+
+TEST_F(huge, advise)
+{
+	split_vma(self, dont_dump);
+}
+
+TEST_F(huge, lock)
+{
+	split_vma(self, lock);
+}
+
+TEST_F(huge, no_huge_pages)
+{
+	split_vma(self, dont_use_huge_pages);
+}
+
+TEST_F(huge, unmap_a_part)
+{
+	const u64 first = self->nr_pages / 2 + block_pages(self) / 2;
+
+	write_all(self);
+	kvm_munmap(addr_of(self, first), page_size);
+	TEST_ASSERT_EQ(READ_ONCE(*word_of(self, first - 1)), self->tags[first - 1]);
+	guestmem_model_touch_small(&self->model, first - 1, 1);
+	assert_layout();
+}
+
+/* Advice about a part of a block keeps its mapping, or maps it again. */
+TEST_F(huge, advice)
+{
+	static const int advices[] = {
+		MADV_COLD, MADV_PAGEOUT, MADV_FREE, MADV_DONTNEED, MADV_COLLAPSE, MADV_WILLNEED,
+		MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_SOFT_OFFLINE,
+	};
+	const u64 page = self->nr_pages / 2 + 1;
+	int i;
+
+	write_all(self);
+	for (i = 0; i < ARRAY_SIZE(advices); i++) {
+		madvise(addr_of(self, page), page_size, advices[i]);
+		check_all(self);
+		assert_layout();
+		assert_mapped_huge(self->mem, self->size);
+	}
+	madvise(self->mem, self->size, MADV_DONTNEED);
+	assert_mapped(self->mem, 0);
+	check_all(self);
+	assert_mapped_huge(self->mem, self->size);
+}
+
+TEST_F(huge, mincore)
+{
+	unsigned char *vec = malloc(self->nr_pages);
+	u64 page;
+
+	write_all(self);
+	madvise(addr_of(self, 0), block_pages(self) * page_size, MADV_DONTNEED);
+	TEST_ASSERT(!mincore(self->mem, self->size, vec), "mincore() should succeed");
+	for (page = 0; page < self->nr_pages; page++)
+		TEST_ASSERT(vec[page] & 1, "Page %lu should be there", page);
+	free(vec);
+}
+
+TEST_F(huge, mlock)
+{
+	const struct kernel_counters before = self->counters;
+	struct kernel_counters now;
+	long kb;
+
+	write_all(self);
+	TEST_ASSERT(!mlock(self->mem, self->size), "mlock() should succeed");
+	read_kernel_counters(&now);
+	kb = smaps_of(self->mem, "Locked") / 1024;
+	TEST_ASSERT_EQ(kb, self->size / 1024);
+	assert_mapped_huge(self->mem, self->size);
+	TEST_ASSERT_EQ(now.mlocked - before.mlocked, self->nr_pages);
+	TEST_ASSERT(!munlock(self->mem, self->size), "munlock() should succeed");
+	read_kernel_counters(&now);
+	TEST_ASSERT_EQ(now.mlocked, before.mlocked);
+	check_all(self);
+	TEST_ASSERT(!mlock(self->mem, self->size), "mlock() should succeed");
+}
+
+TEST_F(huge, mremap)
+{
+	char *mem, *to;
+
+	write_all(self);
+	to = mmap(NULL, self->size + SZ_2M, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(to != MAP_FAILED, "mmap() should succeed");
+	to = (void *)align_up((uintptr_t)to, SZ_2M);
+	mem = mremap(self->mem, self->size, self->size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	TEST_ASSERT(mem == to, "mremap() should succeed, errno %d", errno);
+	self->mem = mem;
+	assert_mapped_huge(self->mem, self->size);
+	check_all(self);
+	assert_layout();
+
+	/* Off by a page, the mapping can't be huge. */
+	mem = mremap(self->mem, self->size, self->size, MREMAP_MAYMOVE | MREMAP_FIXED,
+		     (char *)align_up((uintptr_t)kvm_mmap(self->size + 2 * SZ_2M, PROT_NONE,
+				      MAP_PRIVATE | MAP_ANONYMOUS, -1), SZ_2M) + page_size);
+	TEST_ASSERT(mem != MAP_FAILED, "mremap() should succeed, errno %d", errno);
+	self->mem = mem;
+	self->model.map_order = 0;
+	TEST_ASSERT_EQ(READ_ONCE(*word_of(self, 1)), self->tags[1]);
+	guestmem_model_touch_small(&self->model, 1, 1);
+	assert_layout();
+}
+
+TEST_F(huge, fork)
+{
+	pid_t pid;
+
+	write_all(self);
+	pid = kvm_fork_sharing_files();
+	if (!pid) {
+		check_all(self);
+		assert_mapped_huge(self->mem, self->size);
+		WRITE_ONCE(*word_of(self, 3), 7);
+		execl("/bin/true", "true", NULL);
+		_exit(0);
+	}
+	assert_child_succeeds(pid);
+	self->tags[3] = 7;
+	check_all(self);
+	assert_layout();
+}
+
+TEST_F(huge, punch)
+{
+	const u64 page = self->unit_pages / 2 + 3;
+
+	write_all(self);
+	/* A part of a huge page is zeroed where it is. */
+	punch(self, page, 2);
+	assert_mapped_huge(self->mem, self->size);
+	check_all(self);
+	assert_layout();
+
+	punch_unit(self, 0);
+	assert_mapped(self->mem, self->size - self->unit);
+	assert_model();
+	touch_all(self, false, self->unit_pages / block_pages(self),
+		  self->unit_pages / block_pages(self));
+	check_all(self);
+}
+
+/*
+ * A pin of a page keeps the huge page that has it, and no other, when it leaves the file.
+ * Returns why this can't be tested, or NULL.
+ */
+static const char *pin_past(struct gmem *self, const struct holder_ops *holder, bool close_file)
+{
+	const u64 page = self->unit_pages / 2 + 3;
+	struct holder h;
+	u64 tag;
+
+	if (!holder->open(&h))
+		return NEEDS_GUP_TEST;
+	write_all(self);
+	tag = self->tags[page];
+	TEST_ASSERT(holder->hold(&h, addr_of(self, page), 1), "Pinning should succeed");
+	if (close_file) {
+		kvm_munmap(self->mem, self->size);
+		kvm_close(self->fd);
+		TEST_ASSERT_POOL_SETTLES(&self->pool, -1, 0);
+	} else {
+		punch(self, 0, self->nr_pages);
+		TEST_ASSERT_POOL_SETTLES(&self->pool, -1, self->nr - 1);
+	}
+	assert_nr_late(1);
+	if (holder->read) {
+		u64 *copy = malloc(page_size);
+
+		holder->read(&h, copy);
+		TEST_ASSERT_EQ(*copy, tag);
+		free(copy);
+	}
+	holder->release(&h);
+	TEST_ASSERT_POOL_SETTLES(&self->pool, 0, close_file ? 0 : self->nr);
+	assert_nr_late(0);
+	if (!close_file)
+		check_all(self);
+	return NULL;
+}
+
+GMEM_TEST(huge, pin_past_punch,
+	  SKIP_IF(return, pin_past(self, &holder_longterm_write, false)));
+GMEM_TEST(huge, fast_pin_past_punch,
+	  SKIP_IF(return, pin_past(self, &holder_longterm_fast, false)));
+GMEM_TEST(huge, pin_past_close,
+	  SKIP_IF(return, pin_past(self, &holder_longterm_write, true)));
+GMEM_TEST(huge, pipe_past_close,
+	  SKIP_IF(return, pin_past(self, &holder_vmsplice, true)));
+GMEM_TEST(huge, io_uring_past_punch,
+	  SKIP_IF(return, pin_past(self, &holder_io_uring, false)));
+
+/* Read a page, or let a system call read it, in a child that has no pins. */
+static pid_t read_in_child(struct gmem *self, u64 *word, u64 tag, bool by_call)
+{
+	pid_t pid = kvm_fork_sharing_files();
+
+	if (pid)
+		return pid;
+	if (by_call)
+		_exit(write(self->pipe[1], word, sizeof(*word)) != sizeof(*word));
+	_exit(READ_ONCE(*word) != tag);
+}
+
+/* A task that waits for pins to go can be killed, also within a system call. */
+TEST_F(huge, kill_small_mapping_of_pinned_page)
+{
+	const u64 page = self->unit_pages / 2 + 3;
+	struct holder h;
+	u64 *word;
+	pid_t pid;
+	int i;
+
+	SKIP_IF(return, gup_open(&h) ? NULL : NEEDS_GUP_TEST);
+	SKIP_IF(return, self->model.map_order ? NULL : "is about huge mappings");
+	write_all(self);
+	TEST_ASSERT(gup_hold_write(&h, addr_of(self, page), 1), "Pinning should succeed");
+	word = mmap(NULL, page_size, PROT_READ, MAP_SHARED, self->fd, (page + 1) * page_size);
+	TEST_ASSERT(word != MAP_FAILED, "mmap() should succeed");
+	for (i = 0; i < 2; i++) {
+		pid = read_in_child(self, word, 0, i);
+		usleep(200 * 1000);
+		kill_child(pid);
+	}
+	check_all(self);
+	assert_layout();
+	assert_mapped_huge(self->mem, self->size);
+
+	/* The access fails in the end, which takes 10 seconds or more. */
+	TEST_ASSERT(!can_read(self->pipe, word), "A page of a pinned block");
+	gup_release(&h);
+	TEST_ASSERT(can_read(self->pipe, word), "A page of a block that isn't pinned");
+	guestmem_model_touch_small(&self->model, page + 1, 1);
+	assert_layout();
+	kvm_munmap(word, page_size);
+}
+
+/* A mapping that has to be smaller waits until the block isn't pinned any more. */
+TEST_F(huge, small_mapping_of_pinned_page)
+{
+	const u64 page = self->unit_pages / 2 + 3;
+	struct holder h;
+	u64 *word;
+	pid_t pid;
+
+	SKIP_IF(return, gup_open(&h) ? NULL : NEEDS_GUP_TEST);
+	SKIP_IF(return, self->model.map_order ? NULL : "is about huge mappings");
+	write_all(self);
+	TEST_ASSERT(gup_hold_write(&h, addr_of(self, page), 1), "Pinning should succeed");
+	word = mmap(NULL, page_size, PROT_READ, MAP_SHARED, self->fd, (page + 1) * page_size);
+	TEST_ASSERT(word != MAP_FAILED, "mmap() should succeed");
+
+	pid = read_in_child(self, word, self->tags[page + 1], false);
+	usleep(100 * 1000);
+	TEST_ASSERT_EQ(waitpid(pid, NULL, WNOHANG), 0);
+	check_all(self);
+	gup_release(&h);
+	assert_child_succeeds(pid);
+	guestmem_model_touch_small(&self->model, page + 1, 1);
+	check_all(self);
+	assert_layout();
+	kvm_munmap(word, page_size);
+}
+
+/* The kernel finds each page of a block in the mapping of that. */
+TEST_F(huge, proc_self_mem)
+{
+	const u64 first = self->unit_pages / 2 + 1;
+	const u64 words[2] = { 11, 12 };
+	int fd = open("/proc/self/mem", O_RDWR);
+
+	write_all(self);
+	TEST_ASSERT_EQ(pwrite(fd, words, sizeof(words), (off_t)last_word_of(self, first)),
+		       sizeof(words));
+	TEST_ASSERT_EQ(READ_ONCE(*last_word_of(self, first)), 11);
+	TEST_ASSERT_EQ(READ_ONCE(*word_of(self, first + 1)), 12);
+	assert_mapped_huge(self->mem, self->size);
+	assert_layout();
+	close(fd);
+}
+
+/* One page fails: this is what the process that has it mapped is told, and all that it loses. */
+TEST_F(huge, poison)
+{
+	const u64 page = self->unit_pages / 2 + 3, block = block_pages(self);
+	const u64 start = page / block * block;
+	struct sigbus_seen seen;
+	u64 val, i, pfn;
+
+	SKIP_IF(return, can_inject_memory_failure() ? NULL : NEEDS_MEMORY_FAILURE);
+	sigbus_start(false);
+	write_all(self);
+	pfn = read_pagemap_pfn(addr_of(self, page));
+	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), 0);
+	self->nr_lost = 1;
+	sigbus_take();
+	assert_mapped_huge(self->mem, self->size - block * page_size);
+
+	TEST_ASSERT(!sigbus_try_read(word_of(self, page), &val), "Page %lu has failed", page);
+	seen = sigbus_take();
+	TEST_ASSERT_EQ(seen.code, BUS_MCEERR_AR);
+	TEST_ASSERT_EQ(seen.lsb, 12);
+	TEST_ASSERT_EQ(seen.addr, (uintptr_t)word_of(self, page));
+	for (i = start; i < start + block; i++) {
+		if (i == page)
+			continue;
+		TEST_ASSERT(sigbus_try_read(word_of(self, i), &val), "Page %lu hasn't failed", i);
+		TEST_ASSERT_EQ(val, self->tags[i]);
+	}
+	guestmem_model_touch_small(&self->model, start, block);
+	guestmem_model_poison(&self->model, page);
+	assert_layout();
+	assert_mapped_huge(self->mem, self->size - block * page_size);
+}
+
+/* The block that has the failed page is pinned, and can't be split: that page has failed. */
+TEST_F(huge, poison_of_pinned_page)
+{
+	const u64 page = self->unit_pages / 2 + 3;
+	struct sigbus_seen seen;
+	struct holder h;
+	u64 val, pfn;
+
+	SKIP_IF(return, can_inject_memory_failure() ? NULL : NEEDS_MEMORY_FAILURE);
+	SKIP_IF(return, gup_open(&h) ? NULL : NEEDS_GUP_TEST);
+	SKIP_IF(return, self->model.map_order ? NULL : "is about huge mappings");
+	sigbus_start(false);
+	write_all(self);
+	TEST_ASSERT(gup_hold_write(&h, addr_of(self, page), 1), "Pinning should succeed");
+	pfn = read_pagemap_pfn(addr_of(self, page));
+	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), 0);
+	self->nr_lost = 1;
+	sigbus_take();
+	TEST_ASSERT(!sigbus_try_read(word_of(self, page), &val), "Page %lu has failed", page);
+	seen = sigbus_take();
+	TEST_ASSERT_EQ(seen.code, BUS_MCEERR_AR);
+	TEST_ASSERT_EQ(seen.lsb, 12);
+
+	/* The others are there when the block isn't pinned any more. */
+	gup_release(&h);
+	TEST_ASSERT(sigbus_try_read(word_of(self, page + 1), &val), "Page %lu", page + 1);
+	TEST_ASSERT_EQ(val, self->tags[page + 1]);
+}
+
+GMEM_TEST_MAIN(NEEDS_HUGETLB)
