@@ -72,21 +72,35 @@ struct folio *kvm_gmem_get_hugetlb_folio(struct inode *inode, pgoff_t index)
 }
 
 /*
- * Unmap a folio that is larger than @order from user space, unless it is in use.  All of it
+ * Whether user space may have pinned all of a large folio.  There is no use in waiting for
+ * that with invalidate_lock held.
+ */
+static bool kvm_gmem_is_pinned_huge(struct inode *inode, struct folio *folio)
+{
+	return kvm_gmem_is_mapped_huge(inode) && folio_order(folio) == PMD_ORDER &&
+	       !folio_test_hugetlb(folio) &&
+	       folio_ref_count(folio) > folio_nr_pages(folio) + folio_mapcount(folio);
+}
+
+/*
+ * Unmap a folio that is larger than @order from user space, unless it is pinned.  All of it
  * is going to be mapped again, by smaller mappings.
  */
-static int kvm_gmem_unmap_larger_folio(struct address_space *mapping, pgoff_t index,
+static int kvm_gmem_unmap_larger_folio(struct inode *inode, pgoff_t index,
 				       unsigned int order)
 {
+	struct address_space *mapping = inode->i_mapping;
 	struct folio *folio = xa_load(&mapping->i_pages, index);
 
-	if (!folio || folio_order(folio) <= order || !folio_mapped(folio))
+	if (!folio || folio_order(folio) <= order)
 		return 0;
 
-	if (folio_ref_count(folio) > folio_nr_pages(folio) + folio_mapcount(folio))
+	if (kvm_gmem_is_pinned_huge(inode, folio))
 		return -EAGAIN;
 
-	unmap_mapping_pages(mapping, folio->index, folio_nr_pages(folio), false);
+	if (folio_mapped(folio))
+		unmap_mapping_pages(mapping, folio->index, folio_nr_pages(folio), false);
+
 	return 0;
 }
 
@@ -110,7 +124,7 @@ int kvm_gmem_isolate_block(struct inode *inode, pgoff_t index, unsigned int orde
 	if (!kvm_gmem_is_shared_mem(inode, index))
 		return -EFAULT;
 
-	r = kvm_gmem_unmap_larger_folio(mapping, index, order);
+	r = kvm_gmem_unmap_larger_folio(inode, index, order);
 	if (!r)
 		r = guestmem_reshape_prepare_block(&reshape, mapping, index, order, &err_index);
 	if (!r)
@@ -126,13 +140,18 @@ int kvm_gmem_isolate_block(struct inode *inode, pgoff_t index, unsigned int orde
 int kvm_gmem_isolate_poison(struct inode *inode, pgoff_t index)
 {
 	struct address_space *mapping = inode->i_mapping;
+	struct folio *folio;
 	pgoff_t err_index;
 	int r;
 
 	if (down_write_killable(&mapping->invalidate_lock))
 		return -EINTR;
 
-	r = guestmem_isolate_poison(mapping, index, &err_index);
+	folio = xa_load(&mapping->i_pages, index);
+	if (folio && kvm_gmem_is_pinned_huge(inode, folio))
+		r = guestmem_page_is_poisoned(folio, index) ? -EHWPOISON : -EAGAIN;
+	else
+		r = guestmem_isolate_poison(mapping, index, &err_index);
 	filemap_invalidate_unlock(mapping);
 
 	return r;
