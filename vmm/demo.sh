@@ -21,9 +21,9 @@ cat <<END
 
 An ordinary Linux in units of 1G: its kernel, its page tables, everything
 
-Nothing is private here. The VMM has the file mapped, and loads the kernel through that. Pages
-that it has used may be pinned, so these are pieces of their own. All others stay huge for the
-guest.
+Nothing is private here, and nothing can convert. The VMM writes all of the memory, as if it
+restored a snapshot, then loads the kernel. It has the memory in huge pages, and so has the guest.
 
 END
-/gmem-vmm show --kernel /bzImage --initrd /shared --append quiet --shared 2G --hugepage 1G
+/gmem-vmm show --kernel /bzImage --initrd /shared --append quiet --shared 2G --hugepage 1G \
+	--populate

@@ -9,6 +9,10 @@
  *   - all of it is private, or all of it is shared
  *   - a page that this process has used, and so might have pinned, is a piece of its own
  *
+ * A file that is all of the guest's memory, and shared (--shared), can't convert. There, the last
+ * of these goes for a block of 2M: a process that uses one of its pages has the block in one entry
+ * of its page table, and so in one piece.
+ *
  * This file computes the pieces from the knowledge of a VMM: which pages it has converted, and
  * which pages are in its page table. It also reads the pieces from debugfs, where a kernel with
  * CONFIG_DEBUG_GUESTMEM lists the units that are split, and compares the two:
@@ -56,19 +60,19 @@ static void read_mapped(const struct vm *vm, struct layout *layout)
 	close(fd);
 }
 
-/* Computes the largest blocks of one state. A page in PAGE_HOST is a block of its own. */
-static void compute(const __u8 *state, __u8 *order, __u64 nr)
+/* Computes the largest blocks of one state. @used pages in PAGE_HOST are a block of their own. */
+static void compute(const __u8 *state, __u8 *order, __u64 nr, __u64 used)
 {
 	__u64 same = 1;
 
 	while (same < nr && state[same] == state[0])
 		same++;
-	if (nr == 1 || (same == nr && state[0] != PAGE_HOST)) {
+	if (same == nr && (state[0] != PAGE_HOST || nr <= used)) {
 		memset(order, order_of(nr), nr);
 		return;
 	}
-	compute(state, order, nr / 2);
-	compute(state + nr / 2, order + nr / 2, nr / 2);
+	compute(state, order, nr / 2, used);
+	compute(state + nr / 2, order + nr / 2, nr / 2, used);
 }
 
 /* Parses "0*2 1 2 17": orders of pieces, one after the other; 0*2 is two pieces of order 0. */
@@ -133,6 +137,7 @@ static void *array(__u64 pages)
 
 struct layout *layout_read(struct vm *vm)
 {
+	__u64 used = vm->opt->shared && vm->opt->page_size >= BLOCK ? BLOCK / PAGE : 1;
 	struct layout *layout = array(sizeof(*layout));
 	__u8 *told;
 
@@ -146,7 +151,7 @@ struct layout *layout_read(struct vm *vm)
 		layout->state[page] = vm->shared[page] ? PAGE_SHARED : PAGE_PRIVATE;
 	read_mapped(vm, layout);
 	for (__u64 page = 0; page < layout->pages; page += layout->unit)
-		compute(layout->state + page, layout->order + page, layout->unit);
+		compute(layout->state + page, layout->order + page, layout->unit, used);
 
 	layout->told = layout->unit == 1 || read_told(vm, layout, told);
 	if (layout->told && layout->unit > 1) {

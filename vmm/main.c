@@ -83,6 +83,8 @@ static void load(struct vm *vm)
 {
 	struct layout *layout;
 
+	if (vm->opt->populate)
+		memory_populate_shared(vm);
 	if (vm->opt->payload)
 		payload_load(vm);
 	else
@@ -95,8 +97,6 @@ static void load(struct vm *vm)
 	layout = layout_read(vm);
 	vm->report->loaded = layout_count(layout, 0, layout->pages, PAGE_HOST);
 	layout_free(layout);
-	if (vm->opt->mistake == MISTAKE_POPULATE)
-		memory_populate_shared(vm);
 }
 
 /* Runs a guest. Its console goes to @out; with @story, the changing counters do so, too. */
@@ -222,13 +222,15 @@ static void print_usage(FILE *out)
 		"  --private SIZE[,...]   private memory at 4G, for the guest to hot-add (none)\n"
 		"  --shared SIZE          instead of both: a guest like any other, all of its memory\n"
 		"                         one guest_memfd that is shared\n"
+		"  --populate             write all of shared memory before the guest is loaded,\n"
+		"                         as if a snapshot were restored\n"
 		"  --hugepage 1G|2M|0     what the file is made of; 0 is 4K pages (0);\n"
 		"                         compare takes a list, and one for --private\n"
 		"  --stats                dump all of KVM's counters\n"
 		"  --mistake shared       the guest runs just as well, but its memory is shared,\n"
 		"            ordinary     or not in guest_memfd at all: the checks must find it;\n"
 		"            deaf         conversions are said to be done, and are not\n"
-		"            populate     shared memory is touched all over: no huge page is left\n");
+		"            small        shared memory is populated by 4K pages: no huge page is left\n");
 }
 
 /*
@@ -265,7 +267,7 @@ static enum mistake parse_mistake(const char *text)
 {
 	static const char *const names[] = {
 		[MISTAKE_SHARED] = "shared", [MISTAKE_ORDINARY] = "ordinary",
-		[MISTAKE_DEAF] = "deaf", [MISTAKE_POPULATE] = "populate",
+		[MISTAKE_DEAF] = "deaf", [MISTAKE_SMALL] = "small",
 	};
 
 	if (!text)
@@ -273,12 +275,12 @@ static enum mistake parse_mistake(const char *text)
 	for (size_t i = 1; i < ARRAY_SIZE(names); i++)
 		if (!strcmp(text, names[i]))
 			return i;
-	die(0, "shared, ordinary, deaf or populate", "--mistake %s", text);
+	die(0, "shared, ordinary, deaf or small", "--mistake %s", text);
 }
 
 enum {
-	KERNEL, INITRD, PAYLOAD, APPEND, MEMORY, PRIVATE, SHARED, HUGEPAGE, STATS, MISTAKE,
-	NR_OPTIONS
+	KERNEL, INITRD, PAYLOAD, APPEND, MEMORY, PRIVATE, SHARED, POPULATE, HUGEPAGE, STATS,
+	MISTAKE, NR_OPTIONS
 };
 
 static const struct option long_options[] = {
@@ -289,6 +291,7 @@ static const struct option long_options[] = {
 	{ "memory",	  required_argument, NULL, MEMORY },
 	{ "private",	  required_argument, NULL, PRIVATE },
 	{ "shared",	  required_argument, NULL, SHARED },
+	{ "populate",	  no_argument,	     NULL, POPULATE },
 	{ "hugepage",	  required_argument, NULL, HUGEPAGE },
 	{ "stats",	  no_argument,	     NULL, STATS },
 	{ "mistake",	  required_argument, NULL, MISTAKE },
@@ -315,6 +318,9 @@ static int parse_options(int argc, char **argv, struct options *opts)
 		.memory = parse_size("--memory", value[MEMORY]), .shared = value[SHARED],
 		.stats = value[STATS], .mistake = parse_mistake(value[MISTAKE]),
 	};
+	opts->populate = value[POPULATE] || opts->mistake == MISTAKE_SMALL;
+	if (opts->populate && !opts->shared)
+		die(0, "--shared", "--populate and --mistake small are for shared memory");
 	if (opts->shared) {
 		if (value[PAYLOAD] || strcmp(value[PRIVATE], "0"))
 			die(0, NULL, "--shared is for a Linux, and for all of its memory");

@@ -32,9 +32,10 @@
  * slot's bounds, and the alignment of guest address and file offset to each other.
  * Everything here is aligned for 1G.
  *
- * The VMM uses the view only for the pages that it has to use. A page that was used through the
- * view might be pinned, so from then on it is a piece of its own, and the rest of the unit
- * becomes the pieces around it. To touch all of shared memory would leave only 4K pages.
+ * In a file that can convert, the VMM uses the view only for the pages that it has to use. A page
+ * that was used through the view might be pinned, so from then on it is a piece of its own, and the
+ * rest of the unit becomes the pieces around it. In a file with --shared, nothing can convert, and
+ * the view has huge pages as well, if its address and the file's offset are aligned to each other.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -253,9 +254,16 @@ void memory_add_shared(struct vm *vm)
 	vm->memory = vm->view;
 }
 
-/* Populates shared memory. This is good for ordinary memory, but a mistake here, see above. */
+/*
+ * Populates shared memory, as a VMM does that restores a snapshot: huge pages stay whole. Without
+ * them in the view (MISTAKE_SMALL), only pieces of 4K would be left.
+ */
 void memory_populate_shared(struct vm *vm)
 {
+	if (vm->opt->mistake == MISTAKE_SMALL &&
+	    madvise(vm->view, vm->file_size, MADV_NOHUGEPAGE) < 0)
+		die(errno, NULL, "madvise(the view, %s, MADV_NOHUGEPAGE)",
+		    size_name(vm->file_size));
 	if (madvise(vm->view, vm->file_size, MADV_POPULATE_WRITE) < 0)
 		die(errno, NULL, "madvise(the view, %s, MADV_POPULATE_WRITE)",
 		    size_name(vm->file_size));

@@ -19,7 +19,7 @@
  *                    the hugetlb pool, or a 4K page without huge pages.
  *   a piece          a folio that the host's kernel has made of a unit: the unit itself, or
  *                    the largest blocks that are all private, or all shared. A page that
- *                    this process has used is a piece of its own.
+ *                    this process has used is a piece of its own, in shared memory a block.
  *   a block          2M of the file, one cell of the map.
  *
  * Read main.c to see the steps of a run in their order, then memory.c, which is the main
@@ -81,7 +81,7 @@ enum mistake {
 	MISTAKE_SHARED,		/* memory starts shared, and stays so */
 	MISTAKE_ORDINARY,	/* the slot forgets the file */
 	MISTAKE_DEAF,		/* the VMM says "converted" and does nothing */
-	MISTAKE_POPULATE,	/* shared memory is touched all over before the guest runs */
+	MISTAKE_SMALL,		/* the view is mapped by 4K pages, and used all over */
 };
 
 /* The options of the command line. */
@@ -90,6 +90,7 @@ struct options {
 	const char *payload;	/* instead of a kernel */
 	__u64 memory;	/* at address 0: ordinary, or shared */
 	bool shared;
+	bool populate;	/* write all of shared memory first */
 	__u64 private;	/* 0: none */
 	__u64 page_size;	/* of the file; PAGE: no huge pages */
 	enum mistake mistake;

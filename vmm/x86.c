@@ -12,9 +12,6 @@
  *       1M  the protected-mode part of the bzImage; it moves to where it wants to be
  *     then  the initramfs, above the memory that the kernel needs for moving
  *
- * All of it is in as few blocks of 2M as possible: to load a page into shared memory is to use it,
- * and KVM then maps the block by 4K pages.
- *
  * The memory map tells the guest of this memory only. Private memory must not be in the
  * map: the kernel would put its page tables there, and KVM could not walk them (when KVM
  * has to emulate an instruction, it reads page tables through this process's view, which

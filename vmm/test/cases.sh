@@ -66,14 +66,18 @@ linux() {
 }
 
 # A Linux that is all in shared memory. Its kernel is in the first unit of 1G, and the host does
-# not use the second one.
+# not use the second one unless it populates it.
 shared() {
 	guest="run --kernel /bzImage --initrd /initramfs --append quiet --shared"
-	echo "1..5"
+	echo "1..8"
 	says guest_in_shared_1g_pages "mapped into the guest: 1 x 1G" 2G 1G
 	works guest_in_shared_2m_pages 128M 2M
 	works guest_in_shared_4k_pages 128M 0
-	fails touched_all_over_is_found "the host has used 32768 pages" 128M 2M --mistake populate
+	says populated_1g_pages "1024 pieces: 1024x2M" 2G 1G --populate
+	says populated_2m_pages "64 pieces: 64x2M" 128M 2M --populate
+	works populated_4k_pages 128M 0 --populate
+	fails mapped_small_is_found "the guest has 0 pages in huge mappings" \
+		128M 2M --mistake small
 	fails not_in_the_file_is_found "the file has 0 pages, the guest verified" \
 		128M 2M --mistake ordinary
 }

@@ -468,15 +468,42 @@ GMEM_TEST(huge, pipe_past_close,
 GMEM_TEST(huge, io_uring_past_punch,
 	  SKIP_IF(return, pin_past(self, &holder_io_uring, false)));
 
+/* Pin a page, and map the one next to it once more: too small a mapping for their block. */
+static u64 *pin_next_to(struct gmem *self, struct holder *h, u64 page)
+{
+	u64 *word;
+
+	write_all(self);
+	TEST_ASSERT(gup_hold_write(h, addr_of(self, page - 1), 1), "Pinning should succeed");
+	word = mmap(NULL, page_size, PROT_READ, MAP_SHARED, self->fd, page * page_size);
+	TEST_ASSERT(word != MAP_FAILED, "mmap() should succeed");
+	return word;
+}
+
+/* The kernel's access can't wait for as long as the process'. */
+static bool read_by_proc_mem(u64 *word, u64 *val)
+{
+	int fd = open("/proc/self/mem", O_RDONLY);
+	bool done = pread(fd, val, sizeof(*val), (off_t)word) == sizeof(*val);
+
+	close(fd);
+	return done;
+}
+
+enum reader { BY_ACCESS, BY_CALL, BY_PROC_MEM };
+
 /* Read a page, or let a system call read it, in a child that has no pins. */
-static pid_t read_in_child(struct gmem *self, u64 *word, u64 tag, bool by_call)
+static pid_t read_in_child(struct gmem *self, u64 *word, u64 tag, enum reader reader)
 {
 	pid_t pid = kvm_fork_sharing_files();
+	u64 val = !tag;
 
 	if (pid)
 		return pid;
-	if (by_call)
+	if (reader == BY_CALL)
 		_exit(write(self->pipe[1], word, sizeof(*word)) != sizeof(*word));
+	if (reader == BY_PROC_MEM)
+		_exit(!read_by_proc_mem(word, &val) || val != tag);
 	_exit(READ_ONCE(*word) != tag);
 }
 
@@ -484,19 +511,17 @@ static pid_t read_in_child(struct gmem *self, u64 *word, u64 tag, bool by_call)
 TEST_F(huge, kill_small_mapping_of_pinned_page)
 {
 	const u64 page = self->unit_pages / 2 + 3;
+	enum reader reader;
 	struct holder h;
 	u64 *word;
 	pid_t pid;
-	int i;
+	u64 begin;
 
 	SKIP_IF(return, gup_open(&h) ? NULL : NEEDS_GUP_TEST);
 	SKIP_IF(return, self->model.map_order ? NULL : "is about huge mappings");
-	write_all(self);
-	TEST_ASSERT(gup_hold_write(&h, addr_of(self, page), 1), "Pinning should succeed");
-	word = mmap(NULL, page_size, PROT_READ, MAP_SHARED, self->fd, (page + 1) * page_size);
-	TEST_ASSERT(word != MAP_FAILED, "mmap() should succeed");
-	for (i = 0; i < 2; i++) {
-		pid = read_in_child(self, word, 0, i);
+	word = pin_next_to(self, &h, page);
+	for (reader = BY_ACCESS; reader <= BY_CALL; reader++) {
+		pid = read_in_child(self, word, 0, reader);
 		usleep(200 * 1000);
 		kill_child(pid);
 	}
@@ -504,13 +529,32 @@ TEST_F(huge, kill_small_mapping_of_pinned_page)
 	assert_layout();
 	assert_mapped_huge(self->mem, self->size);
 
-	/* The access fails in the end, which takes 10 seconds or more. */
+	/* The access fails in the end, after 10 seconds, and not after twice that. */
+	begin = now_ns();
 	TEST_ASSERT(!can_read(self->pipe, word), "A page of a pinned block");
+	TEST_ASSERT(now_ns() - begin > 9ULL * NSEC_PER_SEC &&
+		    now_ns() - begin < 19ULL * NSEC_PER_SEC,
+		    "Waited %lu ns", now_ns() - begin);
 	gup_release(&h);
 	TEST_ASSERT(can_read(self->pipe, word), "A page of a block that isn't pinned");
-	guestmem_model_touch_small(&self->model, page + 1, 1);
+	guestmem_model_touch_small(&self->model, page, 1);
 	assert_layout();
 	kvm_munmap(word, page_size);
+}
+
+static void read_when_unpinned(struct gmem *self, enum reader reader, u64 *word, u64 page,
+			       struct holder *h)
+{
+	pid_t pid = read_in_child(self, word, self->tags[page], reader);
+
+	usleep(100 * 1000);
+	TEST_ASSERT_EQ(waitpid(pid, NULL, WNOHANG), 0);
+	check_all(self);
+	gup_release(h);
+	assert_child_succeeds(pid);
+	guestmem_model_touch_small(&self->model, page, 1);
+	check_all(self);
+	assert_layout();
 }
 
 /* A mapping that has to be smaller waits until the block isn't pinned any more. */
@@ -519,24 +563,29 @@ TEST_F(huge, small_mapping_of_pinned_page)
 	const u64 page = self->unit_pages / 2 + 3;
 	struct holder h;
 	u64 *word;
-	pid_t pid;
 
 	SKIP_IF(return, gup_open(&h) ? NULL : NEEDS_GUP_TEST);
 	SKIP_IF(return, self->model.map_order ? NULL : "is about huge mappings");
-	write_all(self);
-	TEST_ASSERT(gup_hold_write(&h, addr_of(self, page), 1), "Pinning should succeed");
-	word = mmap(NULL, page_size, PROT_READ, MAP_SHARED, self->fd, (page + 1) * page_size);
-	TEST_ASSERT(word != MAP_FAILED, "mmap() should succeed");
+	word = pin_next_to(self, &h, page);
+	read_when_unpinned(self, BY_ACCESS, word, page, &h);
+	kvm_munmap(word, page_size);
+}
 
-	pid = read_in_child(self, word, self->tags[page + 1], false);
-	usleep(100 * 1000);
-	TEST_ASSERT_EQ(waitpid(pid, NULL, WNOHANG), 0);
-	check_all(self);
-	gup_release(&h);
-	assert_child_succeeds(pid);
-	guestmem_model_touch_small(&self->model, page + 1, 1);
-	check_all(self);
-	assert_layout();
+/* An access that can't wait for long fails soon, but bears with a pin that goes. */
+TEST_F(huge, proc_self_mem_of_pinned_page)
+{
+	const u64 page = self->unit_pages / 2 + 3;
+	struct holder h;
+	u64 *word, val;
+	u64 begin;
+
+	SKIP_IF(return, gup_open(&h) ? NULL : NEEDS_GUP_TEST);
+	SKIP_IF(return, self->model.map_order ? NULL : "is about huge mappings");
+	word = pin_next_to(self, &h, page);
+	begin = now_ns();
+	TEST_ASSERT(!read_by_proc_mem(word, &val), "A page of a pinned block");
+	TEST_ASSERT(now_ns() - begin < 5ULL * NSEC_PER_SEC, "Waited %lu ns", now_ns() - begin);
+	read_when_unpinned(self, BY_PROC_MEM, word, page, &h);
 	kvm_munmap(word, page_size);
 }
 
