@@ -206,7 +206,8 @@ static void guestmem_check_piece(struct guestmem_check *c, struct folio *folio,
 		guestmem_bad(c, page, "order %u isn't aligned", folio_order(folio));
 	if (folio_ref_count(folio) < nr_pages + folio_mapcount(folio))
 		guestmem_bad(c, page, "refcount %d", folio_ref_count(folio));
-	if (folio_mapped(folio) && folio_test_large(folio) && folio_order(folio) != PMD_ORDER)
+	if (folio_mapped(folio) && folio_test_large(folio) && folio_order(folio) != PMD_ORDER &&
+	    folio_order(folio) != PUD_ORDER)
 		guestmem_bad(c, page, "order %u and mapped", folio_order(folio));
 	if (!folio_test_uptodate(folio))
 		guestmem_bad(c, page, "not up to date");

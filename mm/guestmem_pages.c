@@ -116,7 +116,7 @@ static void guestmem_prep_piece(struct page *page, unsigned int order,
 
 	guestmem_prep_folio(page, order, p->optimized);
 	/* User space may map it, if the file lets it. */
-	if (order == PMD_ORDER)
+	if (order == PMD_ORDER || order == PUD_ORDER)
 		folio_set_large_rmappable(folio);
 	folio->mapping = p->mapping;
 	folio->index = index;

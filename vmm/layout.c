@@ -10,8 +10,8 @@
  *   - a page that this process has used, and so might have pinned, is a piece of its own
  *
  * A file that is all of the guest's memory, and shared (--shared), can't convert. There, the last
- * of these goes for a block of 2M: a process that uses one of its pages has the block in one entry
- * of its page table, and so in one piece.
+ * of these goes for a unit: a process that uses one of its pages has the unit in one entry of its
+ * page table, and so in one piece.
  *
  * This file computes the pieces from the knowledge of a VMM: which pages it has converted, and
  * which pages are in its page table. It also reads the pieces from debugfs, where a kernel with
@@ -137,7 +137,7 @@ static void *array(__u64 pages)
 
 struct layout *layout_read(struct vm *vm)
 {
-	__u64 used = vm->opt->shared && vm->opt->page_size >= BLOCK ? BLOCK / PAGE : 1;
+	__u64 used = vm->opt->shared ? vm->opt->page_size / PAGE : 1;
 	struct layout *layout = array(sizeof(*layout));
 	__u8 *told;
 

@@ -19,7 +19,7 @@
  *                    the hugetlb pool, or a 4K page without huge pages.
  *   a piece          a folio that the host's kernel has made of a unit: the unit itself, or
  *                    the largest blocks that are all private, or all shared. A page that
- *                    this process has used is a piece of its own, in shared memory a block.
+ *                    this process has used is a piece of its own, in shared memory a unit.
  *   a block          2M of the file, one cell of the map.
  *
  * Read main.c to see the steps of a run in their order, then memory.c, which is the main

@@ -77,8 +77,10 @@ struct folio *kvm_gmem_get_hugetlb_folio(struct inode *inode, pgoff_t index)
  */
 static bool kvm_gmem_is_pinned_huge(struct inode *inode, struct folio *folio)
 {
-	return kvm_gmem_is_mapped_huge(inode) && folio_order(folio) == PMD_ORDER &&
-	       !folio_test_hugetlb(folio) &&
+	if (folio_order(folio) != PMD_ORDER && folio_order(folio) != PUD_ORDER)
+		return false;
+
+	return kvm_gmem_is_mapped_huge(inode) && !folio_test_hugetlb(folio) &&
 	       folio_ref_count(folio) > folio_nr_pages(folio) + folio_mapcount(folio);
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Map guest_memfd files of VMs without private memory, which never convert: the host maps
- * 2M of a huge page by one entry of a page table, where the mapping covers all of it.
+ * 2M of a huge page by one entry of a page table, where the mapping covers all of it, and on
+ * x86 1G as well.
  *
  * Everything that makes such a mapping smaller, or takes it away, must keep the contents, and
  * must give the huge pages back in the end.
@@ -28,6 +29,10 @@ static const char *setup(struct gmem *self, const struct gmem_variant *variant)
 	gmem_open(self, GMEM_SHARED);
 	if (self->unit >= strtoul(pmd_size, NULL, 0))
 		self->model.map_order = __builtin_ctzl(strtoul(pmd_size, NULL, 0) / page_size);
+#ifdef __x86_64__
+	if (self->unit == SZ_1G)
+		self->model.max_order = self->model.unit_order;
+#endif
 	return NULL;
 }
 
@@ -66,14 +71,36 @@ static u64 smaps_of(void *mem, const char *key)
 }
 
 /* How much of the mapping, up to the end of its VMA, is mapped by PMDs, or at all. */
-#define assert_mapped_huge(mem, bytes)					\
+#define assert_mapped_by_pmds(mem, bytes)				\
 	TEST_ASSERT_EQ(smaps_of(mem, "FilePmdMapped"), self->model.map_order ? (bytes) : 0)
 #define assert_mapped(mem, bytes)	TEST_ASSERT_EQ(smaps_of(mem, "Rss"), bytes)
 
-/* The number of pages that one entry of a page table maps. */
+/* Whether the file is in folios of 1G, and so can only be mapped by PUDs. */
+static bool is_mapped_by_puds(struct gmem *self)
+{
+	return self->model.max_order && self->model.order[0] == self->model.max_order;
+}
+
+/* How much of the mapping is mapped by entries that are as large as they can be. */
+#define assert_mapped_huge(mem, bytes) do {				\
+	if (is_mapped_by_puds(self)) {					\
+		assert_mapped(mem, bytes);				\
+		assert_mapped_by_pmds(mem, 0);				\
+	} else {							\
+		assert_mapped_by_pmds(mem, bytes);			\
+	}								\
+} while (0)
+
+/* The number of pages that a PMD maps, or a PTE if there are no PMDs. */
 static u64 block_pages(struct gmem *self)
 {
 	return 1ul << self->model.map_order;
+}
+
+/* The number of pages that one entry of a page table maps at most. */
+static u64 max_pages(struct gmem *self)
+{
+	return self->model.max_order ? 1ul << self->model.max_order : block_pages(self);
 }
 
 static void write_all(struct gmem *self)
@@ -122,7 +149,7 @@ static void touch_all(struct gmem *self, bool write, long min, long max)
 
 TEST_F(huge, write)
 {
-	const long nr = self->nr_pages / block_pages(self);
+	const long nr = self->nr_pages / max_pages(self);
 
 	touch_all(self, true, nr, nr);
 	touch_all(self, false, 0, 0);
@@ -131,7 +158,7 @@ TEST_F(huge, write)
 
 TEST_F(huge, read_then_write)
 {
-	const long nr = self->nr_pages / block_pages(self);
+	const long nr = self->nr_pages / max_pages(self);
 
 	touch_all(self, false, nr, nr);
 	/* Where hardware doesn't keep track of what is dirty, there is another fault. */
@@ -141,7 +168,7 @@ TEST_F(huge, read_then_write)
 
 TEST_F(huge, allocated)
 {
-	const long nr = self->nr_pages / block_pages(self);
+	const long nr = self->nr_pages / max_pages(self);
 
 	allocate(self, 0, self->nr_pages);
 	assert_layout();
@@ -216,13 +243,14 @@ TEST_F(huge, small_mapping_of_a_page)
 	TEST_ASSERT_EQ(READ_ONCE(*word), self->tags[page]);
 	guestmem_model_touch_small(&self->model, page, 1);
 	assert_layout();
-	assert_mapped_huge(self->mem, self->size - block_pages(self) * page_size);
+	assert_mapped(self->mem, self->size - max_pages(self) * page_size);
 
 	WRITE_ONCE(*word, 5);
 	self->tags[page] = 5;
 	check_all(self);
 	assert_layout();
 	assert_mapped(self->mem, self->size);
+	assert_mapped_huge(self->mem, self->size - block_pages(self) * page_size);
 	kvm_munmap(word, page_size);
 }
 
@@ -353,28 +381,27 @@ TEST_F(huge, mlock)
 	TEST_ASSERT(!mlock(self->mem, self->size), "mlock() should succeed");
 }
 
+/* Move the file to an address that is @offset off a multiple of @align. */
+static void move(struct gmem *self, size_t align, size_t offset)
+{
+	char *to = kvm_mmap(self->size + 2 * align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
+	to = (char *)align_up((uintptr_t)to, align) + offset;
+	self->mem = mremap(self->mem, self->size, self->size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	TEST_ASSERT((char *)self->mem == to, "mremap() should succeed, errno %d", errno);
+}
+
 TEST_F(huge, mremap)
 {
-	char *mem, *to;
-
 	write_all(self);
-	to = mmap(NULL, self->size + SZ_2M, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	TEST_ASSERT(to != MAP_FAILED, "mmap() should succeed");
-	to = (void *)align_up((uintptr_t)to, SZ_2M);
-	mem = mremap(self->mem, self->size, self->size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
-	TEST_ASSERT(mem == to, "mremap() should succeed, errno %d", errno);
-	self->mem = mem;
-	assert_mapped_huge(self->mem, self->size);
+	move(self, max((size_t)SZ_2M, max_pages(self) * page_size), 0);
+	touch_all(self, false, 0, 0);
 	check_all(self);
-	assert_layout();
 
 	/* Off by a page, the mapping can't be huge. */
-	mem = mremap(self->mem, self->size, self->size, MREMAP_MAYMOVE | MREMAP_FIXED,
-		     (char *)align_up((uintptr_t)kvm_mmap(self->size + 2 * SZ_2M, PROT_NONE,
-				      MAP_PRIVATE | MAP_ANONYMOUS, -1), SZ_2M) + page_size);
-	TEST_ASSERT(mem != MAP_FAILED, "mremap() should succeed, errno %d", errno);
-	self->mem = mem;
+	move(self, SZ_2M, page_size);
 	self->model.map_order = 0;
+	self->model.max_order = 0;
 	TEST_ASSERT_EQ(READ_ONCE(*word_of(self, 1)), self->tags[1]);
 	guestmem_model_touch_small(&self->model, 1, 1);
 	assert_layout();
@@ -399,6 +426,29 @@ TEST_F(huge, fork)
 	assert_layout();
 }
 
+/* The page tables of a VMA that may have markers are copied, those of other files aren't. */
+TEST_F(huge, fork_with_guards)
+{
+	pid_t pid;
+
+	kvm_munmap(self->mem, self->size);
+	self->mem = kvm_mmap(2 * self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd);
+	TEST_ASSERT(!madvise((char *)self->mem + self->size, page_size, MADV_GUARD_INSTALL),
+		    "MADV_GUARD_INSTALL should succeed, errno %d", errno);
+	write_all(self);
+	assert_layout();
+	pid = kvm_fork_sharing_files();
+	if (!pid) {
+		check_all(self);
+		_exit(0);
+	}
+	assert_child_succeeds(pid);
+	check_all(self);
+	assert_layout();
+	kvm_munmap((char *)self->mem + self->size, self->size);
+	assert_mapped_huge(self->mem, self->size);
+}
+
 TEST_F(huge, punch)
 {
 	const u64 page = self->unit_pages / 2 + 3;
@@ -413,8 +463,8 @@ TEST_F(huge, punch)
 	punch_unit(self, 0);
 	assert_mapped(self->mem, self->size - self->unit);
 	assert_model();
-	touch_all(self, false, self->unit_pages / block_pages(self),
-		  self->unit_pages / block_pages(self));
+	touch_all(self, false, self->unit_pages / max_pages(self),
+		  self->unit_pages / max_pages(self));
 	check_all(self);
 }
 
@@ -621,14 +671,14 @@ TEST_F(huge, poison)
 	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), 0);
 	self->nr_lost = 1;
 	sigbus_take();
-	assert_mapped_huge(self->mem, self->size - block * page_size);
+	assert_mapped(self->mem, self->size - max_pages(self) * page_size);
 
 	TEST_ASSERT(!sigbus_try_read(word_of(self, page), &val), "Page %lu has failed", page);
 	seen = sigbus_take();
 	TEST_ASSERT_EQ(seen.code, BUS_MCEERR_AR);
 	TEST_ASSERT_EQ(seen.lsb, 12);
 	TEST_ASSERT_EQ(seen.addr, (uintptr_t)word_of(self, page));
-	for (i = start; i < start + block; i++) {
+	for (i = 0; i < self->nr_pages; i++) {
 		if (i == page)
 			continue;
 		TEST_ASSERT(sigbus_try_read(word_of(self, i), &val), "Page %lu hasn't failed", i);
@@ -636,6 +686,7 @@ TEST_F(huge, poison)
 	}
 	guestmem_model_touch_small(&self->model, start, block);
 	guestmem_model_poison(&self->model, page);
+	guestmem_model_touch_all(&self->model);
 	assert_layout();
 	assert_mapped_huge(self->mem, self->size - block * page_size);
 }

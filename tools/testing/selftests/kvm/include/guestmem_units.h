@@ -9,8 +9,9 @@
  * block than before.  A page that the host has touched is on its own, and so is a page
  * that has failed.
  *
- * If the file can't convert, the host may map blocks of @map_order.  Such a block is on its
- * own when a page of it has been touched, unless it is in pieces already.
+ * If the file can't convert, the host may map blocks of @map_order, and those of @max_order as
+ * long as they are one folio.  Such a block is on its own when a page of it has been touched,
+ * unless it is in pieces already.
  */
 #ifndef SELFTEST_KVM_GUESTMEM_UNITS_H
 #define SELFTEST_KVM_GUESTMEM_UNITS_H
@@ -21,6 +22,7 @@ struct guestmem_model {
 	int fd;
 	int unit_order;
 	int map_order;		/* 0, unless a test says otherwise */
+	int max_order;		/* the same */
 	u64 unit_pages;
 	u64 nr_pages;
 	bool *present;		/* per unit */

@@ -284,6 +284,9 @@ static bool touch_block(struct guestmem_model *m, u64 page, int order)
 /* Returns what touch_block() does. */
 static bool touch_largest(struct guestmem_model *m, u64 page)
 {
+	if (m->max_order && m->order[page] == m->max_order)
+		return touch_block(m, page, m->max_order);
+
 	return touch_block(m, page, m->order[page] < m->map_order ? 0 : m->map_order);
 }
 

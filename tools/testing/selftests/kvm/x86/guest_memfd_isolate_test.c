@@ -156,6 +156,8 @@ static void become_ordinary_vm(struct gmem *self)
 	self->vcpu = self->vcpus[0];
 	gmem_open(self, GUEST_MEMFD_FLAG_INIT_SHARED);
 	self->model.map_order = 9;
+	if (self->unit == SZ_1G)
+		self->model.max_order = 18;
 }
 
 /*
@@ -209,8 +211,8 @@ TEST_F(reshape, ordinary_vm_of_host)
 	guestmem_model_touch_all(&self->model);
 	assert_model();
 
-	want.nr_2m = self->nr_pages / PAGES_2M;
-	want.faults = want.nr_2m;
+	want = mappings_of_layout(&self->model, 0, self->nr_pages);
+	want.faults = self->nr;
 	before = read_mappings(self->vcpu);
 	guest_check_all();
 	assert_mappings(self->vcpu, before, want, "written by the host");
@@ -219,8 +221,9 @@ TEST_F(reshape, ordinary_vm_of_host)
 	delete_slot(self->vm, TEST_GPA);
 	add_slot(self->vm, TEST_GPA, self->size, self->mem, self->fd, 0);
 	guest_check(self, 0, 1);
-	want.nr_2m--;
-	want.faults--;
+	want = mappings_of_layout(&self->model, self->unit_pages,
+				  self->nr_pages - self->unit_pages);
+	want.faults = self->nr - 1;
 	before = read_mappings(self->vcpu);
 	guest_check_all();
 	assert_mappings(self->vcpu, before, want, "after the memslot was deleted");
