@@ -103,6 +103,43 @@ void vm_add_gmem(struct vm *vm, struct gmem *gmem)
 		set_gmem_slot(vm, gmem, gmem->size);
 }
 
+static int create_hugetlbfs(const struct gmem *gmem)
+{
+	int fd = memfd_create("bench", MFD_HUGETLB | gmem->huge_page_shift << MAP_HUGE_SHIFT);
+
+	if (fd < 0 || ftruncate(fd, gmem->size))
+		die("memfd_create(MFD_HUGETLB, pages of 2^%llu)", gmem->huge_page_shift);
+	return fd;
+}
+
+static int create_shared_gmem(struct vm *vm, const struct gmem *gmem)
+{
+	struct kvm_create_guest_memfd create = {
+		.size = gmem->size, .huge_page_size_log2 = gmem->huge_page_shift,
+		.flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED |
+			 GUEST_MEMFD_FLAG_HUGETLB,
+	};
+	int fd = ioctl(vm->fd, KVM_CREATE_GUEST_MEMFD, &create);
+
+	if (fd < 0)
+		die("KVM_CREATE_GUEST_MEMFD(pages of 2^%llu)", gmem->huge_page_shift);
+	return fd;
+}
+
+void vm_add_ordinary(struct vm *vm, struct gmem *gmem, bool hugetlbfs)
+{
+	gmem->fd = hugetlbfs ? create_hugetlbfs(gmem) : create_shared_gmem(vm, gmem);
+	gmem->shared = mmap(NULL, gmem->size, PROT_READ | PROT_WRITE, MAP_SHARED, gmem->fd, 0);
+	if (gmem->shared == MAP_FAILED)
+		die("mmap(%llu bytes of shared memory)", gmem->size);
+	set_slot(vm, (struct kvm_userspace_memory_region2){
+		.slot = gmem->slot, .flags = hugetlbfs ? 0 : KVM_MEM_GUEST_MEMFD,
+		.guest_phys_addr = gmem->base, .memory_size = gmem->size,
+		.userspace_addr = (unsigned long)gmem->shared,
+		.guest_memfd = hugetlbfs ? 0 : gmem->fd,
+	});
+}
+
 void vm_unbind_gmem(struct vm *vm, struct gmem *gmem)
 {
 	if (!gmem->unbound)
@@ -227,9 +264,10 @@ void vm_create(struct vm *vm)
 	vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (vm->kvm_fd < 0)
 		die("/dev/kvm");
-	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
+	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM,
+		       vm->ordinary ? KVM_X86_DEFAULT_VM : KVM_X86_SW_PROTECTED_VM);
 	if (vm->fd < 0)
-		die("KVM_CREATE_VM(KVM_X86_SW_PROTECTED_VM)");
+		die("KVM_CREATE_VM(%s)", vm->ordinary ? "default" : "KVM_X86_SW_PROTECTED_VM");
 	if (ioctl(vm->fd, KVM_ENABLE_CAP, &exits))
 		die("KVM_ENABLE_CAP(KVM_CAP_EXIT_HYPERCALL)");
 	vm->in_place = check(vm->fd, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);

@@ -39,6 +39,7 @@ struct vm {
 	struct command *command;	/* that of the first vCPU */
 	__u8 *low;			/* ordinary memory */
 	bool in_place;
+	bool ordinary;			/* set by the caller: no private memory */
 
 	/* Converts for the guest; returns 0 or a KVM_E* for the guest. */
 	__s64 (*convert)(struct vm *vm, __u64 gpa, __u64 pages, bool to_shared);
@@ -48,6 +49,11 @@ void vm_create(struct vm *vm);
 void vm_destroy(struct vm *vm);
 struct vcpu *vm_add_vcpu(struct vm *vm);
 void vm_add_gmem(struct vm *vm, struct gmem *gmem);
+/*
+ * Adds shared memory of an ordinary VM: a guest_memfd file, or if @hugetlbfs, a file of
+ * hugetlbfs of which KVM is told the address, as if it were a gmem.
+ */
+void vm_add_ordinary(struct vm *vm, struct gmem *gmem, bool hugetlbfs);
 void vm_del_gmem(struct vm *vm, struct gmem *gmem);
 /* Does the first part of that: deletes the slot and the host's mapping, and keeps the file. */
 void vm_unbind_gmem(struct vm *vm, struct gmem *gmem);

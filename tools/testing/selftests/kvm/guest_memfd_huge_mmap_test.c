@@ -7,6 +7,8 @@
  * Everything that makes such a mapping smaller, or takes it away, must keep the contents, and
  * must give the huge pages back in the end.
  */
+#include <pthread.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 
 #include "guest_memfd_fixture.h"
@@ -70,9 +72,17 @@ static u64 smaps_of(void *mem, const char *key)
 	return found;
 }
 
-/* How much of the mapping, up to the end of its VMA, is mapped by PMDs, or at all. */
-#define assert_mapped_by_pmds(mem, bytes)				\
-	TEST_ASSERT_EQ(smaps_of(mem, "FilePmdMapped"), self->model.map_order ? (bytes) : 0)
+/* Read memory through the kernel, whose access can't wait for as long as the process'. */
+static bool read_by_proc_mem(u64 *word, u64 *val)
+{
+	int fd = open("/proc/self/mem", O_RDONLY);
+	bool done = pread(fd, val, sizeof(*val), (off_t)word) == sizeof(*val);
+
+	close(fd);
+	return done;
+}
+
+/* How much of the mapping, up to the end of its VMA, is mapped. */
 #define assert_mapped(mem, bytes)	TEST_ASSERT_EQ(smaps_of(mem, "Rss"), bytes)
 
 /* Whether the file is in folios of 1G, and so can only be mapped by PUDs. */
@@ -81,15 +91,19 @@ static bool is_mapped_by_puds(struct gmem *self)
 	return self->model.max_order && self->model.order[0] == self->model.max_order;
 }
 
-/* How much of the mapping is mapped by entries that are as large as they can be. */
-#define assert_mapped_huge(mem, bytes) do {				\
-	if (is_mapped_by_puds(self)) {					\
-		assert_mapped(mem, bytes);				\
-		assert_mapped_by_pmds(mem, 0);				\
-	} else {							\
-		assert_mapped_by_pmds(mem, bytes);			\
-	}								\
-} while (0)
+/* How much of a mapping is mapped by entries that are as large as they can be. */
+#define assert_mapped_huge(mem, bytes)	__assert_mapped_huge(self, mem, bytes, __LINE__)
+
+static void __assert_mapped_huge(struct gmem *self, void *mem, u64 bytes, int line)
+{
+	u64 pmds = smaps_of(mem, "FilePmdMapped"), all = smaps_of(mem, "Rss");
+
+	if (is_mapped_by_puds(self))
+		TEST_ASSERT(all == bytes && !pmds, "Mapped are %lu bytes, line %d", all, line);
+	else
+		TEST_ASSERT(pmds == (self->model.map_order ? bytes : 0),
+			    "Mapped by PMDs are %lu bytes, line %d", pmds, line);
+}
 
 /* The number of pages that a PMD maps, or a PTE if there are no PMDs. */
 static u64 block_pages(struct gmem *self)
@@ -348,6 +362,89 @@ TEST_F(huge, advice)
 	assert_mapped_huge(self->mem, self->size);
 }
 
+/* Other tasks may look at the mappings, and these stay as they are. */
+TEST_F(huge, look)
+{
+	static const char *const files[] = {
+		"/proc/self/smaps", "/proc/self/smaps_rollup", "/proc/self/numa_maps",
+	};
+	char *text = malloc(SZ_2M);
+	int i;
+
+	write_all(self);
+	for (i = 0; i < ARRAY_SIZE(files); i++)
+		TEST_ASSERT(access(files[i], R_OK) || read_text_file(files[i], text, SZ_2M),
+			    "Cannot read %s", files[i]);
+	TEST_ASSERT(read_pagemap_pfn(addr_of(self, self->nr_pages - 1)), "pagemap has no pfn");
+	touch_all(self, false, 0, 0);
+	free(text);
+}
+
+static bool is_done;
+
+static void *forget(void *arg)
+{
+	struct gmem *self = arg;
+	int i;
+
+	/* All of the file, parts, and a page. */
+	for (i = 0; i < 20000; i++) {
+		madvise(self->mem, self->size >> (i % 4), MADV_DONTNEED);
+		madvise(addr_of(self, i % self->nr_pages), page_size, MADV_DONTNEED);
+	}
+	WRITE_ONCE(is_done, true);
+	return NULL;
+}
+
+/* Mappings go away while other threads fault. */
+TEST_F(huge, forget_and_touch)
+{
+	pthread_t thread;
+	u64 page;
+
+	write_all(self);
+	kvm_pthread_create(&thread, NULL, forget, self);
+	while (!READ_ONCE(is_done)) {
+		page = random_below(self->nr_pages);
+		TEST_ASSERT_EQ(READ_ONCE(*word_of(self, page)), self->tags[page]);
+	}
+	kvm_pthread_join(thread, NULL);
+	check_all(self);
+	assert_layout();
+	assert_mapped_huge(self->mem, self->size);
+}
+
+/* A debugger may look at memory that the process itself may not access. */
+TEST_F(huge, no_access)
+{
+	const u64 page = self->nr_pages / 2 + 5;
+	pid_t pid;
+	int status;
+	long val;
+
+	write_all(self);
+	pid = kvm_fork_sharing_files();
+	if (!pid) {
+		check_all(self);
+		if (mprotect(self->mem, self->size, PROT_NONE) || ptrace(PTRACE_TRACEME))
+			_exit(1);
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	TEST_ASSERT(WIFSTOPPED(status), "The child should have stopped, status 0x%x", status);
+	val = ptrace(PTRACE_PEEKDATA, pid, word_of(self, page), NULL);
+	TEST_ASSERT_EQ((u64)val, self->tags[page]);
+	kill_child(pid);
+
+	/* There are no PUDs without access, so that was a smaller mapping. */
+	guestmem_model_touch_block(&self->model, page, self->model.map_order);
+	assert_layout();
+	check_all(self);
+	assert_layout();
+	assert_mapped_huge(self->mem, self->size);
+}
+
 TEST_F(huge, mincore)
 {
 	unsigned char *vec = malloc(self->nr_pages);
@@ -528,16 +625,6 @@ static u64 *pin_next_to(struct gmem *self, struct holder *h, u64 page)
 	word = mmap(NULL, page_size, PROT_READ, MAP_SHARED, self->fd, page * page_size);
 	TEST_ASSERT(word != MAP_FAILED, "mmap() should succeed");
 	return word;
-}
-
-/* The kernel's access can't wait for as long as the process'. */
-static bool read_by_proc_mem(u64 *word, u64 *val)
-{
-	int fd = open("/proc/self/mem", O_RDONLY);
-	bool done = pread(fd, val, sizeof(*val), (off_t)word) == sizeof(*val);
-
-	close(fd);
-	return done;
 }
 
 enum reader { BY_ACCESS, BY_CALL, BY_PROC_MEM };

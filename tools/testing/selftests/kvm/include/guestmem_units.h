@@ -66,11 +66,12 @@ void guestmem_model_free(struct guestmem_model *m);
 
 /*
  * All numbers are pages.  A touch, too, allocates a huge page that isn't there.  It maps as
- * much as the model allows, unless the mapping is @small.
+ * much as the model allows, unless the mapping is @small, or that of a block of @order.
  */
 void guestmem_model_convert(struct guestmem_model *m, u64 first, u64 nr, bool private);
 void guestmem_model_allocate(struct guestmem_model *m, u64 first, u64 nr);
 void guestmem_model_touch(struct guestmem_model *m, u64 page);
+void guestmem_model_touch_block(struct guestmem_model *m, u64 page, int order);
 void guestmem_model_touch_small(struct guestmem_model *m, u64 first, u64 nr);
 void guestmem_model_touch_all(struct guestmem_model *m);
 /* The page has failed, and the unit has been used since. */

@@ -297,6 +297,13 @@ void guestmem_model_touch(struct guestmem_model *m, u64 page)
 		update(m, page, 1);
 }
 
+void guestmem_model_touch_block(struct guestmem_model *m, u64 page, int order)
+{
+	guestmem_model_allocate(m, page, 1);
+	if (m->order[page] >= order && touch_block(m, page, order))
+		update(m, page, 1);
+}
+
 void guestmem_model_touch_small(struct guestmem_model *m, u64 first, u64 nr)
 {
 	u64 page;
