@@ -164,7 +164,8 @@ static void test_whole_piece(struct kunit *test)
 		t->one_piece[0] = i;
 		folio = filemap_get_folio(t->mapping, 0);
 		KUNIT_EXPECT_EQ(test, folio_test_large_rmappable(folio),
-				i && t->unit_order == PMD_ORDER);
+				i && (t->unit_order == PMD_ORDER ||
+				      t->unit_order == PUD_ORDER));
 		folio_put(folio);
 		guestmem_test_check(test, i ? "one piece" : "given up");
 	}
