@@ -11,9 +11,14 @@
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 
+#include <linux/fs.h>
+#include <linux/futex.h>
+#include <linux/userfaultfd.h>
+
 #include "guest_memfd_fixture.h"
 
 #define PMD_SIZE_FILE	"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
+#define OPTIMIZE_VMEMMAP "/proc/sys/vm/hugetlb_optimize_vmemmap"
 
 #define _test_data_huge		gmem
 #define _fixture_variant_huge	gmem_variant
@@ -143,6 +148,19 @@ static void check_all(struct gmem *self)
 	guestmem_model_touch_all(&self->model);
 }
 
+/* No mapping takes more struct pages than the file's folios have. */
+static void assert_vmemmap(struct gmem *self)
+{
+	u64 nr = guestmem_model_nr_vmemmap(&self->model);
+	struct kernel_counters now;
+	char text[8];
+
+	if (!read_text_file(OPTIMIZE_VMEMMAP, text, sizeof(text)) || text[0] == '0')
+		nr = 0;
+	read_kernel_counters(&now);
+	TEST_ASSERT_EQ(now.memmap - self->counters.memmap, (long)nr);
+}
+
 /* Access all pages, which takes between @min and @max faults. */
 static void touch_all(struct gmem *self, bool write, long min, long max)
 {
@@ -165,6 +183,7 @@ static void touch_all(struct gmem *self, bool write, long min, long max)
 	assert_mapped(self->mem, self->size);
 	assert_mapped_huge(self->mem, self->size);
 	assert_nr_allocated(self->nr);
+	assert_vmemmap(self);
 }
 
 TEST_F(huge, write)
@@ -314,25 +333,10 @@ static void dont_use_huge_pages(void *mem, size_t size)
 	TEST_ASSERT(!madvise(mem, size, MADV_NOHUGEPAGE), "MADV_NOHUGEPAGE should succeed");
 }
 
-TEST_F(huge, protect)
-{
-	split_vma(self, protect);
-}
-
-TEST_F(huge, advise)
-{
-	split_vma(self, dont_dump);
-}
-
-TEST_F(huge, lock)
-{
-	split_vma(self, lock);
-}
-
-TEST_F(huge, no_huge_pages)
-{
-	split_vma(self, dont_use_huge_pages);
-}
+GMEM_TEST(huge, protect, split_vma(self, protect));
+GMEM_TEST(huge, advise, split_vma(self, dont_dump));
+GMEM_TEST(huge, lock, split_vma(self, lock));
+GMEM_TEST(huge, no_huge_pages, split_vma(self, dont_use_huge_pages));
 
 TEST_F(huge, unmap_a_part)
 {
@@ -384,6 +388,93 @@ TEST_F(huge, look)
 	TEST_ASSERT(read_pagemap_pfn(addr_of(self, self->nr_pages - 1)), "pagemap has no pfn");
 	touch_all(self, false, 0, 0);
 	free(text);
+}
+
+static void *wait_for_futex(void *word)
+{
+	/* NULL, unless something else than a wakeup ends it. */
+	return (void *)syscall(__NR_futex, word, FUTEX_WAIT, 0, NULL);
+}
+
+/* A word is the same futex in each mapping.  A look at it maps its page again. */
+TEST_F(huge, futex)
+{
+	void *other = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd), *ret;
+	const size_t offset = (self->nr_pages - 3) * page_size + 20;
+	pthread_t thread;
+
+	write_all(self);
+	kvm_pthread_create(&thread, NULL, wait_for_futex, other + offset);
+	do {
+		usleep(1000);
+		madvise(self->mem, self->size, MADV_DONTNEED);
+	} while (syscall(__NR_futex, self->mem + offset, FUTEX_WAKE, 1) != 1);
+	TEST_ASSERT(!pthread_join(thread, &ret) && !ret, "The other mapping's wait should end");
+	kvm_munmap(other, self->size);
+	touch_all(self, false, 0, self->nr_pages / max_pages(self));
+}
+
+/* Have the kernel note which pages of the mapping are written.  Return a userfaultfd, or -1. */
+static int note_writes(struct gmem *self, struct uffdio_writeprotect *protect)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_WP_ASYNC };
+	struct uffdio_register all = {
+		.range = { .start = (uintptr_t)self->mem, .len = self->size },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+	int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	TEST_ASSERT(fd < 0 || (!ioctl(fd, UFFDIO_API, &api) && !ioctl(fd, UFFDIO_REGISTER, &all)),
+		    "Writes of a mapping should be noted, errno %d", errno);
+	protect->range = all.range;
+	return fd;
+}
+
+/* Assert that @nr pages were written, of which @page is the first. */
+static void assert_written(struct gmem *self, u64 page, u64 nr)
+{
+	struct page_region found[2];
+	struct pm_scan_arg scan = {
+		.size = sizeof(scan), .vec = (uintptr_t)found, .vec_len = ARRAY_SIZE(found),
+		.start = (uintptr_t)self->mem, .end = (uintptr_t)self->mem + self->size,
+		.category_mask = PAGE_IS_WRITTEN, .return_mask = PAGE_IS_WRITTEN,
+	};
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+
+	TEST_ASSERT_EQ(ioctl(fd, PAGEMAP_SCAN, &scan), nr ? 1 : 0);
+	TEST_ASSERT(!nr || (found[0].start == (uintptr_t)addr_of(self, page) &&
+			    found[0].end == (uintptr_t)addr_of(self, page + nr)),
+		    "Written are pages 0x%llx to 0x%llx", found[0].start, found[0].end);
+	close(fd);
+}
+
+TEST_F(huge, note_writes)
+{
+	const u64 page = self->nr_pages / 2 + 9;
+	struct uffdio_writeprotect protect = { };
+	int fd = note_writes(self, &protect);
+
+	SKIP_IF(return, fd < 0 ? "needs CONFIG_USERFAULTFD" : NULL);
+	write_all(self);
+	TEST_ASSERT(!ioctl(fd, UFFDIO_WRITEPROTECT, &protect), "Nothing is protected yet");
+	touch_all(self, false, 0, 0);
+
+	/* Pages are protected one by one, so they are mapped so from now on. */
+	protect.mode = UFFDIO_WRITEPROTECT_MODE_WP;
+	TEST_ASSERT(!ioctl(fd, UFFDIO_WRITEPROTECT, &protect), "Pages should be protected");
+	assert_mapped(self->mem, self->model.map_order ? 0 : self->size);
+	assert_written(self, page, 0);
+	READ_ONCE(*word_of(self, page - 1));
+	WRITE_ONCE(*word_of(self, page), 5);
+	self->tags[page] = 5;
+	guestmem_model_touch_small(&self->model, page - 1, 2);
+	assert_layout();
+	assert_written(self, page, 1);
+
+	close(fd);
+	guestmem_model_touch_small(&self->model, 0, self->nr_pages);
+	check_all(self);
+	assert_layout();
 }
 
 static bool is_done;
@@ -656,9 +747,8 @@ TEST_F(huge, kill_small_mapping_of_pinned_page)
 	const u64 page = self->unit_pages / 2 + 3;
 	enum reader reader;
 	struct holder h;
-	u64 *word;
+	u64 *word, begin;
 	pid_t pid;
-	u64 begin;
 
 	SKIP_IF(return, gup_open(&h) ? NULL : NEEDS_GUP_TEST);
 	SKIP_IF(return, self->model.map_order ? NULL : "is about huge mappings");
@@ -719,8 +809,7 @@ TEST_F(huge, proc_self_mem_of_pinned_page)
 {
 	const u64 page = self->unit_pages / 2 + 3;
 	struct holder h;
-	u64 *word, val;
-	u64 begin;
+	u64 *word, val, begin;
 
 	SKIP_IF(return, gup_open(&h) ? NULL : NEEDS_GUP_TEST);
 	SKIP_IF(return, self->model.map_order ? NULL : "is about huge mappings");
@@ -749,35 +838,39 @@ TEST_F(huge, proc_self_mem)
 	close(fd);
 }
 
-/* One page fails: this is what the process that has it mapped is told, and all that it loses. */
-TEST_F(huge, poison)
+static void fail_page(struct gmem *self, u64 page)
 {
-	const u64 page = self->unit_pages / 2 + 3, block = block_pages(self);
-	const u64 start = page / block * block;
+	u64 pfn = read_pagemap_pfn(addr_of(self, page)), val;
 	struct sigbus_seen seen;
-	u64 val, i, pfn;
 
-	SKIP_IF(return, can_inject_memory_failure() ? NULL : NEEDS_MEMORY_FAILURE);
-	sigbus_start(false);
-	write_all(self);
-	pfn = read_pagemap_pfn(addr_of(self, page));
 	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), 0);
 	self->nr_lost = 1;
 	sigbus_take();
-	assert_mapped(self->mem, size_less_one(self));
-
 	TEST_ASSERT(!sigbus_try_read(word_of(self, page), &val), "Page %lu has failed", page);
 	seen = sigbus_take();
 	TEST_ASSERT_EQ(seen.code, BUS_MCEERR_AR);
 	TEST_ASSERT_EQ(seen.lsb, 12);
 	TEST_ASSERT_EQ(seen.addr, (uintptr_t)word_of(self, page));
+}
+
+/* One page fails: this is what the process that has it mapped is told, and all that it loses. */
+TEST_F(huge, poison)
+{
+	const u64 page = self->unit_pages / 2 + 3, block = block_pages(self);
+	u64 val, i;
+
+	SKIP_IF(return, can_inject_memory_failure() ? NULL : NEEDS_MEMORY_FAILURE);
+	sigbus_start(false);
+	write_all(self);
+	fail_page(self, page);
+	assert_mapped(self->mem, size_less_one(self));
 	for (i = 0; i < self->nr_pages; i++) {
 		if (i == page)
 			continue;
 		TEST_ASSERT(sigbus_try_read(word_of(self, i), &val), "Page %lu hasn't failed", i);
 		TEST_ASSERT_EQ(val, self->tags[i]);
 	}
-	guestmem_model_touch_small(&self->model, start, block);
+	guestmem_model_touch_small(&self->model, page / block * block, block);
 	guestmem_model_poison(&self->model, page);
 	guestmem_model_touch_all(&self->model);
 	assert_layout();
@@ -787,10 +880,8 @@ TEST_F(huge, poison)
 /* The block that has the failed page is pinned, and can't be split: that page has failed. */
 TEST_F(huge, poison_of_pinned_page)
 {
-	const u64 page = self->unit_pages / 2 + 3;
-	struct sigbus_seen seen;
+	u64 page = self->unit_pages / 2 + 3, val;
 	struct holder h;
-	u64 val, pfn;
 
 	SKIP_IF(return, can_inject_memory_failure() ? NULL : NEEDS_MEMORY_FAILURE);
 	SKIP_IF(return, gup_open(&h) ? NULL : NEEDS_GUP_TEST);
@@ -798,14 +889,7 @@ TEST_F(huge, poison_of_pinned_page)
 	sigbus_start(false);
 	write_all(self);
 	TEST_ASSERT(gup_hold_write(&h, addr_of(self, page), 1), "Pinning should succeed");
-	pfn = read_pagemap_pfn(addr_of(self, page));
-	TEST_ASSERT_EQ(write_pfn(CORRUPT_PFN, pfn), 0);
-	self->nr_lost = 1;
-	sigbus_take();
-	TEST_ASSERT(!sigbus_try_read(word_of(self, page), &val), "Page %lu has failed", page);
-	seen = sigbus_take();
-	TEST_ASSERT_EQ(seen.code, BUS_MCEERR_AR);
-	TEST_ASSERT_EQ(seen.lsb, 12);
+	fail_page(self, page);
 
 	/* The others are there when the block isn't pinned any more. */
 	gup_release(&h);
