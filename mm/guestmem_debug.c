@@ -373,6 +373,8 @@ static int guestmem_units_show(struct seq_file *m, void *v)
 	}
 
 	guestmem_check_shared_tails(&c);
+	if (c.nr_bad)
+		seq_putc(m, '\n');
 	seq_printf(m, "%lu units, %lu bad\n", c.nr_units, c.nr_bad);
 	return 0;
 }

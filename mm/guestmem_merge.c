@@ -257,8 +257,8 @@ bool guestmem_merge_unit(struct address_space *mapping, pgoff_t index,
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
 	block = guestmem_block_at(xa_load(&mapping->i_pages, index), order);
-	if (guestmem_block_is_poisoned(&block))
-		return false;
 
-	return guestmem_merge_bottom_up(&block, false);
+	/* Nothing is left to be merged, but that may be because a page has failed. */
+	return guestmem_merge_bottom_up(&block, false) &&
+	       folio_test_hugetlb(page_folio(block.page));
 }
