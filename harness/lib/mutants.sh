@@ -4,9 +4,10 @@
 # that its test does not find shows that the test is too weak.
 #
 # All mutants of the kernel are built into one kernel, in a tree of its own, and the boot line says
-# which of them is on. Without any, the same kernel must pass the same tests. A mutant of the
-# arithmetic is found in user space ("by unit"). A mutant of pKVM's hypervisor is a kernel of its own,
-# as the hypervisor has no boot line, and the hypervisor finds it while it boots ("by el2").
+# which of them is on. That kernel has the variant of the test that finds them. Without any, the same
+# kernel must pass the same tests. A mutant of the arithmetic is found in user space ("by unit"). A
+# mutant of pKVM's hypervisor is a kernel of its own, as the hypervisor has no boot line, and the
+# hypervisor finds it while it boots ("by el2").
 # harness/mutants/equivalent names those that cannot be found.
 
 use clone kernel resume run selftests test timeouts tree
@@ -91,19 +92,28 @@ in_mutants_tree() (
 	"$@"
 )
 
-# mutants_build: build the kernel that has all mutants.
+# mutants_variant KILLER: print the variant in which a test finds mutants, the first one of its own.
+mutants_variant() (
+	load_test "$1"
+	echo "${variants%% *}"
+)
+
+# mutants_build [VARIANT]: build the kernel that has all mutants.
 mutants_build() {
 	locked "$GMEM_OUT/mutants.lock" mutants_prepare instrument || return
-	in_mutants_tree kernel_build x86_64 default ""
+	in_mutants_tree kernel_build x86_64 "${1-default}" ""
 }
 
-# mutant_run KILLER NR SECONDS ID: boot that kernel with one mutant on, and run a test there.
+# mutant_run KILLER NR SECONDS ID: build and boot that kernel with one mutant on, and run a test
+# there.
 mutant_run() {
-	local run_args opt_timeout
+	local run_args opt_timeout variant
+	variant=$(mutants_variant "$1")
+	mutants_build "$variant" || return
 	load_test "$1"
 	# shellcheck disable=SC2086 # a list of words
 	[[ ! $selftests ]] || selftest_build x86_64 $selftests || return
-	test_args "$1" x86_64 default
+	test_args "$1" x86_64 "$variant"
 	opt_timeout=$(scaled "$3")
 	in_mutants_tree mutant_machine "${run_args[@]}" --append "gmem_mutant=$2" --id "$4" \
 		--timeout "$opt_timeout" -- "${cmd[@]}"
@@ -117,7 +127,6 @@ mutant_machine() {
 
 # mutants_control KILLER: pass if the test passes with no mutant on.
 mutants_control() {
-	mutants_build || return
 	load_test "$1"
 	mutant_run "$1" 0 "$timeout" "mutant-none-$1"
 }
@@ -126,7 +135,6 @@ mutants_control() {
 mutant_kernel() {
 	local killer seconds status=0 run=$GMEM_OUT/runs/mutant-$1
 	killer=$(mutant_field "$1" 3) && seconds=$(mutant_field "$1" 4) || return
-	mutants_build || return
 	rm -f "$run/verdict"
 	mutant_run "$killer" "$(mutant_field "$1" 1)" "$seconds" "mutant-$1" 2>&1 || status=$?
 	echo
@@ -206,18 +214,20 @@ mutant_el2() {
 mutants_depend() {
 	local killer
 	killer=$(mutant_field "$1" 3)
-	echo "mutants $(ours harness/mutants harness/lib harness/cmd base.conf)"
+	# shellcheck disable=SC2046 # a list of words
+	echo "mutants $(ours harness/mutants $(harness_files))"
 	if [[ $killer == unit ]]; then
 		echo "sources $(ours tools/testing/guestmem mm)"
 	elif [[ $killer == el2 ]]; then
 		mutants_depend_el2
 	else
-		dep_test "${killer:-$1}" x86_64 default
+		dep_test "${killer:-$1}" x86_64 "$(mutants_variant "${killer:-$1}")"
 	fi
 }
 
 mutants_depend_el2() {
-	echo "mutants $(ours harness/mutants harness/lib harness/cmd harness/guest gmem base.conf)"
+	# shellcheck disable=SC2046 # a list of words
+	echo "mutants $(ours harness/mutants $(harness_files))"
 	dep_kernel arm64 el2
 	echo "qemu $("$qemu" --version 2>&1 | hash_of) $(hash_of </bin/busybox)"
 }

@@ -38,6 +38,19 @@ ours() {
 	git -C "$GMEM_TOP" ls-tree "$our_content" -- "$@" | hash_of
 }
 
+# harness_files: print the files that ./gmem check and ./gmem run are made of. Files of other commands
+# can't change the verdict of a test that runs in a machine.
+harness_files() {
+	local files=(harness/cmd/check harness/cmd/run harness/lib/common.sh) libs lib i
+	for ((i = 0; i < ${#files[@]}; i++)); do
+		mapfile -t libs < <(sed -n 's/^use //p' "$GMEM_TOP/${files[i]}" | tr ' ' '\n')
+		for lib in ${libs[@]+"${libs[@]}"}; do
+			[[ " ${files[*]} " == *" harness/lib/$lib.sh "* ]] || files+=("harness/lib/$lib.sh")
+		done
+	done
+	printf '%s\n' gmem base.conf harness/guest harness/lib/{calls.awk,mutants.pl} "${files[@]}"
+}
+
 # dep_kernel ARCH VARIANT: print hashes of all that is compiled into a kernel, or used to compile
 # it.
 dep_kernel() {
@@ -78,9 +91,13 @@ dep_test() {
 	load_test "$1"
 	file=$(test_file "$1")
 	echo "test $(ours "${file#"$GMEM_TOP"/}")"
-	echo "harness $(ours gmem base.conf harness/lib harness/guest harness/cmd)"
+	# shellcheck disable=SC2046 # a list of words
+	echo "harness $(ours $(harness_files))"
 	for f in $selftests; do
 		echo "selftest $f $(dep_selftest "$f")"
+	done
+	for f in $tools; do
+		echo "tool $f $(ktree ls-tree "$linux_content" "tools/$f.c" | hash_of)"
 	done
 	for f in ${files[@]+"${files[@]}"}; do
 		[[ -e $f || -e $GMEM_TOP/$f ]] || f=${f%:*}
@@ -88,7 +105,7 @@ dep_test() {
 	done
 	# A program that runs on the host may use any of these.
 	if ((${#host_cmd[@]})); then
-		echo "programs $(ours vmm bench harness/selftest harness/arch harness/configs harness/variants)"
+		echo "programs $(ours vmm bench harness/{arch,cmd,configs,guest,lib,selftest,variants})"
 	fi
 	[[ $kernel_needed != yes ]] || {
 		dep_kernel "$2" "$3"
@@ -109,9 +126,10 @@ item_deps() {
 	run_test) dep_test "${item_subject[$name]}" "$arch" "$variant" ;;
 	build_one)
 		dep_kernel "$arch" "$variant"
-		echo "harness $(ours base.conf harness/lib)"
+		# shellcheck disable=SC2046 # a list of words
+		echo "harness $(ours $(harness_files))"
 		;;
-	unit_guestmem) echo "sources $(ours tools mm include virt harness/lib)" ;;
+	unit_guestmem) echo "sources $(ours tools mm include virt harness/lib/check.sh)" ;;
 	*)
 		echo "repository $our_content"
 		echo "linux $linux_content $(ktree rev-parse HEAD)"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
-# Build the kernel's selftests, from the patched tree, as static programs for the machine.
+# Build the kernel's selftests and tools, from the patched tree, as static programs for the machine.
 
 use kernel packages tree
 
@@ -51,4 +51,31 @@ selftest_make() {
 	# Say nothing if make has nothing to do.
 	[[ $GMEM_DRY ]] || ! "${args[@]}" -q >/dev/null 2>&1 || return 0
 	step "$log" "building selftests/$dir, $arch" "${args[@]}"
+}
+
+# tool_build ARCH DIR/NAME...: build these programs of tools/. Prints nothing; tool_path says where.
+tool_build() {
+	local arch=$1
+	shift
+	kernel_env "$arch"
+	need build
+	[[ $arch == x86_64 ]] || need "$arch"
+	locked "$GMEM_OUT/tools-$arch.lock" tool_build_locked "$@"
+}
+
+tool_path() {
+	echo "$GMEM_OUT/tools/$1/$2"
+}
+
+# Not by make, which would build in the source tree.
+tool_build_locked() {
+	local name out
+	for name; do
+		out=$(tool_path "$arch" "$name")
+		[[ ! $out -nt $tree/tools/$name.c ]] || continue
+		[[ $GMEM_DRY ]] || mkdir -p "$(dirname "$out")"
+		step "$GMEM_OUT/log/tools-$arch.log" "building tools/$name, $arch" \
+			"${cross}gcc" -O2 -Wall -Wextra -Werror -static -o "$out" "$tree/tools/$name.c" ||
+			return
+	done
 }

@@ -8,6 +8,7 @@
 #   archs         x86_64, arm64 (default: x86_64)
 #   variants      those of `check all`; the first is the one of `check` (default debug)
 #   selftests     kernel selftests it needs: kvm/guest_memfd_test ...; they are in /t
+#   tools         programs of the kernel's tools/ it needs: mm/guestmem-units ...; they are in /t
 #   files=()      more files for the machine, SRC[:DST], relative to the repository
 #   cmd=()        what to run there (default: the first selftest)
 #   host_cmd=()   or: what to run here instead, in the repository's directory
@@ -33,7 +34,7 @@ test_file() {
 
 # load_test NAME: set the test's variables, over the defaults.
 load_test() {
-	DESCRIPTION="" level=short archs=x86_64 variants="default debug" selftests=""
+	DESCRIPTION="" level=short archs=x86_64 variants="default debug" selftests="" tools=""
 	hugepages="" smp=2 numa=1 mem="" vanilla="" icount="" timeout=120 kernel_needed=yes plan=optional pools=yes
 	boot_once=no
 	expect_taint="" files=() cmd=() host_cmd=() append=() expect_splat=() require_splat=()
@@ -56,6 +57,9 @@ test_args() {
 	[[ ! $hugepages ]] || run_args+=(--hugepages "$hugepages")
 	for f in $selftests; do
 		run_args+=(--file "$(selftest_path "$arch" "$f"):/t/")
+	done
+	for f in $tools; do
+		run_args+=(--file "$(tool_path "$arch" "$f"):/t/")
 	done
 	for f in ${files[@]+"${files[@]}"}; do
 		[[ $f == /* ]] || f=$GMEM_TOP/$f
@@ -83,6 +87,8 @@ run_test() {
 	fi
 	# shellcheck disable=SC2086 # a list of words
 	[[ ! $selftests ]] || selftest_build "$2" $selftests || return
+	# shellcheck disable=SC2086 # a list of words
+	[[ ! $tools ]] || tool_build "$2" $tools || return
 	test_args "$@"
 	"$GMEM_TOP/harness/cmd/run" "${run_args[@]}" -- "${cmd[@]}"
 }
