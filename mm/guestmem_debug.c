@@ -17,8 +17,9 @@
  * pages that the tails of all huge pages share.  A violation is one more line, which
  * begins with "BAD".  The last line has the number of units and of violations.
  *
- * tools/testing/selftests/kvm/lib/guestmem_units.c parses the lines.  It takes one of the
- * first kind whose format has changed for one of the second kind.
+ * tools/testing/selftests/kvm/lib/guestmem_units.c and tools/mm/guestmem-units.c parse the
+ * lines.  The former takes one of the first kind whose format has changed for one of the
+ * second kind.
  *
  * The kernel parameter guestmem_uniform is for comparison: a folio is split into single
  * pages at once, and is merged when all of the unit may be one folio.

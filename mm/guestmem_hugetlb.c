@@ -68,6 +68,7 @@
  * guestmem_layout.c    arithmetic of layouts, which knows nothing of the kernel
  * guestmem_pages.c     struct pages: break a folio into pieces, join pieces
  * guestmem_vmemmap.c   the memory that has the struct pages of an optimized unit
+ * guestmem_trace.c     tracepoints, in include/trace/events/guestmem.h
  * guestmem_origin.c    origins: their table, and what they know of a unit
  * guestmem_poison.c    memory failure of units and of pieces
  * guestmem_cache.c     the page cache: add, detach, attach and remove folios
@@ -431,3 +432,25 @@ void guestmem_hugetlb_sync(struct guestmem_hugetlb *gh)
 	guestmem_late_sync(gh->late);
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_sync);
+
+/**
+ * guestmem_hugetlb_take_counts - tell what has happened to a file's units
+ * @gh: the file's reservation
+ * @counts: set to what has happened since the last call
+ *
+ * Context: any.  The caller holds invalidate_lock, or is the last user of the file.
+ * Return: false if nothing has happened, which leaves @counts alone.
+ */
+bool guestmem_hugetlb_take_counts(struct guestmem_hugetlb *gh,
+				  struct guestmem_counts *counts)
+{
+	if (!atomic_long_read(&gh->nr_splits) && !atomic_long_read(&gh->nr_merges) &&
+	    !atomic_long_read(&gh->nr_split_units))
+		return false;
+
+	counts->splits = atomic_long_xchg(&gh->nr_splits, 0);
+	counts->merges = atomic_long_xchg(&gh->nr_merges, 0);
+	counts->split_units = atomic_long_xchg(&gh->nr_split_units, 0);
+	return true;
+}
+EXPORT_SYMBOL_FOR_KVM(guestmem_hugetlb_take_counts);

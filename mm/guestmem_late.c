@@ -17,6 +17,8 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
+#include <trace/events/guestmem.h>
+
 #include "guestmem.h"
 #include "internal.h"
 
@@ -38,6 +40,8 @@ static void guestmem_free_unit(struct guestmem_origin *origin)
 
 	guestmem_vmemmap_join(&folio->page, huge_page_order(origin->h), origin->optimized);
 	poisoned = guestmem_origin_give_back(origin, folio);
+	trace_guestmem_late(NULL, origin->pfn, 0, huge_page_order(origin->h),
+			    poisoned ? -EHWPOISON : 0);
 	guestmem_origin_free(origin);
 
 	if (!poisoned) {

@@ -18,6 +18,8 @@
 #include <linux/kvm_types.h>
 #include <linux/pagemap.h>
 
+#include <trace/events/guestmem.h>
+
 #include "internal.h"
 
 #include "guestmem_layout.h"
@@ -40,6 +42,7 @@
  * or removes a folio.
  */
 struct guestmem_block {
+	struct guestmem_hugetlb *gh;
 	struct address_space *mapping;
 	/* Valid until the unit is whole. */
 	struct guestmem_origin *origin;
@@ -49,9 +52,11 @@ struct guestmem_block {
 };
 
 /* Get the block that begins with a folio. */
-static struct guestmem_block guestmem_block_at(struct folio *folio, unsigned int order)
+static struct guestmem_block guestmem_block_at(struct guestmem_hugetlb *gh,
+					       struct folio *folio, unsigned int order)
 {
 	return (struct guestmem_block){
+		.gh = gh,
 		.mapping = folio->mapping,
 		.origin = guestmem_origin_find(folio_pfn(folio)),
 		.page = &folio->page,
@@ -73,6 +78,13 @@ static struct guestmem_block guestmem_block_part(const struct guestmem_block *bl
 	return part;
 }
 
+static void guestmem_trace_merge(const struct guestmem_block *block, int ret)
+{
+	trace_guestmem_merge(block->mapping,
+			     guestmem_unit_pfn(block->gh, page_to_pfn(block->page)),
+			     block->index, block->order, ret);
+}
+
 /* Make one folio of all folios of a block.  Returns false if that isn't possible now. */
 static bool guestmem_make_folio(const struct guestmem_block *block)
 {
@@ -81,8 +93,10 @@ static bool guestmem_make_folio(const struct guestmem_block *block)
 
 	lockdep_assert_held_write(&block->mapping->invalidate_lock);
 
-	if (!guestmem_try_detach_block(block->page, block->order, GUESTMEM_MAX_FOLIOS))
+	if (!guestmem_try_detach_block(block->page, block->order, GUESTMEM_MAX_FOLIOS)) {
+		guestmem_trace_merge(block, -EBUSY);
 		return false;
+	}
 
 	guestmem_vmemmap_join(block->page, block->order, origin->optimized);
 	folio->mapping = block->mapping;
@@ -92,9 +106,12 @@ static bool guestmem_make_folio(const struct guestmem_block *block)
 	if (huge_page_order(origin->h) == block->order) {
 		guestmem_origin_give(origin, folio);
 		guestmem_origin_free(origin);
+		atomic_long_dec(&block->gh->nr_split_units);
 	}
+	atomic_long_inc(&block->gh->nr_merges);
 
 	guestmem_attach(folio, block->mapping, folio_nr_pages(folio));
+	guestmem_trace_merge(block, 0);
 	return true;
 }
 
@@ -181,7 +198,7 @@ static bool guestmem_merge_bottom_up(const struct guestmem_block *block, bool pa
 	}
 
 	if (block->order > lower)
-		done = guestmem_merge_top_down(block, partly ? lower : block->order);
+		done &= guestmem_merge_top_down(block, partly ? lower : block->order);
 
 	return done;
 }
@@ -226,7 +243,7 @@ bool guestmem_reshape_merge(struct guestmem_hugetlb *gh, struct address_space *m
 
 		if (folio_order(folio) < order &&
 		    (!guestmem_uniform || order == unit_order)) {
-			block = guestmem_block_at(folio, order);
+			block = guestmem_block_at(gh, folio, order);
 			done &= guestmem_merge_bottom_up(&block, true);
 		}
 
@@ -240,23 +257,24 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_merge);
 
 /**
  * guestmem_merge_unit - make a hugetlb folio of a unit that is about to be removed
+ * @gh: the file's reservation
  * @mapping: the file
  * @index: the index of the unit's first page
- * @order: log2 of the number of pages in the unit
  *
  * Context: may sleep.  The caller holds invalidate_lock for write, and user space maps no
  *	page of the unit.
  * Return: false if a folio is in use, if a page has failed, or if there's no memory.  Some
  *	of the folios may have been merged.
  */
-bool guestmem_merge_unit(struct address_space *mapping, pgoff_t index,
-			 unsigned int order)
+bool guestmem_merge_unit(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			 pgoff_t index)
 {
 	struct guestmem_block block;
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
-	block = guestmem_block_at(xa_load(&mapping->i_pages, index), order);
+	block = guestmem_block_at(gh, xa_load(&mapping->i_pages, index),
+				  huge_page_order(gh->h));
 
 	/* Nothing is left to be merged, but that may be because a page has failed. */
 	return guestmem_merge_bottom_up(&block, false) &&

@@ -5,8 +5,9 @@
 #include <linux/types.h>
 
 struct address_space;
+struct guestmem_hugetlb;
 
-bool guestmem_merge_unit(struct address_space *mapping, pgoff_t index,
-			 unsigned int order);
+bool guestmem_merge_unit(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			 pgoff_t index);
 
 #endif /* _MM_GUESTMEM_MERGE_H */

@@ -26,6 +26,8 @@
 #include <linux/kvm_types.h>
 #include <linux/pagemap.h>
 
+#include <trace/events/guestmem.h>
+
 #include "guestmem.h"
 #include "internal.h"
 
@@ -174,6 +176,7 @@ static int guestmem_poison_returned(struct page *page, struct raw_hwp_page *raw_
 {
 	struct guestmem_origin *origin = guestmem_origin_find(page_to_pfn(page));
 	struct folio *folio = page_folio(page);
+	int r = 0;
 
 	lockdep_assert_held(&hugetlb_lock);
 
@@ -183,10 +186,12 @@ static int guestmem_poison_returned(struct page *page, struct raw_hwp_page *raw_
 		return -EAGAIN;
 
 	if (guestmem_origin_is_poisoned(origin, page_to_pfn(page), 1))
-		return -EHWPOISON;
+		r = -EHWPOISON;
+	else
+		llist_add(&raw_hwp->node, &origin->poison);
 
-	llist_add(&raw_hwp->node, &origin->poison);
-	return 0;
+	trace_guestmem_poison(NULL, origin->pfn, page_to_pfn(page) - origin->pfn, 0, r);
+	return r;
 }
 
 /**
@@ -242,6 +247,10 @@ struct folio *guestmem_get_folio(struct page *page, struct raw_hwp_page *raw_hwp
 int guestmem_poison_page(struct folio *folio, struct raw_hwp_page *raw_hwp)
 {
 	struct page *page = raw_hwp->page;
+	pgoff_t index = folio->index + folio_page_idx(folio, page);
+	struct guestmem_origin *origin;
+	unsigned long unit;
+	int r = 0;
 
 	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
 	guard(spinlock_irq)(&hugetlb_lock);
@@ -249,11 +258,17 @@ int guestmem_poison_page(struct folio *folio, struct raw_hwp_page *raw_hwp)
 	if (!guestmem_is_unit(page))
 		return -ENOENT;
 
-	if (guestmem_page_is_poisoned(folio, folio->index + folio_page_idx(folio, page)))
-		return -EHWPOISON;
+	if (guestmem_page_is_poisoned(folio, index)) {
+		r = -EHWPOISON;
+	} else {
+		llist_add(&raw_hwp->node, guestmem_poison_list(folio));
+		folio_set_hwpoison(folio);
+	}
 
-	llist_add(&raw_hwp->node, guestmem_poison_list(folio));
-	folio_set_hwpoison(folio);
-	return 0;
+	origin = guestmem_origin_find(page_to_pfn(page));
+	unit = origin ? origin->pfn : folio_pfn(folio);
+	trace_guestmem_poison(folio->mapping, unit,
+			      folio->mapping ? index : page_to_pfn(page) - unit, 0, r);
+	return r;
 }
 #endif

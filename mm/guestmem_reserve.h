@@ -3,11 +3,12 @@
 #define _MM_GUESTMEM_RESERVE_H
 
 #include <linux/atomic.h>
+#include <linux/hugetlb.h>
 #include <linux/list.h>
+#include <linux/math.h>
 
 struct address_space;
 struct guestmem_late;
-struct hstate;
 struct hugepage_subpool;
 struct hugetlb_cgroup;
 
@@ -20,6 +21,9 @@ struct hugetlb_cgroup;
  * @files: entry in the list of all files, under guestmem_files_lock
  * @late: units that have left the file in pieces
  * @busy: a bit per unit, set by the task that is allocating the unit
+ * @nr_splits: see struct guestmem_counts, since guestmem_hugetlb_take_counts()
+ * @nr_merges: as above
+ * @nr_split_units: as above
  *
  * Unless it says otherwise, a field doesn't change as long as the struct exists.
  */
@@ -31,7 +35,18 @@ struct guestmem_hugetlb {
 	struct list_head files;
 	struct guestmem_late *late;
 	unsigned long *busy;
+
+	atomic_long_t nr_splits;
+	atomic_long_t nr_merges;
+	atomic_long_t nr_split_units;
 };
+
+/* Get the first pfn of the unit that has a page. */
+static inline unsigned long guestmem_unit_pfn(const struct guestmem_hugetlb *gh,
+					      unsigned long pfn)
+{
+	return round_down(pfn, pages_per_huge_page(gh->h));
+}
 
 int guestmem_reserve(struct guestmem_hugetlb *gh);
 void guestmem_unreserve(struct guestmem_hugetlb *gh);

@@ -24,6 +24,8 @@
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 
+#include <trace/events/guestmem.h>
+
 #include "internal.h"
 
 #include "guestmem_layout.h"
@@ -32,11 +34,13 @@
 #include "guestmem_origin.h"
 #include "guestmem_poison.h"
 #include "guestmem_cache.h"
+#include "guestmem_reserve.h"
 #include "guestmem_reshape.h"
 
 /*
  * The fields of struct guestmem_reshape and of its splits:
  *
+ *   gh         the file's reservation
  *   mapping    the file
  *   splits     the folios, at most one at either end of a range
  *   nr_splits  the number of entries of splits that are in use
@@ -187,22 +191,37 @@ static void guestmem_abort_folio(struct guestmem_split *split,
 	folio_put(folio);
 }
 
-/* Split a folio that was prepared.  The pieces have the references of the page cache only. */
-static void guestmem_commit_folio(struct guestmem_split *split,
-				  struct address_space *mapping)
+/* Trace that a folio, which was of @order, is split, or why it isn't. */
+static void guestmem_trace_split(const struct guestmem_reshape *r,
+				 const struct guestmem_split *split, unsigned int order,
+				 int ret)
 {
 	struct folio *folio = split->folio;
+
+	trace_guestmem_split(r->mapping, guestmem_unit_pfn(r->gh, folio_pfn(folio)),
+			     folio->index, order, split->cuts[0], split->cuts[1], ret);
+}
+
+/* Split a folio that was prepared.  The pieces have the references of the page cache only. */
+static void guestmem_commit_folio(struct guestmem_reshape *r, struct guestmem_split *split)
+{
+	struct folio *folio = split->folio;
+	struct address_space *mapping = r->mapping;
 	struct guestmem_pieces p = guestmem_split_pieces(split, mapping);
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
 
-	if (folio_test_hugetlb(folio))
+	if (folio_test_hugetlb(folio)) {
 		guestmem_origin_take(split->origin, folio);
+		atomic_long_inc(&r->gh->nr_split_units);
+	}
+	atomic_long_inc(&r->gh->nr_splits);
 
 	guestmem_vmemmap_break(&split->own, &folio->page, &p);
 	guestmem_origin_mark_poison(split->origin, folio_pfn(folio), 1UL << p.cuts.order);
 	guestmem_attach_cuts(&folio->page, &p, &split->nodes);
+	guestmem_trace_split(r, split, p.cuts.order, 0);
 
 	/* The folio is the first piece by now. */
 	folio_unlock(folio);
@@ -235,6 +254,7 @@ static int guestmem_prepare_folios(struct guestmem_reshape *r, pgoff_t *err_inde
 
 err_abort:
 	*err_index = r->splits[i].folio->index;
+	guestmem_trace_split(r, &r->splits[i], folio_order(r->splits[i].folio), ret);
 	if (i)
 		guestmem_abort_folio(&r->splits[0], r->mapping);
 	for (; i < r->nr_splits; i++)
@@ -247,6 +267,7 @@ err_abort:
 /**
  * guestmem_reshape_prepare - prepare to split folios that cross the ends of a range
  * @r: set to the folios that have been prepared
+ * @gh: the file's reservation
  * @mapping: the file
  * @start: the first page of the range
  * @end: the page after the last one
@@ -262,8 +283,9 @@ err_abort:
  *	-ENOMEM: no memory for page cache, vmemmap or the folio's metadata.
  *	-EINTR: the task was killed.
  */
-int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *mapping,
-			     pgoff_t start, pgoff_t end, pgoff_t *err_index)
+int guestmem_reshape_prepare(struct guestmem_reshape *r, struct guestmem_hugetlb *gh,
+			     struct address_space *mapping, pgoff_t start, pgoff_t end,
+			     pgoff_t *err_index)
 {
 	pgoff_t cuts[] = { start, end };
 	struct folio *folio = NULL;
@@ -271,6 +293,7 @@ int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *m
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
+	r->gh = gh;
 	r->mapping = mapping;
 	r->nr_splits = 0;
 
@@ -294,6 +317,7 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_prepare);
 /**
  * guestmem_reshape_prepare_block - prepare to make a folio of its own of a block
  * @r: set to the folio that has been prepared, if there is one
+ * @gh: the file's reservation
  * @mapping: the file
  * @index: the first page of the block
  * @order: log2 of the number of pages, at most that of a unit
@@ -305,25 +329,30 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_prepare);
  * Context: as for guestmem_reshape_prepare().
  * Return: as for guestmem_reshape_prepare().
  */
-int guestmem_reshape_prepare_block(struct guestmem_reshape *r,
+int guestmem_reshape_prepare_block(struct guestmem_reshape *r, struct guestmem_hugetlb *gh,
 				   struct address_space *mapping, pgoff_t index,
 				   unsigned int order, pgoff_t *err_index)
 {
 	pgoff_t end = index + (1UL << order);
 	struct folio *folio;
+	int ret;
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
+	r->gh = gh;
 	r->mapping = mapping;
 	r->nr_splits = 0;
 
 	folio = xa_load(&mapping->i_pages, index);
-	if (folio && (folio_order(folio) > order || folio_test_hugetlb(folio))) {
-		guestmem_add_folio(r, folio, index);
-		r->splits[0].cuts[1] = end;
-	}
+	if (!folio || (folio_order(folio) <= order && !folio_test_hugetlb(folio)))
+		return 0;
 
-	return guestmem_prepare_folios(r, err_index);
+	guestmem_add_folio(r, folio, index);
+	r->splits[0].cuts[1] = end;
+	ret = guestmem_prepare_folios(r, err_index);
+	trace_guestmem_isolate(mapping, guestmem_unit_pfn(gh, folio_pfn(folio)), index, order,
+			       ret);
+	return ret;
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_prepare_block);
 
@@ -376,12 +405,13 @@ void guestmem_reshape_commit(struct guestmem_reshape *r)
 	lockdep_assert_held_write(&r->mapping->invalidate_lock);
 
 	for (i = 0; i < r->nr_splits; i++)
-		guestmem_commit_folio(&r->splits[i], r->mapping);
+		guestmem_commit_folio(r, &r->splits[i]);
 }
 EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_commit);
 
 /**
  * guestmem_isolate_poison - split a folio around its poisoned pages
+ * @gh: the file's reservation
  * @mapping: the file
  * @index: any page of the folio
  * @err_index: if it fails, set to the first page of the folio that it failed at
@@ -393,8 +423,8 @@ EXPORT_SYMBOL_FOR_KVM(guestmem_reshape_commit);
  * Return: 0, or an error, see guestmem_reshape_prepare().
  *	-EHWPOISON: the page itself is poisoned.
  */
-int guestmem_isolate_poison(struct address_space *mapping, pgoff_t index,
-			    pgoff_t *err_index)
+int guestmem_isolate_poison(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			    pgoff_t index, pgoff_t *err_index)
 {
 	struct guestmem_reshape reshape;
 	struct folio *folio;
@@ -419,7 +449,8 @@ int guestmem_isolate_poison(struct address_space *mapping, pgoff_t index,
 			return -EHWPOISON;
 
 		poisoned = folio->index + (page_to_pfn(page) - folio_pfn(folio));
-		r = guestmem_reshape_prepare_block(&reshape, mapping, poisoned, 0, err_index);
+		r = guestmem_reshape_prepare_block(&reshape, gh, mapping, poisoned, 0,
+						   err_index);
 		if (r)
 			return r;
 
@@ -449,6 +480,7 @@ static int guestmem_freeze_new(struct folio *folio)
 
 /**
  * guestmem_add_split - add a new unit to a file, in pieces
+ * @gh: the file's reservation
  * @mapping: the file
  * @folio: the unit, a hugetlb folio that only the caller knows
  * @index: the index of the unit's first page
@@ -461,10 +493,10 @@ static int guestmem_freeze_new(struct folio *folio)
  *	-ENOSPC: the unit turns out to be in use.
  *	-EINTR: the task was killed.
  */
-int guestmem_add_split(struct address_space *mapping, struct folio *folio,
-		       pgoff_t index, guestmem_wanted_fn wanted)
+int guestmem_add_split(struct guestmem_hugetlb *gh, struct address_space *mapping,
+		       struct folio *folio, pgoff_t index, guestmem_wanted_fn wanted)
 {
-	struct hstate *h = folio_hstate(folio);
+	struct hstate *h = gh->h;
 	struct guestmem_pieces p = {
 		.mapping = mapping,
 		.wanted = wanted,
@@ -497,6 +529,8 @@ int guestmem_add_split(struct address_space *mapping, struct folio *folio,
 	guestmem_vmemmap_break(&own, &folio->page, &p);
 	guestmem_origin_mark_poison(origin, origin->pfn, 1UL << p.cuts.order);
 	guestmem_add_pieces(&folio->page, &p);
+	atomic_long_inc(&gh->nr_splits);
+	atomic_long_inc(&gh->nr_split_units);
 	return 0;
 
 err_unfreeze:

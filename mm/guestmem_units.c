@@ -8,6 +8,8 @@
 #include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 
+#include <trace/events/guestmem.h>
+
 #include "internal.h"
 
 #include "guestmem_origin.h"
@@ -105,6 +107,7 @@ struct folio *guestmem_alloc_unit(struct guestmem_hugetlb *gh,
 				  guestmem_wanted_fn wanted)
 {
 	pgoff_t start = round_down(index, 1UL << huge_page_order(gh->h));
+	unsigned long pfn;
 	struct folio *folio;
 	bool whole;
 	int ret;
@@ -113,13 +116,16 @@ struct folio *guestmem_alloc_unit(struct guestmem_hugetlb *gh,
 
 	ret = guestmem_take_page(gh, mapping, &gh->late->nr_held);
 	if (ret)
-		return ERR_PTR(ret);
+		goto err_trace;
 
 	folio = guestmem_alloc_folio(gh, mapping, index, policy);
 	if (IS_ERR(folio)) {
 		guestmem_return_page(gh);
-		return folio;
+		ret = PTR_ERR(folio);
+		goto err_trace;
 	}
+
+	pfn = folio_pfn(folio);
 
 	/* From here on free_huge_folio() puts the page back into the subpool. */
 	hugetlb_set_folio_subpool(folio, gh->spool);
@@ -138,8 +144,9 @@ struct folio *guestmem_alloc_unit(struct guestmem_hugetlb *gh,
 		ret = guestmem_add_whole(folio, mapping, start);
 	folio_unlock(folio);
 	if (!whole)
-		ret = guestmem_add_split(mapping, folio, start, wanted);
+		ret = guestmem_add_split(gh, mapping, folio, start, wanted);
 
+	trace_guestmem_alloc(mapping, pfn, start, huge_page_order(gh->h), ret);
 	if (ret) {
 		guestmem_put_unit(gh, folio, true);
 		return ERR_PTR(ret);
@@ -147,6 +154,10 @@ struct folio *guestmem_alloc_unit(struct guestmem_hugetlb *gh,
 
 	inode_add_bytes(mapping->host, huge_page_size(gh->h));
 	return whole ? folio : filemap_get_folio(mapping, index);
+
+err_trace:
+	trace_guestmem_alloc(mapping, 0, start, huge_page_order(gh->h), ret);
+	return ERR_PTR(ret);
 }
 
 /* Remove a unit that can't be merged: a piece is in use or poisoned, or memory is short. */
@@ -229,6 +240,7 @@ void guestmem_remove_unit(struct guestmem_hugetlb *gh, struct address_space *map
 {
 	unsigned int order = huge_page_order(gh->h);
 	struct folio *folio;
+	unsigned long pfn;
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
@@ -236,9 +248,12 @@ void guestmem_remove_unit(struct guestmem_hugetlb *gh, struct address_space *map
 	if (WARN_ON_ONCE(IS_ERR(folio)))
 		return;
 
+	pfn = folio_pfn(folio);
 	if (!folio_test_hugetlb(folio)) {
 		folio_put(folio);
-		if (!guestmem_merge_unit(mapping, index, order)) {
+		if (!guestmem_merge_unit(gh, mapping, index)) {
+			trace_guestmem_remove(mapping, pfn, index, order, -EBUSY);
+			atomic_long_dec(&gh->nr_split_units);
 			guestmem_remove_pieces(gh, mapping, index, may_replace);
 			inode_sub_bytes(mapping->host, huge_page_size(gh->h));
 			return;
@@ -246,6 +261,7 @@ void guestmem_remove_unit(struct guestmem_hugetlb *gh, struct address_space *map
 		folio = filemap_get_folio(mapping, index);
 	}
 
+	trace_guestmem_remove(mapping, pfn, index, order, 0);
 	guestmem_remove_whole(folio);
 	inode_sub_bytes(mapping->host, huge_page_size(gh->h));
 

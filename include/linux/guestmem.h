@@ -37,6 +37,18 @@ typedef unsigned int (*guestmem_wanted_fn)(struct address_space *mapping,
 					   pgoff_t index);
 
 /**
+ * struct guestmem_counts - what has happened to the units of a file
+ * @splits: number of folios that were split
+ * @merges: number of blocks that became one folio, parts of larger ones included
+ * @split_units: by how many units more than before are split
+ */
+struct guestmem_counts {
+	long splits;
+	long merges;
+	long split_units;
+};
+
+/**
  * struct guestmem_split - a folio that is about to be split, see struct guestmem_reshape
  */
 struct guestmem_split {
@@ -56,6 +68,7 @@ struct guestmem_split {
  */
 struct guestmem_reshape {
 	/* private: for mm/guestmem_reshape.c, which says what the fields mean */
+	struct guestmem_hugetlb *gh;
 	struct address_space *mapping;
 	struct guestmem_split splits[2];
 	int nr_splits;
@@ -81,14 +94,17 @@ void guestmem_hugetlb_remove(struct guestmem_hugetlb *gh,
 			     struct address_space *mapping,
 			     pgoff_t start, pgoff_t end);
 void guestmem_hugetlb_sync(struct guestmem_hugetlb *gh);
+bool guestmem_hugetlb_take_counts(struct guestmem_hugetlb *gh,
+				  struct guestmem_counts *counts);
 bool guestmem_page_is_poisoned(struct folio *folio, pgoff_t index);
 pgoff_t guestmem_next_poison(struct folio *folio, pgoff_t index);
-int guestmem_isolate_poison(struct address_space *mapping, pgoff_t index,
-			    pgoff_t *err_index);
+int guestmem_isolate_poison(struct guestmem_hugetlb *gh, struct address_space *mapping,
+			    pgoff_t index, pgoff_t *err_index);
 
-int guestmem_reshape_prepare(struct guestmem_reshape *r, struct address_space *mapping,
-			     pgoff_t start, pgoff_t end, pgoff_t *err_index);
-int guestmem_reshape_prepare_block(struct guestmem_reshape *r,
+int guestmem_reshape_prepare(struct guestmem_reshape *r, struct guestmem_hugetlb *gh,
+			     struct address_space *mapping, pgoff_t start, pgoff_t end,
+			     pgoff_t *err_index);
+int guestmem_reshape_prepare_block(struct guestmem_reshape *r, struct guestmem_hugetlb *gh,
 				   struct address_space *mapping, pgoff_t index,
 				   unsigned int order, pgoff_t *err_index);
 unsigned int guestmem_reshape_max_order(const struct guestmem_reshape *r);
@@ -149,6 +165,12 @@ static inline void guestmem_hugetlb_sync(struct guestmem_hugetlb *gh)
 {
 }
 
+static inline bool guestmem_hugetlb_take_counts(struct guestmem_hugetlb *gh,
+						struct guestmem_counts *counts)
+{
+	return false;
+}
+
 static inline bool guestmem_page_is_poisoned(struct folio *folio, pgoff_t index)
 {
 	return folio_test_hwpoison(folio);
@@ -159,13 +181,15 @@ static inline pgoff_t guestmem_next_poison(struct folio *folio, pgoff_t index)
 	return index == folio->index && folio_test_hwpoison(folio) ? index : ULONG_MAX;
 }
 
-static inline int guestmem_isolate_poison(struct address_space *mapping,
+static inline int guestmem_isolate_poison(struct guestmem_hugetlb *gh,
+					  struct address_space *mapping,
 					  pgoff_t index, pgoff_t *err_index)
 {
 	return 0;
 }
 
 static inline int guestmem_reshape_prepare(struct guestmem_reshape *r,
+					   struct guestmem_hugetlb *gh,
 					   struct address_space *mapping,
 					   pgoff_t start, pgoff_t end,
 					   pgoff_t *err_index)
@@ -174,6 +198,7 @@ static inline int guestmem_reshape_prepare(struct guestmem_reshape *r,
 }
 
 static inline int guestmem_reshape_prepare_block(struct guestmem_reshape *r,
+						 struct guestmem_hugetlb *gh,
 						 struct address_space *mapping,
 						 pgoff_t index, unsigned int order,
 						 pgoff_t *err_index)

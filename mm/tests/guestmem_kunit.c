@@ -130,6 +130,8 @@ void guestmem_test_check(struct kunit *test, const char *what)
 {
 	struct guestmem_test *t = test->priv;
 	unsigned long nr_bad, nr_nodes;
+	struct guestmem_counts counts;
+	long nr_split_units = 0;
 	pgoff_t index, i, nr;
 	struct folio *folio;
 
@@ -146,6 +148,8 @@ void guestmem_test_check(struct kunit *test, const char *what)
 		KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
 		KUNIT_ASSERT_EQ_MSG(test, folio_order(folio), t->pages[index].order,
 				    "%s, page %lu", what, index);
+		if (!(index & ((1UL << t->unit_order) - 1)))
+			nr_split_units += !folio_test_hugetlb(folio);
 		KUNIT_ASSERT_EQ(test, folio->index, index);
 		KUNIT_ASSERT_EQ(test, folio_ref_count(folio), nr + 1);
 		KUNIT_ASSERT_EQ(test, folio_test_hugetlb(folio),
@@ -157,6 +161,10 @@ void guestmem_test_check(struct kunit *test, const char *what)
 		folio_put(folio);
 		cond_resched();
 	}
+
+	if (guestmem_hugetlb_take_counts(t->gh, &counts))
+		t->nr_split_units += counts.split_units;
+	KUNIT_ASSERT_EQ_MSG(test, t->nr_split_units, nr_split_units, "%s", what);
 
 	nr_bad = guestmem_check_mapping(t->mapping);
 	KUNIT_ASSERT_EQ_MSG(test, nr_bad, 0, "%s", what);
@@ -208,13 +216,13 @@ void guestmem_test_split(struct kunit *test, pgoff_t start, pgoff_t end)
 	struct guestmem_reshape reshape;
 	pgoff_t index;
 
-	KUNIT_ASSERT_EQ(test, 0, guestmem_reshape_prepare(&reshape, t->mapping, start,
+	KUNIT_ASSERT_EQ(test, 0, guestmem_reshape_prepare(&reshape, t->gh, t->mapping, start,
 							  end, &index));
 	/* Abort the split now and then. */
 	if (!(prandom_u32_state(&t->rnd) % 4)) {
 		guestmem_reshape_abort(&reshape);
 		guestmem_test_check(test, "abort");
-		KUNIT_ASSERT_EQ(test, 0, guestmem_reshape_prepare(&reshape, t->mapping,
+		KUNIT_ASSERT_EQ(test, 0, guestmem_reshape_prepare(&reshape, t->gh, t->mapping,
 								  start, end, &index));
 	}
 	guestmem_reshape_commit(&reshape);

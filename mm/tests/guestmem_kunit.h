@@ -45,6 +45,8 @@ struct guestmem_test {
 	const struct test_size *size;
 	struct task_struct *readers[NR_READERS];
 	struct page *page;
+	/* The number of split units, according to guestmem_hugetlb_take_counts(). */
+	long nr_split_units;
 	int nr_poisoned;
 	int nr_lost;
 };

@@ -73,7 +73,7 @@ static bool flip_page(struct kunit *test, pgoff_t index)
 	int r;
 
 	filemap_invalidate_lock(t->mapping);
-	r = guestmem_reshape_prepare(&reshape, t->mapping, index, index + 1, &err_index);
+	r = guestmem_reshape_prepare(&reshape, t->gh, t->mapping, index, index + 1, &err_index);
 	if (!r) {
 		guestmem_reshape_commit(&reshape);
 		guestmem_reshape_merge(t->gh, t->mapping, index, index + 1, 0,
@@ -161,7 +161,7 @@ static int isolate_poison(struct guestmem_test *t, pgoff_t index, pgoff_t *err_i
 	int r;
 
 	filemap_invalidate_lock(t->mapping);
-	r = guestmem_isolate_poison(t->mapping, index, err_index);
+	r = guestmem_isolate_poison(t->gh, t->mapping, index, err_index);
 	filemap_invalidate_unlock(t->mapping);
 
 	return r;
@@ -196,6 +196,45 @@ static void test_poison_reference(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, err_index, bad);
 	guestmem_test_reset_orders(t, 0);
 	guestmem_test_check(test, "isolated");
+	check_poison(test);
+
+	nr_huge_pages = t->h->nr_huge_pages;
+	guestmem_test_remove_unit(test, 0);
+	check_lost(test, nr_huge_pages);
+}
+
+/*
+ * Merge next to a page that has failed while a folio has a reference.  That folio may be
+ * merged later, which the page that has failed doesn't change.
+ */
+static void test_poison_busy(struct kunit *test)
+{
+	struct guestmem_test *t = test->priv;
+	pgoff_t nr = 1UL << t->unit_order, bad = 5, err_index;
+	/* A page of the next huge page of 2M, or of the same one. */
+	pgoff_t index = (t->unit_order > 9 ? 512 : 256) + 3;
+	unsigned long nr_huge_pages;
+	struct folio *folio;
+
+	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE))
+		kunit_skip(test, "needs MEMORY_FAILURE");
+
+	get_first_unit(test);
+	poison_page(t, bad);
+	KUNIT_ASSERT_EQ(test, -EHWPOISON, isolate_poison(t, bad, &err_index));
+	guestmem_test_reset_orders(t, 0);
+	guestmem_test_convert(test, index, index + 1, true);
+	guestmem_test_check(test, "split");
+
+	folio = filemap_get_folio(t->mapping, index - 1);
+	filemap_invalidate_lock(t->mapping);
+	KUNIT_EXPECT_FALSE(test, guestmem_reshape_merge(t->gh, t->mapping, index, index + 1, 0,
+							nr));
+	filemap_invalidate_unlock(t->mapping);
+	folio_put(folio);
+
+	guestmem_test_convert(test, index, index + 1, false);
+	guestmem_test_check(test, "merged");
 	check_poison(test);
 
 	nr_huge_pages = t->h->nr_huge_pages;
@@ -279,7 +318,7 @@ static void test_poison(struct kunit *test)
 
 	filemap_invalidate_lock(t->mapping);
 	for (i = 0; i < nr; i++)
-		KUNIT_ASSERT_EQ(test, guestmem_isolate_poison(t->mapping, i, &err_index),
+		KUNIT_ASSERT_EQ(test, guestmem_isolate_poison(t->gh, t->mapping, i, &err_index),
 				t->pages[i].poisoned ? -EHWPOISON : 0);
 	KUNIT_ASSERT_TRUE(test, guestmem_reshape_merge(t->gh, t->mapping, 0, nr, 0, nr));
 	filemap_invalidate_unlock(t->mapping);
@@ -304,6 +343,7 @@ KUNIT_ARRAY_PARAM(test_size, guestmem_test_sizes, guestmem_test_size_desc);
 
 static struct kunit_case poison_test_cases[] = {
 	KUNIT_CASE_PARAM(test_poison_reference, test_size_gen_params),
+	KUNIT_CASE_PARAM(test_poison_busy, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_poison_unreliable, test_size_gen_params),
 	KUNIT_CASE_PARAM(test_poison, test_size_gen_params),
 	{}

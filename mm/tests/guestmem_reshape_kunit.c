@@ -153,7 +153,7 @@ static void test_whole_piece(struct kunit *test)
 	for (i = 0; i < 3; i++) {
 		filemap_invalidate_lock(t->mapping);
 		KUNIT_ASSERT_EQ(test, 0,
-				guestmem_reshape_prepare_block(&reshape, t->mapping, 0,
+				guestmem_reshape_prepare_block(&reshape, t->gh, t->mapping, 0,
 							       t->unit_order, &index));
 		if (i)
 			guestmem_reshape_commit(&reshape);
@@ -177,7 +177,7 @@ static void test_whole_piece(struct kunit *test)
 	guestmem_test_check(test, "merged");
 
 	filemap_invalidate_lock(t->mapping);
-	KUNIT_ASSERT_EQ(test, 0, guestmem_reshape_prepare_block(&reshape, t->mapping, 0,
+	KUNIT_ASSERT_EQ(test, 0, guestmem_reshape_prepare_block(&reshape, t->gh, t->mapping, 0,
 								t->unit_order, &index));
 	guestmem_reshape_commit(&reshape);
 	filemap_invalidate_unlock(t->mapping);
@@ -196,7 +196,7 @@ static void test_reference(struct kunit *test)
 	guestmem_test_get_unit(test, 0);
 	folio = filemap_get_folio(t->mapping, 1);
 	filemap_invalidate_lock(t->mapping);
-	KUNIT_ASSERT_EQ(test, -EAGAIN, guestmem_reshape_prepare(&reshape, t->mapping, 3, 4,
+	KUNIT_ASSERT_EQ(test, -EAGAIN, guestmem_reshape_prepare(&reshape, t->gh, t->mapping, 3, 4,
 								&index));
 	KUNIT_ASSERT_EQ(test, index, 0);
 	filemap_invalidate_unlock(t->mapping);
@@ -435,7 +435,7 @@ static void try_convert(struct kunit *test, pgoff_t index, bool shared)
 
 	filemap_invalidate_lock(t->mapping);
 	if (shared) {
-		r = guestmem_reshape_prepare(&reshape, t->mapping, index, index + 1,
+		r = guestmem_reshape_prepare(&reshape, t->gh, t->mapping, index, index + 1,
 					     &err_index);
 		KUNIT_EXPECT_TRUE(test, !r || r == -EAGAIN);
 		if (!r)

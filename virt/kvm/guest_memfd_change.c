@@ -77,6 +77,7 @@ void kvm_gmem_trim_range(struct gmem_conversion *c)
 		if (!nr_ranges++)
 			start = first;
 		end = last;
+		c->nr_pages += last - first;
 	}
 
 	c->start = start;

@@ -219,8 +219,8 @@ static int kvm_gmem_take_folios_from_guest(struct gmem_conversion *c)
 	struct guestmem_reshape reshape;
 	int r;
 
-	r = guestmem_reshape_prepare(&reshape, c->inode->i_mapping, c->start, c->end,
-				     &c->err_index);
+	r = guestmem_reshape_prepare(&reshape, GMEM_I(c->inode)->hugetlb,
+				     c->inode->i_mapping, c->start, c->end, &c->err_index);
 	if (r) {
 		c->err_index = max(c->start, c->err_index);
 		return r;
@@ -324,6 +324,19 @@ u64 kvm_gmem_supported_attributes(struct kvm *kvm)
 	return 0;
 }
 
+static void kvm_gmem_count_conversion(struct kvm *kvm, struct gmem_conversion *c, int r)
+{
+	struct kvm_vm_stat_generic *stat = &kvm->stat.generic;
+
+	if (r) {
+		atomic64_inc(&stat->gmem_conversions_failed);
+		return;
+	}
+
+	atomic64_inc(&stat->gmem_conversions);
+	atomic64_add(c->nr_pages, &stat->gmem_pages_converted);
+}
+
 static int kvm_gmem_set_attributes(struct file *file, struct kvm_memory_attributes2 *attrs,
 				   pgoff_t *err_index)
 {
@@ -360,11 +373,13 @@ static int kvm_gmem_set_attributes(struct file *file, struct kvm_memory_attribut
 			return -EINTR;
 
 		r = kvm_gmem_convert(&c);
+		kvm_gmem_count_units(inode);
 
 		filemap_invalidate_unlock(mapping);
 		if (kvm_gmem_drain(&c))
 			continue;
 
+		kvm_gmem_count_conversion(f->kvm, &c, r);
 		trace_kvm_gmem_convert(inode, c.start, c.end, c.to_private, r);
 
 		*err_index = c.err_index;

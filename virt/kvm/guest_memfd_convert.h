@@ -36,6 +36,8 @@ struct gmem_conversion {
 	pgoff_t inv_end;
 	/* All pages of the range have to change, i.e. no need to look at each of them. */
 	bool all_change;
+	/* The number of pages that have to change. */
+	unsigned long nr_pages;
 	/* The chunk with the bits of all of the range, or NULL if there is none. */
 	struct gmem_chunk *chunk;
 	/* The request that the conversion does, if a vCPU has asked for it. */

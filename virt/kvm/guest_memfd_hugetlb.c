@@ -54,6 +54,36 @@ bool kvm_gmem_is_mapped_huge(struct inode *inode)
 	return GMEM_I(inode)->hugetlb && !GMEM_I(inode)->may_convert;
 }
 
+static void kvm_gmem_add_counts(struct kvm *kvm, const struct guestmem_counts *counts)
+{
+	struct kvm_vm_stat_generic *stat = &kvm->stat.generic;
+
+	atomic64_add(counts->splits, &stat->gmem_splits);
+	atomic64_add(counts->merges, &stat->gmem_merges);
+	atomic64_add(counts->split_units, &stat->gmem_split_units);
+}
+
+/*
+ * Add what has happened to the huge pages of a file since the last time to the statistics of
+ * its VM.  If several VMs had files of one inode, this would be the first of them.
+ */
+void kvm_gmem_count_units(struct inode *inode)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+	struct guestmem_counts counts;
+	struct gmem_file *f;
+
+	kvm_gmem_assert_bindings_stable(inode);
+
+	/* kvm_gmem_remove_hugetlb() counts the end of a file that is closed. */
+	if (!gi->hugetlb || list_empty(&gi->gmem_file_list) ||
+	    !guestmem_hugetlb_take_counts(gi->hugetlb, &counts))
+		return;
+
+	f = list_first_entry(&gi->gmem_file_list, struct gmem_file, entry);
+	kvm_gmem_add_counts(f->kvm, &counts);
+}
+
 /* Returns the folio of a page, with a reference.  Allocates a huge page if need be. */
 struct folio *kvm_gmem_get_hugetlb_folio(struct inode *inode, pgoff_t index)
 {
@@ -67,6 +97,9 @@ struct folio *kvm_gmem_get_hugetlb_folio(struct inode *inode, pgoff_t index)
 	/* The memory may have failed before it was part of the file. */
 	if (!IS_ERR(folio) && folio_test_hwpoison(folio))
 		WRITE_ONCE(gi->poisoned, true);
+
+	/* A huge page may be split from the start. */
+	kvm_gmem_count_units(inode);
 
 	return folio;
 }
@@ -128,9 +161,12 @@ int kvm_gmem_isolate_block(struct inode *inode, pgoff_t index, unsigned int orde
 
 	r = kvm_gmem_unmap_larger_folio(inode, index, order);
 	if (!r)
-		r = guestmem_reshape_prepare_block(&reshape, mapping, index, order, &err_index);
-	if (!r)
+		r = guestmem_reshape_prepare_block(&reshape, GMEM_I(inode)->hugetlb, mapping,
+						   index, order, &err_index);
+	if (!r) {
 		guestmem_reshape_commit(&reshape);
+		kvm_gmem_count_units(inode);
+	}
 
 	return r;
 }
@@ -153,7 +189,8 @@ int kvm_gmem_isolate_poison(struct inode *inode, pgoff_t index)
 	if (folio && kvm_gmem_is_pinned_huge(inode, folio))
 		r = guestmem_page_is_poisoned(folio, index) ? -EHWPOISON : -EAGAIN;
 	else
-		r = guestmem_isolate_poison(mapping, index, &err_index);
+		r = guestmem_isolate_poison(GMEM_I(inode)->hugetlb, mapping, index, &err_index);
+	kvm_gmem_count_units(inode);
 	filemap_invalidate_unlock(mapping);
 
 	return r;
@@ -178,7 +215,7 @@ int kvm_gmem_isolate_poison_range(struct inode *inode, pgoff_t start, pgoff_t en
 		return 0;
 
 	xa_for_each_range(&mapping->i_pages, index, folio, start, end - 1) {
-		r = guestmem_isolate_poison(mapping, index, &err);
+		r = guestmem_isolate_poison(GMEM_I(inode)->hugetlb, mapping, index, &err);
 		if (r && r != -EHWPOISON) {
 			*err_index = max(start, err);
 			return r;
@@ -244,7 +281,8 @@ static int kvm_gmem_zero_partial(struct inode *inode, pgoff_t start, pgoff_t end
 	for (; start < end; start = next) {
 		/* The pages next to the poison are zeroed even if that fails. */
 		if (READ_ONCE(GMEM_I(inode)->poisoned))
-			guestmem_isolate_poison(inode->i_mapping, start, &err_index);
+			guestmem_isolate_poison(GMEM_I(inode)->hugetlb, inode->i_mapping, start,
+						&err_index);
 
 		/*
 		 * If a page isn't there, then the whole huge page isn't there, and is
@@ -302,13 +340,16 @@ int kvm_gmem_punch_hugetlb(struct inode *inode, pgoff_t start, pgoff_t end)
 	return r;
 }
 
-/* Return all huge pages of a file that has no user anymore. */
-void kvm_gmem_remove_hugetlb(struct inode *inode)
+/* Return all huge pages of a file that has no user anymore, and was that of a VM. */
+void kvm_gmem_remove_hugetlb(struct inode *inode, struct kvm *kvm)
 {
 	struct guestmem_hugetlb *gh = GMEM_I(inode)->hugetlb;
+	struct guestmem_counts counts;
 
 	filemap_invalidate_lock(inode->i_mapping);
 	guestmem_hugetlb_remove(gh, inode->i_mapping, 0, ULONG_MAX);
 	filemap_invalidate_unlock(inode->i_mapping);
+	if (guestmem_hugetlb_take_counts(gh, &counts))
+		kvm_gmem_add_counts(kvm, &counts);
 	guestmem_hugetlb_sync(gh);
 }

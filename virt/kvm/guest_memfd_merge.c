@@ -96,6 +96,7 @@ static void kvm_gmem_merge_step(struct gmem_inode *gi, pgoff_t start, pgoff_t en
 	filemap_invalidate_lock(inode->i_mapping);
 	if (!kvm_gmem_merge_range(inode, start, end))
 		kvm_gmem_requeue_merge(gi, start, end);
+	kvm_gmem_count_units(inode);
 	filemap_invalidate_unlock(inode->i_mapping);
 }
 

@@ -56,39 +56,8 @@ static long nr_faults(void)
 	return usage.ru_minflt;
 }
 
-/* Return what smaps says about the mapping at @mem, in bytes. */
-static u64 smaps_of(void *mem, const char *key)
-{
-	FILE *file = fopen("/proc/self/smaps", "r");
-	u64 from, to, kb, found = -1;
-	bool is_it = false;
-	char line[256];
-
-	TEST_ASSERT(file, "Cannot open /proc/self/smaps");
-	while (found == -1 && fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
-			is_it = (uintptr_t)mem >= from && (uintptr_t)mem < to;
-		else if (is_it && !strncmp(line, key, strlen(key)) &&
-			 sscanf(line + strlen(key), ": %lu kB", &kb) == 1)
-			found = kb * 1024;
-	}
-	fclose(file);
-	TEST_ASSERT(found != -1, "There should be %s of a mapping at %p", key, mem);
-	return found;
-}
-
-/* Read memory through the kernel, whose access can't wait for as long as the process'. */
-static bool read_by_proc_mem(u64 *word, u64 *val)
-{
-	int fd = open("/proc/self/mem", O_RDONLY);
-	bool done = pread(fd, val, sizeof(*val), (off_t)word) == sizeof(*val);
-
-	close(fd);
-	return done;
-}
-
 /* How much of the mapping, up to the end of its VMA, is mapped. */
-#define assert_mapped(mem, bytes)	TEST_ASSERT_EQ(smaps_of(mem, "Rss"), bytes)
+#define assert_mapped(mem, bytes)	TEST_ASSERT_EQ(read_smaps(mem, "Rss"), bytes)
 
 /* Whether the file is in folios of 1G, and so can only be mapped by PUDs. */
 static bool is_mapped_by_puds(struct gmem *self)
@@ -101,7 +70,7 @@ static bool is_mapped_by_puds(struct gmem *self)
 
 static void __assert_mapped_huge(struct gmem *self, void *mem, u64 bytes, int line)
 {
-	u64 pmds = smaps_of(mem, "FilePmdMapped"), all = smaps_of(mem, "Rss");
+	u64 pmds = read_smaps(mem, "FilePmdMapped"), all = read_smaps(mem, "Rss");
 
 	if (is_mapped_by_puds(self))
 		TEST_ASSERT(all == bytes && !pmds, "Mapped are %lu bytes, line %d", all, line);
@@ -282,6 +251,7 @@ TEST_F(huge, small_mapping_of_a_page)
 	TEST_ASSERT_EQ(READ_ONCE(*word), self->tags[page]);
 	guestmem_model_touch_small(&self->model, page, 1);
 	assert_layout();
+	assert_vmemmap(self);
 	assert_mapped(self->mem, size_less_one(self));
 
 	WRITE_ONCE(*word, 5);
@@ -311,6 +281,7 @@ static void split_vma(struct gmem *self, void (*split)(void *mem, size_t size))
 	assert_layout();
 	check_all(self);
 	assert_layout();
+	assert_vmemmap(self);
 }
 
 static void protect(void *mem, size_t size)
@@ -401,14 +372,17 @@ TEST_F(huge, futex)
 {
 	void *other = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd), *ret;
 	const size_t offset = (self->nr_pages - 3) * page_size + 20;
+	int nr_woken = 0, tries;
 	pthread_t thread;
 
 	write_all(self);
 	kvm_pthread_create(&thread, NULL, wait_for_futex, other + offset);
-	do {
+	for (tries = 0; !nr_woken && tries < 5000; tries++) {
 		usleep(1000);
 		madvise(self->mem, self->size, MADV_DONTNEED);
-	} while (syscall(__NR_futex, self->mem + offset, FUTEX_WAKE, 1) != 1);
+		nr_woken = syscall(__NR_futex, self->mem + offset, FUTEX_WAKE, 1);
+	}
+	TEST_ASSERT_EQ(nr_woken, 1);
 	TEST_ASSERT(!pthread_join(thread, &ret) && !ret, "The other mapping's wait should end");
 	kvm_munmap(other, self->size);
 	touch_all(self, false, 0, self->nr_pages / max_pages(self));
@@ -430,12 +404,13 @@ static int note_writes(struct gmem *self, struct uffdio_writeprotect *protect)
 	return fd;
 }
 
-/* Assert that @nr pages were written, of which @page is the first. */
-static void assert_written(struct gmem *self, u64 page, u64 nr)
+/* Assert that @nr pages were written, of which @page is the first.  @flags are PM_SCAN_* */
+static void assert_written(struct gmem *self, u64 flags, u64 page, u64 nr)
 {
 	struct page_region found[2];
 	struct pm_scan_arg scan = {
-		.size = sizeof(scan), .vec = (uintptr_t)found, .vec_len = ARRAY_SIZE(found),
+		.size = sizeof(scan), .flags = flags,
+		.vec = (uintptr_t)found, .vec_len = ARRAY_SIZE(found),
 		.start = (uintptr_t)self->mem, .end = (uintptr_t)self->mem + self->size,
 		.category_mask = PAGE_IS_WRITTEN, .return_mask = PAGE_IS_WRITTEN,
 	};
@@ -463,18 +438,43 @@ TEST_F(huge, note_writes)
 	protect.mode = UFFDIO_WRITEPROTECT_MODE_WP;
 	TEST_ASSERT(!ioctl(fd, UFFDIO_WRITEPROTECT, &protect), "Pages should be protected");
 	assert_mapped(self->mem, self->model.map_order ? 0 : self->size);
-	assert_written(self, page, 0);
+	assert_written(self, 0, page, 0);
 	READ_ONCE(*word_of(self, page - 1));
 	WRITE_ONCE(*word_of(self, page), 5);
 	self->tags[page] = 5;
 	guestmem_model_touch_small(&self->model, page - 1, 2);
 	assert_layout();
-	assert_written(self, page, 1);
+	assert_written(self, 0, page, 1);
 
 	close(fd);
 	guestmem_model_touch_small(&self->model, 0, self->nr_pages);
 	check_all(self);
 	assert_layout();
+}
+
+/* A scan marks all that one entry of a page table maps, and the first write unmarks it. */
+TEST_F(huge, note_writes_by_block)
+{
+	const u64 page = self->nr_pages / 2 + 9, nr = block_pages(self), first = page / nr * nr;
+	struct uffdio_writeprotect protect = { };
+	int fd = note_writes(self, &protect);
+
+	SKIP_IF(return, fd < 0 ? "needs CONFIG_USERFAULTFD" : NULL);
+	SKIP_IF(return, self->model.max_order ? "a scan makes mappings of 1G smaller" : NULL);
+	write_all(self);
+	assert_written(self, PM_SCAN_WP_MATCHING, 0, self->nr_pages);
+	assert_written(self, 0, page, 0);
+
+	WRITE_ONCE(*word_of(self, page), HOST_TAG(page));
+	assert_written(self, PM_SCAN_WP_MATCHING, first, nr);
+	assert_written(self, 0, page, 0);
+	WRITE_ONCE(*word_of(self, page), HOST_TAG(page));
+	assert_written(self, 0, first, nr);
+
+	touch_all(self, false, 0, 0);
+	touch_all(self, true, 0, self->nr_pages / nr - 1);
+	close(fd);
+	check_all(self);
 }
 
 static bool is_done;
@@ -564,7 +564,7 @@ TEST_F(huge, mlock)
 	write_all(self);
 	TEST_ASSERT(!mlock(self->mem, self->size), "mlock() should succeed");
 	read_kernel_counters(&now);
-	kb = smaps_of(self->mem, "Locked") / 1024;
+	kb = read_smaps(self->mem, "Locked") / 1024;
 	TEST_ASSERT_EQ(kb, self->size / 1024);
 	assert_mapped_huge(self->mem, self->size);
 	TEST_ASSERT_EQ(now.mlocked - before.mlocked, self->nr_pages);
@@ -737,7 +737,7 @@ static pid_t read_in_child(struct gmem *self, u64 *word, u64 tag, enum reader re
 	if (reader == BY_CALL)
 		_exit(write(self->pipe[1], word, sizeof(*word)) != sizeof(*word));
 	if (reader == BY_PROC_MEM)
-		_exit(!read_by_proc_mem(word, &val) || val != tag);
+		_exit(!read_proc_mem(word, &val) || val != tag);
 	_exit(READ_ONCE(*word) != tag);
 }
 
@@ -815,7 +815,7 @@ TEST_F(huge, proc_self_mem_of_pinned_page)
 	SKIP_IF(return, self->model.map_order ? NULL : "is about huge mappings");
 	word = pin_next_to(self, &h, page);
 	begin = now_ns();
-	TEST_ASSERT(!read_by_proc_mem(word, &val), "A page of a pinned block");
+	TEST_ASSERT(!read_proc_mem(word, &val), "A page of a pinned block");
 	TEST_ASSERT(now_ns() - begin < 5ULL * NSEC_PER_SEC, "Waited %lu ns", now_ns() - begin);
 	read_when_unpinned(self, BY_PROC_MEM, word, page, &h);
 	kvm_munmap(word, page_size);

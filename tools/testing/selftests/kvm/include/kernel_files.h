@@ -34,6 +34,12 @@ static inline u64 read_kpageflags(u64 pfn)
 	return read_by_pfn("/proc/kpageflags", pfn);
 }
 
+/* Return what /proc/self/smaps says about @key of the mapping at @mem, in bytes. */
+u64 read_smaps(void *mem, const char *key);
+
+/* Read memory through the kernel, whose access can't wait for as long as the process'. */
+bool read_proc_mem(u64 *word, u64 *val);
+
 /* Return whether a page of this process is in its page table. */
 bool is_mapped(void *mem);
 

@@ -5,6 +5,7 @@
 
 #include "kernel_files.h"
 #include "kvm_syscalls.h"
+#include "kvm_util.h"
 
 #define KVM_DEBUGFS		"/sys/kernel/debug/kvm"
 #define DROP			"drop_caches"
@@ -60,6 +61,35 @@ long read_vmstat(const char *name)
 
 	TEST_ASSERT(val >= 0, "No %s in /proc/vmstat", name);
 	return val;
+}
+
+u64 read_smaps(void *mem, const char *key)
+{
+	FILE *file = fopen("/proc/self/smaps", "r");
+	u64 from, to, kb, found = -1;
+	bool is_it = false;
+	char line[256];
+
+	TEST_ASSERT(file, "Cannot open /proc/self/smaps");
+	while (found == -1 && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+			is_it = (uintptr_t)mem >= from && (uintptr_t)mem < to;
+		else if (is_it && !strncmp(line, key, strlen(key)) &&
+			 sscanf(line + strlen(key), ": %lu kB", &kb) == 1)
+			found = kb * 1024;
+	}
+	fclose(file);
+	TEST_ASSERT(found != -1, "There should be %s of a mapping at %p", key, mem);
+	return found;
+}
+
+bool read_proc_mem(u64 *word, u64 *val)
+{
+	int fd = open("/proc/self/mem", O_RDONLY);
+	bool done = pread(fd, val, sizeof(*val), (off_t)word) == sizeof(*val);
+
+	close(fd);
+	return done;
 }
 
 u64 read_entry(int fd, u64 nr)
