@@ -55,6 +55,7 @@ numa_args() {
 
 # machine_args MEM: set qemu_args to everything but the console and ports of talk_args.
 machine_args() {
+	local disk
 	qemu_args=("$qemu" "${machine[@]}" -nodefaults -no-user-config -display none -no-reboot)
 	if [[ $opt_icount ]]; then
 		qemu_args+=(-accel "tcg,thread=single" -icount "shift=0,sleep=off")
@@ -69,6 +70,9 @@ machine_args() {
 	fi
 	qemu_args+=(-m "$1M")
 	numa_args "$1"
+	for disk in ${opt_disks[@]+"${opt_disks[@]}"}; do
+		qemu_args+=(-drive "file=$disk,format=raw,if=virtio,snapshot=on")
+	done
 	qemu_args+=(-kernel "$kernel" -initrd "$run/initrd" -append "$(boot_line)")
 }
 

@@ -8,7 +8,7 @@ run_defaults() {
 	opt_arch=x86_64 opt_variant=default opt_vanilla="" opt_icount="" opt_smp=2 opt_mem=""
 	opt_numa=1 opt_hugepages="" opt_timeout=600 opt_taint="" opt_pools="" opt_plan=""
 	opt_tap="" opt_id="" opt_boot_once=""
-	opt_append=() opt_files=() opt_splats=() opt_required=() run_cmd=()
+	opt_append=() opt_files=() opt_disks=() opt_splats=() opt_required=() run_cmd=()
 }
 
 # Handle an option that says which machine it is: shared with ./gmem shell. Sets shift_by.
@@ -25,6 +25,7 @@ machine_option() {
 	--hugepages) opt_hugepages+=${opt_hugepages:+,}$2 ;;
 	--append) opt_append+=("$2") ;;
 	--file) opt_files+=("$2") ;;
+	--disk) opt_disks+=("$2") ;;
 	*) return 1 ;;
 	esac
 }
@@ -77,6 +78,10 @@ check_run_options() {
 	[[ -z $opt_mem ]] || size_kb "$opt_mem" >/dev/null
 	for what in ${opt_files[@]+"${opt_files[@]}"}; do
 		[[ -e $what || -e ${what%:*} ]] || usage_error "--file: ${what%:*} does not exist"
+	done
+	for what in ${opt_disks[@]+"${opt_disks[@]}"}; do
+		[[ -f $what && $what != *,* ]] ||
+			usage_error "--disk: $what is no file, or has a comma in its name"
 	done
 }
 
