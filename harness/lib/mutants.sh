@@ -113,6 +113,8 @@ mutant_run() {
 	load_test "$1"
 	# shellcheck disable=SC2086 # a list of words
 	[[ ! $selftests ]] || selftest_build x86_64 $selftests || return
+	# shellcheck disable=SC2086 # a list of words
+	[[ ! $tools ]] || tool_build x86_64 $tools || return
 	test_args "$1" x86_64 "$variant"
 	opt_timeout=$(scaled "$3")
 	in_mutants_tree mutant_machine "${run_args[@]}" --append "gmem_mutant=$2" --id "$4" \

@@ -41,12 +41,15 @@ ours() {
 # harness_files: print the files that ./gmem check and ./gmem run are made of. Files of other commands
 # can't change the verdict of a test that runs in a machine.
 harness_files() {
-	local files=(harness/cmd/check harness/cmd/run harness/lib/common.sh) libs lib i
+	local files=(harness/cmd/check harness/cmd/run harness/lib/common.sh) word libs lib i
 	for ((i = 0; i < ${#files[@]}; i++)); do
-		mapfile -t libs < <(sed -n 's/^use //p' "$GMEM_TOP/${files[i]}" | tr ' ' '\n')
-		for lib in ${libs[@]+"${libs[@]}"}; do
-			[[ " ${files[*]} " == *" harness/lib/$lib.sh "* ]] || files+=("harness/lib/$lib.sh")
-		done
+		while read -r word libs; do
+			[[ $word == use ]] || continue
+			for lib in $libs; do
+				[[ " ${files[*]} " == *" harness/lib/$lib.sh "* ]] ||
+					files+=("harness/lib/$lib.sh")
+			done
+		done <"$GMEM_TOP/${files[i]}"
 	done
 	printf '%s\n' gmem base.conf harness/guest harness/lib/{calls.awk,mutants.pl} "${files[@]}"
 }

@@ -67,15 +67,14 @@ tool_path() {
 	echo "$GMEM_OUT/tools/$1/$2"
 }
 
-# Not by make, which would build in the source tree.
+# Not by make, which would build in the source tree. A program is one file, without own headers.
 tool_build_locked() {
 	local name out
 	for name; do
 		out=$(tool_path "$arch" "$name")
-		[[ ! $out -nt $tree/tools/$name.c ]] || continue
 		[[ $GMEM_DRY ]] || mkdir -p "$(dirname "$out")"
 		step "$GMEM_OUT/log/tools-$arch.log" "building tools/$name, $arch" \
-			"${cross}gcc" -O2 -Wall -Wextra -Werror -static -o "$out" "$tree/tools/$name.c" ||
-			return
+			"${cross}gcc" -O2 -Wall -Wextra -Werror -static -o "$out.new" "$tree/tools/$name.c" &&
+			doit mv "$out.new" "$out" || return
 	done
 }
